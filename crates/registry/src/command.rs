@@ -1,0 +1,191 @@
+//! What is asked of the state machine, and what it answers. Both travel: commands through the log, outcomes back to
+//! the node that took the request.
+
+use std::fmt;
+use std::sync::Arc;
+
+use serde::{Deserialize, Deserializer, Serialize, Serializer};
+
+use crate::ids::{ClusterTime, InstanceId, LeaseId, Revision, TenantId, Term, WallTime};
+use crate::registration::{Metadata, Registration, Status};
+
+/// The payload of one log entry: what was collected while the entry before it was in flight.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Proposal {
+    /// Cluster time at the leader when it proposed.
+    pub stamp: ClusterTime,
+    pub wall: WallTime,
+    pub commands: Vec<Command>,
+}
+
+impl fmt::Display for Proposal {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} commands at {} ms", self.commands.len(), self.stamp)
+    }
+}
+
+/// One command. Variants are only ever added at the end: the position is the wire format.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Command {
+    Register {
+        tenant: TenantId,
+        id: InstanceId,
+        registration: Arc<Registration>,
+        condition: Condition,
+    },
+    /// Renews leases and nothing else. The leases are one tenant's; another's are told as not found.
+    Renew {
+        tenant: TenantId,
+        leases: LeaseSet,
+    },
+    /// A heartbeat that names the instance, or says more than that it is alive.
+    Beat {
+        tenant: TenantId,
+        id: InstanceId,
+        /// The lease the sender believes to hold; none renews whatever is current.
+        lease: Option<LeaseId>,
+        status: Option<Status>,
+        metadata: Option<Metadata>,
+    },
+    Deregister {
+        tenant: TenantId,
+        id: InstanceId,
+        lease: Option<LeaseId>,
+        condition: Condition,
+    },
+    /// Strikes off what lapsed, at most `limit` instances. Proposed by the leader of `term` alone; an entry that made
+    /// it into the log of another term does nothing.
+    Expire {
+        term: Term,
+        up_to: ClusterTime,
+        limit: u32,
+    },
+}
+
+/// What must hold for a write to take place.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Condition {
+    None,
+    /// `If-None-Match: *`: the id is not on the roll.
+    Absent,
+    /// `If-Match: *`: the id is on the roll.
+    Present,
+    /// `If-Match: "REVISION"`: the id's last change is this one.
+    Unchanged(Revision),
+}
+
+/// Distinct lease ids in ascending order. In a log entry each costs the few bytes of its distance to the one before.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct LeaseSet(Vec<LeaseId>);
+
+impl LeaseSet {
+    pub fn new(mut leases: Vec<LeaseId>) -> Self {
+        leases.sort_unstable();
+        leases.dedup();
+        Self(leases)
+    }
+
+    pub fn as_slice(&self) -> &[LeaseId] {
+        &self.0
+    }
+
+    pub fn contains(&self, lease: LeaseId) -> bool {
+        self.0.binary_search(&lease).is_ok()
+    }
+}
+
+impl Serialize for LeaseSet {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        let mut before = 0;
+        serializer.collect_seq(self.0.iter().map(|lease| {
+            let distance = lease.0 - before;
+            before = lease.0;
+            distance
+        }))
+    }
+}
+
+impl<'de> Deserialize<'de> for LeaseSet {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let mut leases: Vec<LeaseId> = Deserialize::deserialize(deserializer)?;
+        let mut before = 0u64;
+        for (n, lease) in leases.iter_mut().enumerate() {
+            if n > 0 && lease.0 == 0 {
+                return Err(serde::de::Error::custom("a lease stands twice in a lease set"));
+            }
+            before = before
+                .checked_add(lease.0)
+                .ok_or_else(|| serde::de::Error::custom("a lease set runs past the largest lease"))?;
+            lease.0 = before;
+        }
+        Ok(Self(leases))
+    }
+}
+
+/// What became of one command.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Outcome {
+    Registered(Registered),
+    /// The leases of a `Renew` that were not renewed; all others were.
+    Renewed {
+        not_found: LeaseSet,
+        superseded: LeaseSet,
+    },
+    Beaten(Beaten),
+    Deregistered {
+        revision: Revision,
+    },
+    /// How many instances turned offline or were removed, and whether more were due than the limit let through.
+    Expired {
+        count: u32,
+        more: bool,
+    },
+    Refused(Refusal),
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Registered {
+    /// The id was not on the roll before.
+    pub created: bool,
+    pub lease: LeaseId,
+    /// The instance's revision; an earlier one when the registration was a renewal.
+    pub revision: Revision,
+    pub created_revision: Revision,
+    pub registered_at: WallTime,
+    pub deadline: ClusterTime,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Beaten {
+    pub lease: LeaseId,
+    pub ttl_ms: u32,
+    pub revision: Revision,
+}
+
+/// A deterministic no: part of the replicated answer, equal on every node.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, thiserror::Error)]
+pub enum Refusal {
+    #[error("no such instance is on the roll")]
+    NotRegistered,
+    #[error("the instance does not hold that lease")]
+    LeaseNotFound,
+    #[error("a newer registration holds the instance, with lease {by}")]
+    Superseded { by: LeaseId },
+    #[error("the instance is at revision {}", current.map_or("none".to_owned(), |r| r.to_string()))]
+    ConditionFailed { current: Option<Revision> },
+    #[error("proposed in term {proposed}, but the entry is of term {entry}")]
+    StaleTerm { proposed: Term, entry: Term },
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_lease_set_is_sorted_and_distinct() {
+        let set = LeaseSet::new(vec![LeaseId(7), LeaseId(3), LeaseId(7)]);
+        assert_eq!(set.as_slice(), [LeaseId(3), LeaseId(7)]);
+        assert!(set.contains(LeaseId(7)));
+        assert!(!set.contains(LeaseId(4)));
+    }
+}

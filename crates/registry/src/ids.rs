@@ -1,0 +1,192 @@
+//! The small values everything else is made of. One type for each number and each name, so that no two are mixed up.
+
+use std::borrow::Borrow;
+use std::fmt;
+use std::sync::Arc;
+
+use serde::{Deserialize, Serialize};
+
+/// Longest id, name, tag, capability, event or owner, in bytes. Long enough for a URL or a DID, short enough that a
+/// full page of them fits a cache line budget of a few hundred kilobytes.
+pub const NAME_BYTES_MAX: usize = 256;
+
+/// Longest tenant name, in bytes.
+pub const TENANT_BYTES_MAX: usize = 64;
+
+/// Why a text is not a valid name.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum NameError {
+    #[error("must not be empty")]
+    Empty,
+    #[error("is {bytes} bytes long, at most {max} are allowed")]
+    TooLong { bytes: usize, max: usize },
+    #[error("must not contain control characters")]
+    ControlCharacter,
+    #[error("`{word}` is reserved")]
+    Reserved { word: &'static str },
+    #[error("may contain only ASCII letters, digits, `-`, `_`, `.` and `:`")]
+    NotPlain,
+}
+
+/// The check shared by every name: 1 to `max` bytes of UTF-8 without control characters.
+pub fn check_name(text: &str, max: usize) -> Result<(), NameError> {
+    if text.is_empty() {
+        return Err(NameError::Empty);
+    }
+    if text.len() > max {
+        return Err(NameError::TooLong { bytes: text.len(), max });
+    }
+    if text.chars().any(char::is_control) {
+        return Err(NameError::ControlCharacter);
+    }
+    Ok(())
+}
+
+macro_rules! text_id {
+    ($(#[$doc:meta])* $name:ident) => {
+        $(#[$doc])*
+        #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+        #[serde(transparent)]
+        pub struct $name(Arc<str>);
+
+        impl $name {
+            pub fn as_str(&self) -> &str {
+                &self.0
+            }
+        }
+
+        impl Borrow<str> for $name {
+            fn borrow(&self) -> &str {
+                &self.0
+            }
+        }
+
+        impl fmt::Display for $name {
+            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str(&self.0)
+            }
+        }
+
+        impl fmt::Debug for $name {
+            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                fmt::Debug::fmt(&*self.0, f)
+            }
+        }
+    };
+}
+
+text_id! {
+    /// Whose roll an instance stands on. Nothing crosses tenants.
+    TenantId
+}
+text_id! {
+    /// The name of one registered endpoint within its tenant.
+    InstanceId
+}
+text_id! {
+    /// The name that the instances of one service share.
+    ServiceName
+}
+
+impl TenantId {
+    /// 1 to 64 ASCII letters, digits, `-`, `_`, `.`, `:`: a tenant travels in headers and metric labels.
+    pub fn parse(text: &str) -> Result<Self, NameError> {
+        check_name(text, TENANT_BYTES_MAX)?;
+        if !text.bytes().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'-' | b'_' | b'.' | b':')) {
+            return Err(NameError::NotPlain);
+        }
+        Ok(Self(text.into()))
+    }
+}
+
+impl InstanceId {
+    /// 1 to 256 bytes without control characters. `watch` and `register` are the last segments of routes beside
+    /// `/api/services/{id}`, so no instance can have them.
+    pub fn parse(text: &str) -> Result<Self, NameError> {
+        check_name(text, NAME_BYTES_MAX)?;
+        for word in ["watch", "register"] {
+            if text == word {
+                return Err(NameError::Reserved { word });
+            }
+        }
+        Ok(Self(text.into()))
+    }
+}
+
+impl ServiceName {
+    /// 1 to 256 bytes without control characters.
+    pub fn parse(text: &str) -> Result<Self, NameError> {
+        check_name(text, NAME_BYTES_MAX)?;
+        Ok(Self(text.into()))
+    }
+}
+
+macro_rules! number {
+    ($(#[$doc:meta])* $name:ident) => {
+        $(#[$doc])*
+        #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+        #[serde(transparent)]
+        pub struct $name(pub u64);
+
+        impl fmt::Display for $name {
+            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                fmt::Display::fmt(&self.0, f)
+            }
+        }
+    };
+}
+
+number! {
+    /// The number of a visible change, counted by the state machine and moved by nothing else.
+    Revision
+}
+number! {
+    /// The revision that granted a lease: an instance's incarnation. Never used twice.
+    LeaseId
+}
+number! {
+    /// Moved by restore and recover only, so that no revision of an earlier life is mistaken for one of this.
+    Epoch
+}
+number! {
+    /// The term in which a leader proposed, as Raft has it.
+    Term
+}
+number! {
+    /// Milliseconds that some leader held a quorum, since the cluster was founded. Never goes back, never runs faster
+    /// than real time, and stands still while nobody could have received a heartbeat.
+    ClusterTime
+}
+number! {
+    /// Milliseconds since 1970-01-01 UTC by the leader's clock. For people to read; decides nothing.
+    WallTime
+}
+
+impl ClusterTime {
+    pub fn plus_ms(self, ms: u64) -> Self {
+        Self(self.0.saturating_add(ms))
+    }
+
+    /// Milliseconds from `self` until `later`, zero when that has passed.
+    pub fn ms_until(self, later: Self) -> u64 {
+        later.0.saturating_sub(self.0)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_are_checked() {
+        assert!(InstanceId::parse("web-1").is_ok());
+        assert!(InstanceId::parse("http://a/b?c=d").is_ok());
+        assert_eq!(InstanceId::parse(""), Err(NameError::Empty));
+        assert_eq!(InstanceId::parse("a\nb"), Err(NameError::ControlCharacter));
+        assert_eq!(InstanceId::parse("a\u{85}b"), Err(NameError::ControlCharacter));
+        assert_eq!(InstanceId::parse("watch"), Err(NameError::Reserved { word: "watch" }));
+        assert!(InstanceId::parse(&"x".repeat(256)).is_ok());
+        assert_eq!(InstanceId::parse(&"x".repeat(257)), Err(NameError::TooLong { bytes: 257, max: 256 }));
+        assert_eq!(TenantId::parse("a b"), Err(NameError::NotPlain));
+    }
+}

@@ -1,0 +1,29 @@
+//! The replicated state machine of Rollcall.
+//!
+//! Commands go in with a time, outcomes come out; equal commands in equal order make equal states on every node. The
+//! crate does no I/O and knows no clock, no randomness, no task and no wire format.
+//!
+//! - The revision moves by one with each visible change and by nothing else; a renewal changes a deadline only.
+//! - What time causes is a command, and applying it checks again: a renewed lease or a newer incarnation survives.
+//! - Nothing crosses tenants: ids, names, leases, indexes and counts are each tenant's own.
+//! - A deterministic no is a [`Refusal`]; a broken invariant panics, and the node stops.
+//!
+//! Read in this order: [`registration`], [`command`], [`state`], then [`query`] over `index`.
+
+pub mod command;
+pub mod digest;
+mod history;
+pub mod ids;
+mod index;
+pub mod query;
+pub mod registration;
+pub mod selector;
+pub mod state;
+
+pub use command::{Beaten, Command, Condition, LeaseSet, Outcome, Proposal, Refusal, Registered};
+pub use digest::Digest;
+pub use history::{Change, ChangeKind, HistoryLimits};
+pub use ids::{ClusterTime, Epoch, InstanceId, LeaseId, NameError, Revision, ServiceName, TenantId, Term, WallTime};
+pub use query::{Filter, Page, Position, Query, Sort, View};
+pub use registration::{Instance, Kind, Metadata, Protocol, Registration, Status, Visibility};
+pub use state::{Options, State};

@@ -1,0 +1,61 @@
+//! The invariants, all at once. Linear in the state, so for tests and for a restored backup, not for the hot path.
+
+use super::{State, lease_hash};
+use crate::digest::{self, RowSum};
+use crate::index::Index;
+
+impl State {
+    /// # Panics
+    /// When the state contradicts itself, naming the invariant.
+    pub fn assert_consistent(&self) {
+        let mut sum = RowSum::default();
+        let mut leases = 0;
+        let mut taken = 0;
+        for (slot, seat) in self.seats.iter().enumerate() {
+            let Some(seat) = seat else {
+                assert!(self.free.contains(&(slot as u32)), "an empty slot is not free");
+                continue;
+            };
+            let (slot, instance) = (slot as u32, &seat.instance);
+            taken += 1;
+            sum.add(digest::of_instance(instance));
+            sum.add(digest::of_deadline(instance.lease, seat.deadline));
+            for lease in instance.superseded.iter().chain([&instance.lease]) {
+                leases += 1;
+                let held = self.leases.find(lease_hash(*lease), |e| e.0 == *lease);
+                assert_eq!(held.map(|e| e.1), Some(slot), "lease {lease} leads elsewhere");
+            }
+            assert!(instance.superseded.is_sorted(), "superseded leases are out of order");
+            assert!(instance.superseded.last() < Some(&instance.lease), "a superseded lease is newer");
+            assert!(instance.revision <= self.revision, "an instance is ahead of the revision");
+            assert!(instance.created_revision <= instance.revision, "an instance is older than its creation");
+            assert!(instance.lease.0 <= instance.revision.0, "a lease is ahead of its instance");
+            assert!(seat.scheduled <= seat.due(), "a slot is scheduled after it falls due");
+            let entry = (seat.scheduled, instance.lease, slot);
+            assert!(self.schedule.contains(&entry), "a slot is not scheduled");
+            assert_eq!(self.slot(&instance.tenant, &instance.id), Some(slot), "an id leads elsewhere");
+        }
+        assert_eq!(taken, self.len(), "slots are lost");
+        assert_eq!(self.schedule.len(), taken, "the schedule has entries of nobody");
+        assert_eq!(self.leases.len(), leases, "the lease table has entries of nobody");
+        assert_eq!(self.rows, sum, "the digest strayed from the rows");
+        for (name, tenant) in &self.tenants {
+            assert!(!tenant.ids.is_empty(), "tenant {name} is kept without instances");
+            let mut index = Index::new(self.options.seed);
+            tenant.ids.values().for_each(|slot| index.insert(*slot, self.instance(*slot)));
+            assert_eq!(index.all(), tenant.index.all(), "tenant {name}: the index knows other instances");
+            assert_eq!(index.term_count(), tenant.index.term_count(), "tenant {name}: the index has other terms");
+            for slot in tenant.ids.values() {
+                crate::index::Term::of(self.instance(*slot), |term| {
+                    assert_eq!(index.slots(term), tenant.index.slots(term), "tenant {name}: {term:?} strayed");
+                });
+            }
+        }
+        let mut newest = None;
+        for change in self.changes_after(self.oldest_known()).into_iter().flatten() {
+            assert!(newest < Some(change.revision), "history is out of order");
+            newest = Some(change.revision);
+        }
+        assert!(newest <= Some(self.revision), "history is ahead of the revision");
+    }
+}

@@ -1,0 +1,195 @@
+//! How the state is kept: what changed since the last checkpoint, and the way back from rows to a state.
+
+use std::sync::Arc;
+
+use serde::{Deserialize, Serialize};
+
+use super::{Options, State};
+use crate::digest::Digest;
+use crate::history::History;
+use crate::ids::{ClusterTime, Epoch, InstanceId, LeaseId, Revision, TenantId, WallTime};
+use crate::index::Slot;
+use crate::registration::Instance;
+
+/// What names an instance's row.
+pub type InstanceKey = (TenantId, InstanceId);
+
+/// The part of the state that is no row.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Header {
+    pub epoch: Epoch,
+    pub revision: Revision,
+    pub now: ClusterTime,
+    pub wall: WallTime,
+    /// Of the whole state, so that a restored one is known to be equal.
+    pub digest: Digest,
+}
+
+/// What turns the rows of the last checkpoint into the present ones. Removals come before the rest.
+#[derive(Debug)]
+pub struct Delta {
+    pub header: Header,
+    pub removed: Vec<InstanceKey>,
+    pub removed_leases: Vec<LeaseId>,
+    pub instances: Vec<Arc<Instance>>,
+    pub deadlines: Vec<(LeaseId, ClusterTime)>,
+}
+
+#[derive(Debug, Default)]
+pub(super) struct Dirty {
+    instances: Vec<Slot>,
+    deadlines: Vec<Slot>,
+    removed: Vec<InstanceKey>,
+    removed_leases: Vec<LeaseId>,
+}
+
+/// What of a seat is not in the last checkpoint.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct SeatDirt {
+    instance: bool,
+    deadline: bool,
+    /// The instance has a row.
+    kept: bool,
+    /// The lease under which the deadline has a row.
+    kept_lease: Option<LeaseId>,
+}
+
+impl State {
+    pub fn header(&self) -> Header {
+        Header { epoch: self.epoch, revision: self.revision, now: self.now, wall: self.wall, digest: self.digest() }
+    }
+
+    /// Takes what changed since the last call. The caller keeps it or stops: it is not told a second time.
+    pub fn take_delta(&mut self) -> Delta {
+        let dirty = std::mem::take(&mut self.dirty);
+        let mut instances = Vec::with_capacity(dirty.instances.len());
+        for slot in dirty.instances {
+            // The slot may have been freed and taken again since.
+            if let Some(seat) = &mut self.seats[slot as usize]
+                && std::mem::take(&mut seat.dirty.instance)
+            {
+                seat.dirty.kept = true;
+                instances.push(seat.instance.clone());
+            }
+        }
+        let mut deadlines = Vec::with_capacity(dirty.deadlines.len());
+        for slot in dirty.deadlines {
+            if let Some(seat) = &mut self.seats[slot as usize]
+                && std::mem::take(&mut seat.dirty.deadline)
+            {
+                seat.dirty.kept_lease = Some(seat.instance.lease);
+                deadlines.push((seat.instance.lease, seat.deadline));
+            }
+        }
+        Delta {
+            header: self.header(),
+            removed: dirty.removed,
+            removed_leases: dirty.removed_leases,
+            instances,
+            deadlines,
+        }
+    }
+
+    pub(super) fn mark_instance(&mut self, slot: Slot) {
+        if !std::mem::replace(&mut self.seat_mut(slot).dirty.instance, true) {
+            self.dirty.instances.push(slot);
+        }
+        self.mark_deadline(slot);
+    }
+
+    pub(super) fn mark_deadline(&mut self, slot: Slot) {
+        if !std::mem::replace(&mut self.seat_mut(slot).dirty.deadline, true) {
+            self.dirty.deadlines.push(slot);
+        }
+    }
+
+    /// Before an instance's lease is replaced.
+    pub(super) fn mark_superseded(&mut self, slot: Slot, by: LeaseId) {
+        let seat = self.seat_mut(slot);
+        if seat.instance.lease != by
+            && let Some(lease) = seat.dirty.kept_lease.take()
+        {
+            self.dirty.removed_leases.push(lease);
+        }
+    }
+
+    /// Before an instance is removed.
+    pub(super) fn mark_removed(&mut self, slot: Slot) {
+        let seat = self.seat_mut(slot);
+        let (dirt, key) = (seat.dirty, (seat.instance.tenant.clone(), seat.instance.id.clone()));
+        if dirt.kept {
+            self.dirty.removed.push(key);
+        }
+        self.dirty.removed_leases.extend(dirt.kept_lease);
+    }
+}
+
+/// Why rows make no state. Each means that what was kept is not what was written.
+#[derive(Debug, thiserror::Error)]
+pub enum RestoreError {
+    #[error("instance {id} of tenant {tenant} has no deadline for its lease {lease}")]
+    DeadlineMissing { tenant: TenantId, id: InstanceId, lease: LeaseId },
+    #[error("instance {id} of tenant {tenant} has two rows")]
+    Twice { tenant: TenantId, id: InstanceId },
+    #[error("lease {lease} is held twice")]
+    LeaseTwice { lease: LeaseId },
+    #[error("{deadlines} deadlines for {instances} instances")]
+    DeadlineCount { deadlines: usize, instances: usize },
+    #[error("the rows have the digest {found}, but {expected} was written")]
+    Digest { found: Digest, expected: Digest },
+}
+
+/// A state in the making: first all deadlines in the order of their leases, then all instances.
+#[derive(Debug)]
+pub struct Restoring {
+    state: State,
+    expected: Digest,
+    deadlines: Vec<(LeaseId, ClusterTime)>,
+}
+
+impl Restoring {
+    pub fn new(options: Options, header: Header) -> Self {
+        let mut state = State::new(options);
+        state.epoch = header.epoch;
+        state.revision = header.revision;
+        state.now = header.now;
+        state.wall = header.wall;
+        state.history = History::new(options.history, header.revision);
+        Self { state, expected: header.digest, deadlines: Vec::new() }
+    }
+
+    pub fn deadline(&mut self, lease: LeaseId, deadline: ClusterTime) {
+        self.deadlines.push((lease, deadline));
+    }
+
+    pub fn instance(&mut self, instance: Instance) -> Result<(), RestoreError> {
+        let lease = instance.lease;
+        let Ok(at) = self.deadlines.binary_search_by_key(&lease, |d| d.0) else {
+            let Instance { tenant, id, .. } = instance;
+            return Err(RestoreError::DeadlineMissing { tenant, id, lease });
+        };
+        if self.state.slot(&instance.tenant, &instance.id).is_some() {
+            let Instance { tenant, id, .. } = instance;
+            return Err(RestoreError::Twice { tenant, id });
+        }
+        if self.state.leases.find(super::lease_hash(lease), |e| e.0 == lease).is_some() {
+            return Err(RestoreError::LeaseTwice { lease });
+        }
+        let slot = self.state.seat_new(Arc::new(instance), self.deadlines[at].1);
+        let seat = self.state.seat_mut(slot);
+        seat.dirty = SeatDirt { kept: true, kept_lease: Some(lease), ..SeatDirt::default() };
+        Ok(())
+    }
+
+    pub fn finish(self) -> Result<State, RestoreError> {
+        let (deadlines, instances) = (self.deadlines.len(), self.state.len());
+        if deadlines != instances {
+            return Err(RestoreError::DeadlineCount { deadlines, instances });
+        }
+        let (found, expected) = (self.state.digest(), self.expected);
+        if found != expected {
+            return Err(RestoreError::Digest { found, expected });
+        }
+        Ok(self.state)
+    }
+}

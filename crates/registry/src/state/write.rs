@@ -1,0 +1,223 @@
+//! Register, renew, beat, deregister.
+
+use std::sync::Arc;
+
+use super::State;
+use crate::command::{Beaten, Condition, LeaseSet, Outcome, Refusal, Registered};
+use crate::digest;
+use crate::history::ChangeKind;
+use crate::ids::{ClusterTime, InstanceId, LeaseId, Revision, TenantId};
+use crate::index::Slot;
+use crate::registration::{Instance, Metadata, Registration, Status};
+
+/// How many earlier leases of an id are remembered, so that their holders learn that they were superseded. An older
+/// holder is told by id, where the lease's number suffices, and by number that the lease is not found.
+const SUPERSEDED_MAX: usize = 16;
+
+impl State {
+    pub(super) fn register(
+        &mut self,
+        tenant: &TenantId,
+        id: &InstanceId,
+        registration: &Arc<Registration>,
+        condition: Condition,
+    ) -> Result<Registered, Refusal> {
+        let slot = self.slot(tenant, id);
+        self.check(slot, condition)?;
+        match slot {
+            None => Ok(self.register_new(tenant, id, registration)),
+            Some(slot) if self.instance(slot).registration == *registration => {
+                self.renew_slot(slot);
+                Ok(self.registered(slot, false))
+            }
+            Some(slot) => {
+                self.supersede(slot, registration);
+                Ok(self.registered(slot, false))
+            }
+        }
+    }
+
+    fn register_new(&mut self, tenant: &TenantId, id: &InstanceId, registration: &Arc<Registration>) -> Registered {
+        let revision = self.next_revision();
+        let instance = Arc::new(Instance {
+            tenant: tenant.clone(),
+            id: id.clone(),
+            registration: registration.clone(),
+            reported_metadata: None,
+            reported_status: Status::Active,
+            lapsed: false,
+            lease: LeaseId(revision.0),
+            revision,
+            created_revision: revision,
+            registered_at: self.wall,
+            superseded: Box::default(),
+        });
+        let deadline = self.now.plus_ms(registration.ttl_ms.into());
+        let slot = self.seat_new(instance.clone(), deadline);
+        self.mark_instance(slot);
+        self.record(ChangeKind::Registered, None, Some(instance));
+        self.registered(slot, true)
+    }
+
+    /// Other content under the same id: a new incarnation, which the holder of the older lease cannot touch.
+    fn supersede(&mut self, slot: Slot, registration: &Arc<Registration>) {
+        let revision = self.next_revision();
+        let before = self.instance(slot);
+        let mut superseded = before.superseded.to_vec();
+        superseded.push(before.lease);
+        superseded.drain(..superseded.len().saturating_sub(SUPERSEDED_MAX));
+        let instance = Instance {
+            registration: registration.clone(),
+            reported_metadata: None,
+            reported_status: Status::Active,
+            lapsed: false,
+            lease: LeaseId(revision.0),
+            revision,
+            superseded: superseded.into(),
+            ..before.clone()
+        };
+        let deadline = self.now.plus_ms(registration.ttl_ms.into());
+        self.change(slot, instance, deadline, ChangeKind::Updated);
+    }
+
+    pub(super) fn renew(&mut self, tenant: &TenantId, leases: &LeaseSet) -> Outcome {
+        let (mut not_found, mut superseded) = (Vec::new(), Vec::new());
+        for lease in leases.as_slice() {
+            match self.lease_slot(*lease) {
+                Some(slot) if self.instance(slot).tenant != *tenant => not_found.push(*lease),
+                Some(slot) if self.instance(slot).lease != *lease => superseded.push(*lease),
+                Some(slot) => self.renew_slot(slot),
+                None => not_found.push(*lease),
+            }
+        }
+        Outcome::Renewed { not_found: LeaseSet::new(not_found), superseded: LeaseSet::new(superseded) }
+    }
+
+    pub(super) fn beat(
+        &mut self,
+        tenant: &TenantId,
+        id: &InstanceId,
+        lease: Option<LeaseId>,
+        status: Option<Status>,
+        metadata: Option<&Metadata>,
+    ) -> Result<Beaten, Refusal> {
+        let slot = self.slot(tenant, id).ok_or(Refusal::LeaseNotFound)?;
+        self.check_lease(slot, lease)?;
+        let before = self.instance(slot);
+        let status = status.unwrap_or(before.reported_status);
+        let reported_metadata = match metadata {
+            Some(patch) if patch.iter().any(|(key, value)| before.metadata_value(key) != Some(value)) => {
+                Some(Arc::new(before.reported_metadata.as_deref().cloned().unwrap_or_default().merged(patch)))
+            }
+            _ => before.reported_metadata.clone(),
+        };
+        let metadata_changes = reported_metadata != before.reported_metadata;
+        if status == before.reported_status && !metadata_changes {
+            self.renew_slot(slot);
+        } else {
+            let kind = if metadata_changes { ChangeKind::Updated } else { ChangeKind::StatusChanged };
+            let instance = Instance { reported_status: status, reported_metadata, lapsed: false, ..before.clone() };
+            let deadline = self.renewed_deadline(slot);
+            let revision = self.next_revision();
+            self.change(slot, Instance { revision, ..instance }, deadline, kind);
+        }
+        let instance = self.instance(slot);
+        Ok(Beaten { lease: instance.lease, ttl_ms: instance.registration.ttl_ms, revision: instance.revision })
+    }
+
+    pub(super) fn deregister(
+        &mut self,
+        tenant: &TenantId,
+        id: &InstanceId,
+        lease: Option<LeaseId>,
+        condition: Condition,
+    ) -> Result<Revision, Refusal> {
+        let slot = self.slot(tenant, id);
+        self.check(slot, condition)?;
+        let slot = slot.ok_or(Refusal::NotRegistered)?;
+        self.check_lease(slot, lease)?;
+        Ok(self.strike_off(slot, ChangeKind::Deregistered))
+    }
+
+    /// Removes an instance as one visible change.
+    pub(super) fn strike_off(&mut self, slot: Slot, kind: ChangeKind) -> Revision {
+        self.mark_removed(slot);
+        let before = self.unseat(slot);
+        let revision = self.next_revision();
+        self.record(kind, Some(before), None);
+        revision
+    }
+
+    /// Replaces what stands at a slot as one visible change.
+    pub(super) fn change(&mut self, slot: Slot, instance: Instance, deadline: ClusterTime, kind: ChangeKind) {
+        assert_eq!(instance.revision, self.revision, "a change bears the revision it took");
+        self.mark_superseded(slot, instance.lease);
+        let before = self.reseat(slot, instance, deadline);
+        self.mark_instance(slot);
+        let after = self.seat(slot).instance.clone();
+        self.record(kind, Some(before), Some(after));
+    }
+
+    /// Moves a deadline and nothing else, unless the lease had lapsed: then the instance visibly comes back.
+    fn renew_slot(&mut self, slot: Slot) {
+        let deadline = self.renewed_deadline(slot);
+        let seat = self.seat(slot);
+        if seat.instance.lapsed {
+            let instance = Instance { lapsed: false, ..(*seat.instance).clone() };
+            let revision = self.next_revision();
+            self.change(slot, Instance { revision, ..instance }, deadline, ChangeKind::StatusChanged);
+            return;
+        }
+        let (lease, before) = (seat.instance.lease, seat.deadline);
+        if deadline != before {
+            self.rows.remove(digest::of_deadline(lease, before));
+            self.rows.add(digest::of_deadline(lease, deadline));
+            self.seat_mut(slot).deadline = deadline;
+            self.mark_deadline(slot);
+        }
+    }
+
+    fn renewed_deadline(&self, slot: Slot) -> ClusterTime {
+        let seat = self.seat(slot);
+        let deadline = self.now.plus_ms(seat.instance.registration.ttl_ms.into());
+        assert!(seat.deadline <= deadline, "cluster time went back: a renewal would shorten a lease");
+        deadline
+    }
+
+    fn registered(&self, slot: Slot, created: bool) -> Registered {
+        let seat = self.seat(slot);
+        Registered {
+            created,
+            lease: seat.instance.lease,
+            revision: seat.instance.revision,
+            created_revision: seat.instance.created_revision,
+            registered_at: seat.instance.registered_at,
+            deadline: seat.deadline,
+        }
+    }
+
+    fn check(&self, slot: Option<Slot>, condition: Condition) -> Result<(), Refusal> {
+        let current = slot.map(|slot| self.instance(slot).revision);
+        let holds = match condition {
+            Condition::None => true,
+            Condition::Absent => current.is_none(),
+            Condition::Present => current.is_some(),
+            Condition::Unchanged(revision) => current == Some(revision),
+        };
+        if holds { Ok(()) } else { Err(Refusal::ConditionFailed { current }) }
+    }
+
+    /// An id's leases only grow, so that an older number was superseded even if it is no longer remembered.
+    fn check_lease(&self, slot: Slot, lease: Option<LeaseId>) -> Result<(), Refusal> {
+        let instance = self.instance(slot);
+        match lease {
+            Some(lease) if lease < instance.lease => Err(Refusal::Superseded { by: instance.lease }),
+            Some(lease) if lease > instance.lease => Err(Refusal::LeaseNotFound),
+            _ => Ok(()),
+        }
+    }
+
+    fn lease_slot(&self, lease: LeaseId) -> Option<Slot> {
+        self.leases.find(super::lease_hash(lease), |e| e.0 == lease).map(|e| e.1)
+    }
+}
