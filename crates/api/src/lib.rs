@@ -1,1 +1,35 @@
+//! Wire types of Rollcall's native HTTP API, shared by the server and its clients.
+//!
+//! The crate holds data and nothing else: it validates nothing, knows no transport and none of the state machine's
+//! types. What a server accepts beyond the shapes given here (limits, allowed characters) is the server's to check, so
+//! that every fault of a request is named in one answer.
+//!
+//! - Field names are the contract. Fields are added, never renamed or given another meaning.
+//! - Units stand last in a name: `ttl_ms` is milliseconds. Instants for people are RFC 3339 text in UTC.
+//! - Optional request fields that are absent are not sent at all, because a server refuses fields it does not know.
+//!
+//! Read in this order: [`service`], [`lease`], [`discovery`], [`cluster`], then [`problem`] and [`header`].
 
+pub mod cluster;
+pub mod discovery;
+pub mod header;
+pub mod lease;
+pub mod problem;
+pub mod service;
+
+pub use cluster::{ClusterStatusResponse, DigestResponse, MemberInfo, Role};
+pub use discovery::DiscoverResponse;
+pub use lease::{
+    HeartbeatRequest, HeartbeatResponse, HeartbeatsRequest, HeartbeatsResponse, LeaseGrant, LeaseInfo, RenewedLease,
+};
+pub use problem::{Fault, Problem, WriteOutcome};
+pub use service::{
+    Auth, AuthType, Capability, CapabilityDetail, DeregisterRequest, DeregisterResponse, Endpoint, Kind, Locality,
+    Method, Protocol, RegisterRequest, RegisterResponse, ServiceObject, Status, Visibility,
+};
+
+/// Port that clients use unless told otherwise.
+pub const CLIENT_PORT: u16 = 7900;
+
+/// Port that nodes use among themselves unless told otherwise.
+pub const PEER_PORT: u16 = 7901;
