@@ -175,6 +175,9 @@ pub enum Refusal {
     ConditionFailed { current: Option<Revision> },
     #[error("proposed in term {proposed}, but the entry is of term {entry}")]
     StaleTerm { proposed: Term, entry: Term },
+    /// What heartbeats merged in so far and this patch together are more than an instance may report.
+    #[error("the reported metadata would be {bytes} bytes long, at most {bytes_max} are allowed")]
+    MetadataTooLarge { bytes: u64, bytes_max: u64 },
 }
 
 #[cfg(test)]

@@ -89,11 +89,18 @@ impl History {
     }
 }
 
-/// What a change keeps alive: the replaced registration, if it was one, and the change itself.
+/// What a change keeps alive: the replaced registration and reported metadata, if they were, and the change itself.
 fn weight(change: &Change) -> usize {
-    let replaced = change.before.as_ref().map_or(0, |before| match &change.after {
+    let Some(before) = &change.before else { return size_of::<Change>() + size_of::<Instance>() };
+    let after = change.after.as_ref();
+    let registration = match after {
         Some(after) if Arc::ptr_eq(&after.registration, &before.registration) => 0,
         _ => before.registration.approximate_bytes(),
-    });
-    std::mem::size_of::<Change>() + std::mem::size_of::<Instance>() + replaced
+    };
+    let reported = match (&before.reported_metadata, after.and_then(|after| after.reported_metadata.as_ref())) {
+        (Some(before), Some(after)) if Arc::ptr_eq(before, after) => 0,
+        (Some(before), _) => before.approximate_bytes(),
+        (None, _) => 0,
+    };
+    size_of::<Change>() + size_of::<Instance>() + size_of_val(&*before.superseded) + registration + reported
 }

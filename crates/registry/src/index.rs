@@ -16,7 +16,7 @@ pub(crate) type Slot = u32;
 
 /// A property an instance can be looked up by.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub enum Term<'a> {
+pub(crate) enum Term<'a> {
     Name(&'a str),
     Kind(&'a str),
     Tag(&'a str),
@@ -43,17 +43,13 @@ impl<'a> Term<'a> {
         each(Term::Status(instance.status()));
         each(Term::Visibility(registration.visibility.as_str()));
         each(Term::Protocol(registration.protocol.as_str()));
-        let optional: [(fn(&'a str) -> Term<'a>, Option<&'a str>); 4] = [
-            (Term::Owner, registration.owner.as_deref()),
-            (Term::Version, registration.version.as_deref()),
-            (Term::Region, registration.region()),
-            (Term::Zone, registration.zone()),
+        let optional = [
+            registration.owner.as_deref().map(Term::Owner),
+            registration.version.as_deref().map(Term::Version),
+            registration.region().map(Term::Region),
+            registration.zone().map(Term::Zone),
         ];
-        for (term, value) in optional {
-            if let Some(value) = value {
-                each(term(value));
-            }
-        }
+        optional.into_iter().flatten().for_each(&mut each);
         registration.tags.iter().for_each(|tag| each(Term::Tag(tag)));
         registration.capabilities.iter().for_each(|c| each(Term::Capability(&c.name)));
         registration.consumed_events.iter().for_each(|e| each(Term::ConsumedEvent(e)));

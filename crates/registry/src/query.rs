@@ -145,41 +145,39 @@ impl Filter {
     }
 
     /// The slots that match. Every demand is a set of posting lists; the smallest goes first and only shrinks.
-    fn slots(&self, index: &Index) -> RoaringBitmap {
-        let versions: Vec<&str> = if self.versions.is_empty() {
-            Vec::new()
-        } else {
-            index.versions().filter(|v| self.versions.iter().any(|range| range.contains(v))).collect()
+    fn slots<'a>(&'a self, index: &'a Index) -> RoaringBitmap {
+        let in_range = |version: &&str| self.versions.iter().any(|range| range.contains(version));
+        let versions = match self.versions.as_slice() {
+            [] => Vec::new(),
+            _ => index.versions().filter(in_range).map(Term::Version).collect(),
         };
-        let mut demands: Vec<Vec<Term<'_>>> = Vec::new();
-        let lists: [(&[Box<str>], fn(&str) -> Term<'_>); 6] = [
-            (&self.names, |v| Term::Name(v)),
-            (&self.owners, |v| Term::Owner(v)),
-            (&self.consumed_events, |v| Term::ConsumedEvent(v)),
-            (&self.produced_events, |v| Term::ProducedEvent(v)),
-            (&self.regions, |v| Term::Region(v)),
-            (&self.zones, |v| Term::Zone(v)),
-        ];
-        for (wanted, term) in lists {
-            if !wanted.is_empty() {
-                demands.push(wanted.iter().map(|w| term(w)).collect());
+        let mut demands: Vec<Vec<Term<'a>>> = Vec::new();
+        // An empty list asks for nothing, but a version range that no version is in asks for what is not there.
+        let mut any_of = |wanted: bool, terms: Vec<Term<'a>>| {
+            if wanted {
+                demands.push(terms);
             }
-        }
-        if !self.kinds.is_empty() {
-            demands.push(self.kinds.iter().map(|k| Term::Kind(k.as_str())).collect());
-        }
-        if !self.visibilities.is_empty() {
-            demands.push(self.visibilities.iter().map(|v| Term::Visibility(v.as_str())).collect());
-        }
-        if !self.protocols.is_empty() {
-            demands.push(self.protocols.iter().map(|p| Term::Protocol(p.as_str())).collect());
-        }
-        if !self.statuses.is_empty() {
-            demands.push(self.statuses.iter().map(|s| Term::Status(*s)).collect());
-        }
-        if !self.versions.is_empty() {
-            demands.push(versions.iter().map(|v| Term::Version(v)).collect());
-        }
+        };
+        any_of(!self.names.is_empty(), self.names.iter().map(|v| Term::Name(v)).collect());
+        any_of(!self.kinds.is_empty(), self.kinds.iter().map(|v| Term::Kind(v.as_str())).collect());
+        any_of(!self.statuses.is_empty(), self.statuses.iter().map(|v| Term::Status(*v)).collect());
+        any_of(
+            !self.visibilities.is_empty(),
+            self.visibilities.iter().map(|v| Term::Visibility(v.as_str())).collect(),
+        );
+        any_of(!self.owners.is_empty(), self.owners.iter().map(|v| Term::Owner(v)).collect());
+        any_of(!self.protocols.is_empty(), self.protocols.iter().map(|v| Term::Protocol(v.as_str())).collect());
+        any_of(!self.versions.is_empty(), versions);
+        any_of(
+            !self.consumed_events.is_empty(),
+            self.consumed_events.iter().map(|v| Term::ConsumedEvent(v)).collect(),
+        );
+        any_of(
+            !self.produced_events.is_empty(),
+            self.produced_events.iter().map(|v| Term::ProducedEvent(v)).collect(),
+        );
+        any_of(!self.regions.is_empty(), self.regions.iter().map(|v| Term::Region(v)).collect());
+        any_of(!self.zones.is_empty(), self.zones.iter().map(|v| Term::Zone(v)).collect());
         demands.extend(self.tags.iter().map(|tag| vec![Term::Tag(tag)]));
         demands.extend(self.capabilities.iter().map(|name| vec![Term::Capability(name)]));
         for requirement in &self.selector.0 {

@@ -120,6 +120,20 @@ impl Metadata {
         self.0.iter().map(|(k, v)| (&**k, v))
     }
 
+    /// Bytes these pairs hold, each with the allocator's overhead guessed at 16 a piece.
+    pub fn approximate_bytes(&self) -> usize {
+        self.text_bytes() + self.0.len() * (size_of::<(Box<str>, MetadataValue)>() + 32)
+    }
+
+    /// Bytes of all keys and values.
+    pub fn text_bytes(&self) -> usize {
+        let value_bytes = |value: &MetadataValue| match value {
+            MetadataValue::Text(text) => text.len(),
+            MetadataValue::Json(JsonText(json)) => json.len(),
+        };
+        self.iter().map(|(key, value)| key.len() + value_bytes(value)).sum()
+    }
+
     /// A shallow merge: the patch's keys replace, the others stay.
     pub fn merged(&self, patch: &Self) -> Self {
         let pairs = self.0.iter().chain(patch.0.iter()).cloned().collect();
@@ -193,13 +207,6 @@ impl Registration {
         let json = |json: &Option<JsonText>| json.as_ref().map_or(0, |j| j.0.len() + 16);
         let list = |list: &[Box<str>]| list.iter().map(|t| t.len() + 32).sum::<usize>();
         let capabilities = self.capabilities.iter().map(|c| c.name.len() + json(&c.detail) + 48).sum::<usize>();
-        let metadata = self.metadata.iter().map(|(key, value)| {
-            let value = match value {
-                MetadataValue::Text(t) => t.len(),
-                MetadataValue::Json(JsonText(j)) => j.len(),
-            };
-            key.len() + value + 72
-        });
         let extras = self.extras.as_ref().map_or(0, |e| {
             size_of::<Extras>()
                 + json(&e.endpoints)
@@ -207,6 +214,8 @@ impl Registration {
                 + option(&e.signature)
                 + option(&e.public_key)
                 + option(&e.document)
+                + option(&e.locality.region)
+                + option(&e.locality.zone)
         });
         size_of::<Self>()
             + text(self.name.as_str())
@@ -217,7 +226,7 @@ impl Registration {
             + capabilities
             + list(&self.consumed_events)
             + list(&self.produced_events)
-            + metadata.sum::<usize>()
+            + self.metadata.approximate_bytes()
             + extras
     }
 }

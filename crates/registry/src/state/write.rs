@@ -14,6 +14,16 @@ use crate::registration::{Instance, Metadata, Registration, Status};
 /// holder is told by id, where the lease's number suffices, and by number that the lease is not found.
 const SUPERSEDED_MAX: usize = 16;
 
+/// Most bytes of keys and values that heartbeats may merge into one instance: as much as a whole registration may
+/// have. Each heartbeat can bring new keys, so without a bound one instance could grow for ever.
+const REPORTED_METADATA_BYTES_MAX: u64 = 64 << 10;
+
+fn merge_reported(reported: Option<&Metadata>, patch: &Metadata) -> Result<Metadata, Refusal> {
+    let merged = reported.cloned().unwrap_or_default().merged(patch);
+    let (bytes, bytes_max) = (merged.text_bytes() as u64, REPORTED_METADATA_BYTES_MAX);
+    if bytes > bytes_max { Err(Refusal::MetadataTooLarge { bytes, bytes_max }) } else { Ok(merged) }
+}
+
 impl State {
     pub(super) fn register(
         &mut self,
@@ -107,7 +117,7 @@ impl State {
         let status = status.unwrap_or(before.reported_status);
         let reported_metadata = match metadata {
             Some(patch) if patch.iter().any(|(key, value)| before.metadata_value(key) != Some(value)) => {
-                Some(Arc::new(before.reported_metadata.as_deref().cloned().unwrap_or_default().merged(patch)))
+                Some(Arc::new(merge_reported(before.reported_metadata.as_deref(), patch)?))
             }
             _ => before.reported_metadata.clone(),
         };
