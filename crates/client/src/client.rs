@@ -1,0 +1,359 @@
+//! The client and its operations: one method for each route.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
+
+use reqwest::header::{AUTHORIZATION, HeaderMap, HeaderValue, IF_MATCH, IF_NONE_MATCH};
+use reqwest::{Method, Url};
+use rollcall_api::header::TENANT_ID;
+use rollcall_api::{
+    ClusterStatusResponse, DeregisterResponse, DigestResponse, DiscoverResponse, HeartbeatRequest, HeartbeatResponse,
+    HeartbeatsRequest, HeartbeatsResponse, RegisterResponse, ServiceObject,
+};
+
+use serde::Serialize;
+
+use crate::error::{BuildError, Error};
+use crate::keep_alive::KeepAlive;
+use crate::query::{Consistency, DiscoverQuery};
+use crate::request::{Repeat, Request};
+
+/// How long a connection may take to be made. Nodes stand in one network; a dead one must not use up the request.
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(1);
+
+const REGISTER: [&str; 3] = ["api", "services", "register"];
+
+const TIMEOUT_DEFAULT: Duration = Duration::from_secs(10);
+
+/// Speaks to a cluster through any of its nodes. Cheap to clone; clones share their connections.
+#[derive(Clone, Debug)]
+pub struct Client {
+    shared: Arc<Shared>,
+    timeout: Duration,
+}
+
+#[derive(Debug)]
+struct Shared {
+    http: reqwest::Client,
+    /// Never empty.
+    endpoints: Vec<Url>,
+    /// The endpoint that answered last.
+    preferred: AtomicUsize,
+}
+
+/// What a [`Client`] is made of.
+#[derive(Clone, Debug, Default)]
+#[must_use]
+pub struct Builder {
+    endpoints: Vec<String>,
+    token: Option<String>,
+    tenant: Option<String>,
+    timeout: Option<Duration>,
+}
+
+impl Builder {
+    /// One node's client port, as `http://10.0.0.1:7900` or short `10.0.0.1:7900`. Give several, so that requests find
+    /// another node when one is gone.
+    pub fn endpoint(mut self, endpoint: impl Into<String>) -> Self {
+        self.endpoints.push(endpoint.into());
+        self
+    }
+
+    pub fn endpoints(mut self, endpoints: impl IntoIterator<Item = impl Into<String>>) -> Self {
+        self.endpoints.extend(endpoints.into_iter().map(Into::into));
+        self
+    }
+
+    /// The bearer token that says who asks.
+    pub fn token(mut self, token: impl Into<String>) -> Self {
+        self.token = Some(token.into());
+        self
+    }
+
+    /// The tenant, where the cluster runs without tokens. Default: `default`.
+    pub fn tenant(mut self, tenant: impl Into<String>) -> Self {
+        self.tenant = Some(tenant.into());
+        self
+    }
+
+    /// How long one request may take in all, over all endpoints it tries. Default 10 s; a node holds a request no
+    /// longer than 60 s.
+    pub fn timeout(mut self, timeout: Duration) -> Self {
+        self.timeout = Some(timeout);
+        self
+    }
+
+    /// # Errors
+    /// When no endpoint is given, one is no `http://` URL, or token or tenant do not fit into a header.
+    pub fn build(self) -> Result<Client, BuildError> {
+        let endpoints = self.endpoints.iter().map(|text| parse_endpoint(text)).collect::<Result<Vec<_>, _>>()?;
+        if endpoints.is_empty() {
+            return Err(BuildError::NoEndpoint);
+        }
+        let mut headers = HeaderMap::new();
+        if let Some(token) = &self.token {
+            let mut value = HeaderValue::from_str(&format!("Bearer {token}"))
+                .map_err(|_| BuildError::Header { what: "token", header: "Authorization" })?;
+            value.set_sensitive(true);
+            headers.insert(AUTHORIZATION, value);
+        }
+        if let Some(tenant) = &self.tenant {
+            let value = HeaderValue::from_str(tenant)
+                .map_err(|_| BuildError::Header { what: "tenant", header: "X-Tenant-ID" })?;
+            headers.insert(TENANT_ID, value);
+        }
+        let http = reqwest::Client::builder()
+            .default_headers(headers)
+            .user_agent(concat!("rollcall-client/", env!("CARGO_PKG_VERSION")))
+            .connect_timeout(CONNECT_TIMEOUT)
+            .redirect(reqwest::redirect::Policy::none())
+            .no_proxy()
+            .build()
+            .map_err(|source| BuildError::Http { source })?;
+        let shared = Shared { http, endpoints, preferred: AtomicUsize::new(0) };
+        Ok(Client { shared: Arc::new(shared), timeout: self.timeout.unwrap_or(TIMEOUT_DEFAULT) })
+    }
+}
+
+fn parse_endpoint(text: &str) -> Result<Url, BuildError> {
+    let invalid = |reason| BuildError::Endpoint { endpoint: text.to_owned(), reason };
+    let full = if text.contains("://") { text.to_owned() } else { format!("http://{text}") };
+    let url = Url::parse(&full).map_err(|_| invalid("it cannot be parsed"))?;
+    match url.scheme() {
+        "http" => {}
+        "https" => return Err(invalid("this client speaks no TLS")),
+        _ => return Err(invalid("the scheme is not http")),
+    }
+    if url.query().is_some() || url.fragment().is_some() {
+        return Err(invalid("it has a query or a fragment"));
+    }
+    Ok(url)
+}
+
+/// What must hold for a registration to take place; otherwise the node answers 412 `precondition_failed` with the
+/// current revision.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Condition {
+    /// The id is not on the roll.
+    Absent,
+    /// The id is on the roll, and its last change is this revision.
+    Revision(u64),
+}
+
+impl Client {
+    pub fn builder() -> Builder {
+        Builder::default()
+    }
+
+    /// The same client with another timeout for each request.
+    #[must_use]
+    pub fn with_timeout(&self, timeout: Duration) -> Self {
+        Self { shared: Arc::clone(&self.shared), timeout }
+    }
+
+    /// Registers, or replaces what is registered under the id. `registration` is a [`RegisterRequest`](crate::RegisterRequest), or any value
+    /// that becomes such JSON: the node checks it and names every fault.
+    ///
+    /// The same content again is a renewal, so this is repeated when its outcome is unknown; not so when the id is
+    /// left to the node, because a second time would make a second instance.
+    ///
+    /// # Errors
+    /// 400 with every fault of the registration in [`Problem::errors`](crate::Problem::errors).
+    pub async fn register(&self, registration: &impl Serialize) -> Result<RegisterResponse, Error> {
+        let document = serde_json::to_value(registration).map_err(|source| Error::Request { source })?;
+        let repeat = if document["id"].is_null() { Repeat::IfNotApplied } else { Repeat::Safe };
+        self.send(&Request::new(Method::POST, &REGISTER, repeat).json(&document)?).await
+    }
+
+    /// Registers if `condition` holds. Not repeated when its outcome is unknown.
+    ///
+    /// # Errors
+    /// As [`register`](Self::register), and 412 when the condition does not hold.
+    pub async fn register_if(
+        &self,
+        registration: &impl Serialize,
+        condition: Condition,
+    ) -> Result<RegisterResponse, Error> {
+        let request = Request::new(Method::POST, &REGISTER, Repeat::IfNotApplied).json(registration)?;
+        let request = match condition {
+            Condition::Absent => request.header(IF_NONE_MATCH, HeaderValue::from_static("*")),
+            Condition::Revision(revision) => request.header(IF_MATCH, etag(revision)),
+        };
+        self.send(&request).await
+    }
+
+    /// Registers, and returns what keeps the registration alive.
+    ///
+    /// # Errors
+    /// As [`register`](Self::register).
+    pub async fn keep_alive(&self, registration: &impl Serialize) -> Result<KeepAlive, Error> {
+        let document = serde_json::to_value(registration).map_err(|source| Error::Request { source })?;
+        KeepAlive::start(self.clone(), document).await
+    }
+
+    /// Renews a lease, and reports a status or metadata where given.
+    ///
+    /// # Errors
+    /// 404 `lease_not_found`: register again. 409 `lease_superseded`: a newer registration holds this id; stop.
+    pub async fn heartbeat(&self, id: &str, heartbeat: &HeartbeatRequest) -> Result<HeartbeatResponse, Error> {
+        let path = ["api", "services", addressable(id)?, "heartbeat"];
+        self.send(&Request::new(Method::POST, &path, Repeat::Safe).json(heartbeat)?).await
+    }
+
+    /// Renews many leases at once, at most 10,000. The answer names those that were not renewed.
+    ///
+    /// # Errors
+    /// 400 for more leases than that.
+    pub async fn heartbeats(&self, leases: &[u64]) -> Result<HeartbeatsResponse, Error> {
+        let body = HeartbeatsRequest { leases: leases.to_vec() };
+        self.send(&Request::new(Method::POST, &["api", "heartbeats"], Repeat::Safe).json(&body)?).await
+    }
+
+    /// Takes an instance off the roll. With `lease_id` only if that lease still holds it. Not repeated when its outcome
+    /// is unknown: a registration made in between would be struck off.
+    ///
+    /// # Errors
+    /// 404 `not_found`; 409 `lease_superseded` when a newer registration holds the id.
+    pub async fn deregister(&self, id: &str, lease_id: Option<u64>) -> Result<DeregisterResponse, Error> {
+        let path = ["api", "services", addressable(id)?];
+        let parameters = lease_id.map(|lease| ("lease_id", lease.to_string())).into_iter().collect();
+        self.send(&Request::new(Method::DELETE, &path, Repeat::IfNotApplied).query(parameters)).await
+    }
+
+    /// One instance by its id.
+    ///
+    /// # Errors
+    /// 404 `not_found` when it is not on the roll or not to be seen.
+    pub async fn get(&self, id: &str, consistency: Consistency) -> Result<ServiceObject, Error> {
+        let path = ["api", "services", addressable(id)?];
+        self.send(&Request::new(Method::GET, &path, Repeat::Safe).query(consistency.parameters())).await
+    }
+
+    /// Who is present and fits the query.
+    ///
+    /// # Errors
+    /// 400 for a malformed filter; 410 `cursor_expired`; 503 and 504 when the wanted consistency cannot be had in time.
+    pub async fn discover(&self, query: &DiscoverQuery) -> Result<DiscoverResponse, Error> {
+        self.send(&Request::new(Method::GET, &["api", "services"], Repeat::Safe).query(query.parameters())).await
+    }
+
+    /// How the cluster looks from the node that answers.
+    ///
+    /// # Errors
+    /// Only when no node answers: a cluster without a leader has a status too.
+    pub async fn cluster_status(&self) -> Result<ClusterStatusResponse, Error> {
+        self.send(&Request::new(Method::GET, &["api", "cluster", "status"], Repeat::Safe)).await
+    }
+
+    /// The digest of a node's whole state at exactly log index `index`, or where the node now is.
+    ///
+    /// # Errors
+    /// 410 when the node is past that index and no longer knows it.
+    pub async fn digest(&self, index: Option<u64>) -> Result<DigestResponse, Error> {
+        let parameters = index.map(|index| ("index", index.to_string())).into_iter().collect();
+        self.send(&Request::new(Method::GET, &["api", "cluster", "digest"], Repeat::Safe).query(parameters)).await
+    }
+
+    /// Whether each endpoint is ready to serve, asked once and of all at the same time, in the order they were given.
+    pub async fn ready(&self) -> Vec<Readiness> {
+        let mut asked = tokio::task::JoinSet::new();
+        for (at, endpoint) in self.shared.endpoints.iter().enumerate() {
+            let mut url = endpoint.clone();
+            url.path_segments_mut()
+                .expect("the builder accepts only http URLs, and those have a path")
+                .pop_if_empty()
+                .push("readyz");
+            let get = self.shared.http.get(url).timeout(self.timeout);
+            asked.spawn(async move {
+                let fault = match get.send().await {
+                    Ok(response) if response.status().is_success() => None,
+                    Ok(response) => Some(format!("answers {}", response.status())),
+                    Err(error) if error.is_connect() => Some("nobody listens".to_owned()),
+                    Err(_) => Some("does not answer".to_owned()),
+                };
+                (at, fault)
+            });
+        }
+        let mut answers = asked.join_all().await;
+        answers.sort_by_key(|(at, _)| *at);
+        let endpoints = self.shared.endpoints.iter().map(Url::to_string);
+        endpoints.zip(answers).map(|(endpoint, (_, fault))| Readiness { endpoint, fault }).collect()
+    }
+
+    pub(crate) fn http(&self) -> &reqwest::Client {
+        &self.shared.http
+    }
+
+    pub(crate) fn timeout(&self) -> Duration {
+        self.timeout
+    }
+
+    pub(crate) fn timeout_ms(&self) -> u64 {
+        u64::try_from(self.timeout.as_millis()).unwrap_or(u64::MAX)
+    }
+
+    pub(crate) fn endpoints(&self) -> &[Url] {
+        &self.shared.endpoints
+    }
+
+    /// Positions of the endpoints, beginning with the one that answered last.
+    pub(crate) fn endpoints_in_order(&self) -> impl Iterator<Item = usize> + use<> {
+        let count = self.shared.endpoints.len();
+        let first = self.shared.preferred.load(Ordering::Relaxed);
+        (0..count).map(move |step| (first + step) % count)
+    }
+
+    pub(crate) fn prefer(&self, endpoint: usize) {
+        self.shared.preferred.store(endpoint, Ordering::Relaxed);
+    }
+}
+
+/// What one endpoint says of itself.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Readiness {
+    pub endpoint: String,
+    /// Why it is not ready; none when it is.
+    pub fault: Option<String>,
+}
+
+fn etag(revision: u64) -> HeaderValue {
+    HeaderValue::from_str(&format!("\"{revision}\"")).expect("digits in quotes are a header value")
+}
+
+/// An id as a path segment. `.` and `..` do not survive in a URL, and nothing would name another route.
+fn addressable(id: &str) -> Result<&str, Error> {
+    if matches!(id, "" | "." | "..") { Err(Error::Id { id: id.to_owned() }) } else { Ok(id) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn endpoints_are_http_urls_or_host_and_port() {
+        let build = |endpoint: &str| Client::builder().endpoint(endpoint).build();
+        assert!(build("http://127.0.0.1:7900").is_ok());
+        assert!(build("[::1]:7900").is_ok());
+        let client = build("node-1:7900").expect("an endpoint without a scheme");
+        assert_eq!(client.endpoints()[0].as_str(), "http://node-1:7900/");
+        for endpoint in ["https://a", "ftp://a", "http://", "http://a?b", ""] {
+            assert!(matches!(build(endpoint), Err(BuildError::Endpoint { .. })), "{endpoint}");
+        }
+        assert!(matches!(Client::builder().build(), Err(BuildError::NoEndpoint)));
+    }
+
+    #[test]
+    fn a_token_that_fits_no_header_is_refused() {
+        let build = Client::builder().endpoint("http://a").token("a\nb").build();
+        assert!(matches!(build, Err(BuildError::Header { what: "token", .. })));
+    }
+
+    #[tokio::test]
+    async fn ids_that_name_another_route_are_refused() {
+        let client = Client::builder().endpoint("http://127.0.0.1:9").build().expect("a client");
+        for id in ["", ".", ".."] {
+            assert!(matches!(client.get(id, Consistency::default()).await, Err(Error::Id { .. })), "{id}");
+        }
+    }
+}

@@ -1,0 +1,125 @@
+//! What can go wrong, by operation.
+
+use rollcall_api::{Problem, WriteOutcome};
+
+/// Why a [`Client`](crate::Client) could not be built.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum BuildError {
+    #[error("no endpoint is given")]
+    NoEndpoint,
+    #[error("endpoint `{endpoint}` is not an http URL: {reason}")]
+    Endpoint { endpoint: String, reason: &'static str },
+    #[error("the {header} header cannot carry the given {what}")]
+    Header { what: &'static str, header: &'static str },
+    #[error("start the http client")]
+    Http {
+        #[source]
+        source: reqwest::Error,
+    },
+}
+
+/// Why a request brought no result.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum Error {
+    /// A node answered no. What it said is kept whole.
+    #[error("{}", refusal(*status, problem))]
+    Refused { status: u16, problem: Box<Problem> },
+    /// No endpoint could be reached, or the connection broke on the way.
+    #[error("reach {endpoint}")]
+    Unreachable {
+        endpoint: String,
+        /// The request left this machine and may have been carried out.
+        may_have_been_applied: bool,
+        #[source]
+        source: reqwest::Error,
+    },
+    /// The time for the whole request is over.
+    #[error("no answer from {endpoint} within {timeout_ms} ms")]
+    Timeout { endpoint: String, timeout_ms: u64, may_have_been_applied: bool },
+    /// The answer is none that a node of this version gives.
+    #[error("read the answer of {endpoint} (status {status})")]
+    Answer {
+        endpoint: String,
+        status: u16,
+        #[source]
+        source: serde_json::Error,
+    },
+    /// The request cannot be written as JSON.
+    #[error("write the request")]
+    Request {
+        #[source]
+        source: serde_json::Error,
+    },
+    /// No URL path leads to this id: the empty one, `.` and `..` are lost on the way.
+    #[error("no request can name the id `{id}`")]
+    Id { id: String },
+}
+
+fn refusal(status: u16, problem: &Problem) -> String {
+    let mut text = problem.detail.clone();
+    if text.is_empty() {
+        text.clone_from(&problem.title);
+    }
+    for fault in &problem.errors {
+        text.push_str("; ");
+        text.push_str(&fault.field);
+        text.push_str(": ");
+        text.push_str(&fault.message);
+    }
+    format!("{text} ({status} {})", problem.code)
+}
+
+impl Error {
+    /// The stable word for what a node refused, as `lease_superseded`.
+    pub fn code(&self) -> Option<&str> {
+        match self {
+            Self::Refused { problem, .. } => Some(&problem.code),
+            _ => None,
+        }
+    }
+
+    /// The HTTP status of a node's refusal.
+    pub fn status(&self) -> Option<u16> {
+        match self {
+            Self::Refused { status, .. } => Some(*status),
+            _ => None,
+        }
+    }
+
+    /// Whether a write that ended with this error may have taken place all the same.
+    pub fn may_have_been_applied(&self) -> bool {
+        match self {
+            Self::Refused { status, problem } => *status >= 500 && problem.outcome != Some(WriteOutcome::NotApplied),
+            Self::Unreachable { may_have_been_applied, .. } | Self::Timeout { may_have_been_applied, .. } => {
+                *may_have_been_applied
+            }
+            Self::Answer { .. } => true,
+            Self::Request { .. } | Self::Id { .. } => false,
+        }
+    }
+
+    /// Whether the same request may succeed later without anything being changed about it.
+    pub fn is_transient(&self) -> bool {
+        match self {
+            Self::Refused { status, .. } => matches!(status, 408 | 429 | 500..),
+            Self::Unreachable { .. } | Self::Timeout { .. } => true,
+            Self::Answer { .. } | Self::Request { .. } | Self::Id { .. } => false,
+        }
+    }
+
+    /// An earlier attempt at the same write may have been carried out, whatever became of the last.
+    pub(crate) fn after_unknown_outcome(mut self, outcome_unknown: bool) -> Self {
+        if outcome_unknown {
+            match &mut self {
+                Self::Refused { status: 500.., problem } => problem.outcome = Some(WriteOutcome::Unknown),
+                Self::Unreachable { may_have_been_applied, .. } | Self::Timeout { may_have_been_applied, .. } => {
+                    *may_have_been_applied = true;
+                }
+                Self::Refused { .. } | Self::Answer { .. } | Self::Request { .. } | Self::Id { .. } => {}
+            }
+        }
+        self
+    }
+}
