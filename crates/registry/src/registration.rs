@@ -83,6 +83,13 @@ pub enum MetadataValue {
 }
 
 impl MetadataValue {
+    /// Bytes of text this value holds.
+    pub fn approximate_bytes(&self) -> usize {
+        match self {
+            Self::Text(text) | Self::Json(JsonText(text)) => text.len(),
+        }
+    }
+
     /// The value as a selector sees it. Lists and objects are no labels.
     pub fn label(&self) -> Option<&str> {
         match self {
@@ -127,11 +134,7 @@ impl Metadata {
 
     /// Bytes of all keys and values.
     pub fn text_bytes(&self) -> usize {
-        let value_bytes = |value: &MetadataValue| match value {
-            MetadataValue::Text(text) => text.len(),
-            MetadataValue::Json(JsonText(json)) => json.len(),
-        };
-        self.iter().map(|(key, value)| key.len() + value_bytes(value)).sum()
+        self.iter().map(|(key, value)| key.len() + value.approximate_bytes()).sum()
     }
 
     /// A shallow merge: the patch's keys replace, the others stay.

@@ -1,0 +1,402 @@
+//! The script language: one command a line, `verb [subject] key=value …`; a value with spaces stands in quotes.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use rollcall_registry::registration::{Capability, Extras, JsonText, Locality, MetadataValue};
+use rollcall_registry::state::{Delta, Header, InstanceKey, Restoring};
+use rollcall_registry::{
+    Change, ChangeKind, ClusterTime, Command, Condition, Digest, HistoryLimits, Instance, LeaseId, LeaseSet, Options,
+    Outcome, Page, Position, Proposal, Query, Refusal, Registration, Revision, ServiceName, Sort, State, Term, View,
+    WallTime,
+};
+
+use arguments::Arguments;
+
+mod arguments;
+
+/// One state machine and the leader that writes to it.
+///
+/// Writes, each an entry of its own unless it stands between `begin` and `commit`:
+/// - `register ID [service= type= protocol= visibility= weight= ttl_ms= reap_after_ms= url= version= owner= tags=
+///   capabilities= consumes= produces= region= zone= meta.KEY= if=] [tenant=]`
+/// - `heartbeat lease=1,2 [tenant=]` renews leases; `beat ID [lease= status= meta.KEY=]` says more
+/// - `deregister ID [lease= if=]`
+/// - `expire [term= up_to= limit=]` is proposed once; `tick MS` passes time and expires until nothing is due
+///
+/// The world: `advance MS` passes time, `clock MS` sets the leader's clock, `term N` elects, `history changes=` starts
+/// anew with a short history, `checkpoint` tells what a checkpoint would write, `restore` goes on from what was
+/// written.
+///
+/// Questions: `get ID`, `query [filters] [sort= limit= at=]`, `next` (the page after the last one), `count`,
+/// `changes after=`, `now`, `remember NAME` and `compare NAME` (digests).
+pub(crate) struct Session {
+    state: State,
+    options: Options,
+    /// The leader's clock.
+    clock: ClusterTime,
+    term: Term,
+    entry: Option<Vec<Command>>,
+    kept: Kept,
+    digests: BTreeMap<String, Digest>,
+    page: Option<(Query, Revision, Option<Position>)>,
+}
+
+/// What storage would hold.
+#[derive(Default)]
+struct Kept {
+    header: Option<Header>,
+    instances: BTreeMap<InstanceKey, Instance>,
+    deadlines: BTreeMap<LeaseId, ClusterTime>,
+}
+
+type Said = Result<Vec<String>, String>;
+
+impl Session {
+    pub(crate) fn new() -> Self {
+        Self::with(Options::default())
+    }
+
+    fn with(options: Options) -> Self {
+        Self {
+            state: State::new(options),
+            options,
+            clock: ClusterTime(0),
+            term: Term(1),
+            entry: None,
+            kept: Kept::default(),
+            digests: BTreeMap::new(),
+            page: None,
+        }
+    }
+
+    pub(crate) fn command(&mut self, line: &str) -> Said {
+        let mut arguments = Arguments::parse(line)?;
+        let verb = arguments.verb.clone();
+        let said = match verb.as_str() {
+            "register" | "heartbeat" | "beat" | "deregister" | "expire" => {
+                let command = self.write(&verb, &mut arguments)?;
+                match &mut self.entry {
+                    Some(entry) => {
+                        entry.push(command);
+                        Vec::new()
+                    }
+                    None => self.apply(vec![command]),
+                }
+            }
+            "begin" => {
+                self.entry = Some(Vec::new());
+                Vec::new()
+            }
+            "commit" => {
+                let commands = self.entry.take().ok_or("nothing was begun")?;
+                self.apply(commands)
+            }
+            "tick" => {
+                self.clock = self.clock.plus_ms(arguments.subject()?);
+                self.tick()
+            }
+            "advance" => {
+                self.clock = self.clock.plus_ms(arguments.subject()?);
+                Vec::new()
+            }
+            "clock" => {
+                self.clock = ClusterTime(arguments.subject()?);
+                self.apply(Vec::new())
+            }
+            "term" => {
+                self.term = Term(arguments.subject()?);
+                Vec::new()
+            }
+            "history" => {
+                let history = HistoryLimits {
+                    changes_max: arguments.number("changes")?.unwrap_or(usize::MAX),
+                    bytes_max: arguments.number("bytes")?.unwrap_or(usize::MAX),
+                };
+                *self = Self::with(Options { history, ..self.options });
+                Vec::new()
+            }
+            "checkpoint" => self.checkpoint(),
+            "restore" => self.restore()?,
+            "get" => vec![self.get(&mut arguments)?],
+            "query" => self.query(&mut arguments)?,
+            "next" => self.next()?,
+            "count" => {
+                let tenant = arguments.tenant()?;
+                vec![format!("{} of {} instances", self.state.tenant_len(&tenant), self.state.len())]
+            }
+            "changes" => {
+                let after = Revision(arguments.number("after")?.unwrap_or(0));
+                match self.state.changes_after(after) {
+                    Some(changes) => changes.map(change_line).collect(),
+                    None => vec![format!("r{after}: forgotten, the oldest known is r{}", self.state.oldest_known())],
+                }
+            }
+            "now" => {
+                let due = self.state.next_due().map_or("nothing due".to_owned(), |due| format!("next due at {due}"));
+                vec![format!("{} ms, r{}, {due}", self.state.now(), self.state.revision())]
+            }
+            "remember" => {
+                self.digests.insert(arguments.subject()?, self.state.digest());
+                Vec::new()
+            }
+            "compare" => {
+                let name: String = arguments.subject()?;
+                let digest = self.digests.get(&name).ok_or_else(|| format!("`{name}` was not remembered"))?;
+                let word = if *digest == self.state.digest() { "equal" } else { "different" };
+                vec![format!("{name}: {word}")]
+            }
+            _ => return Err("no such command".to_owned()),
+        };
+        arguments.finish()?;
+        self.state.assert_consistent();
+        Ok(said)
+    }
+
+    fn write(&self, verb: &str, arguments: &mut Arguments) -> Result<Command, String> {
+        let tenant = arguments.tenant()?;
+        Ok(match verb {
+            "register" => Command::Register {
+                tenant,
+                id: arguments.id()?,
+                condition: condition(arguments)?,
+                registration: Arc::new(registration(arguments)?),
+            },
+            "heartbeat" => {
+                let leases = arguments.list("lease").iter().map(|n| n.parse().map(LeaseId)).collect::<Result<_, _>>();
+                Command::Renew { tenant, leases: LeaseSet::new(leases.map_err(|e| format!("lease: {e}"))?) }
+            }
+            "beat" => Command::Beat {
+                tenant,
+                id: arguments.id()?,
+                lease: arguments.number("lease")?.map(LeaseId),
+                status: arguments.word("status")?,
+                metadata: Some(arguments.metadata()).filter(|metadata| !metadata.is_empty()),
+            },
+            "deregister" => Command::Deregister {
+                tenant,
+                id: arguments.id()?,
+                lease: arguments.number("lease")?.map(LeaseId),
+                condition: condition(arguments)?,
+            },
+            _ => Command::Expire {
+                term: Term(arguments.number("term")?.unwrap_or(self.term.0)),
+                up_to: ClusterTime(arguments.number("up_to")?.unwrap_or(self.clock.0)),
+                limit: arguments.number("limit")?.unwrap_or(u32::MAX),
+            },
+        })
+    }
+
+    /// Applies one entry; says the changes it made, then the answers that are no change.
+    fn apply(&mut self, commands: Vec<Command>) -> Vec<String> {
+        let before = self.state.revision();
+        let proposal = Proposal { stamp: self.clock, wall: WallTime(1_000_000 + self.clock.0), commands };
+        let outcomes = self.state.apply(self.term, &proposal);
+        let mut said: Vec<String> = self.state.changes_after(before).into_iter().flatten().map(change_line).collect();
+        for (command, outcome) in proposal.commands.iter().zip(outcomes) {
+            said.extend(answer_lines(command, &outcome, before));
+        }
+        said
+    }
+
+    fn tick(&mut self) -> Vec<String> {
+        let mut said = self.apply(Vec::new());
+        while self.state.next_due().is_some_and(|due| due <= self.state.now()) {
+            let expire = Command::Expire { term: self.term, up_to: self.clock, limit: 100 };
+            said.extend(self.apply(vec![expire]).into_iter().filter(|line| line.starts_with('r')));
+        }
+        said
+    }
+
+    fn checkpoint(&mut self) -> Vec<String> {
+        let Delta { header, removed, removed_leases, instances, deadlines } = self.state.take_delta();
+        let mut said = Vec::new();
+        for key in &removed {
+            self.kept.instances.remove(key);
+            said.push(format!("- instance {} {}", key.0, key.1));
+        }
+        for lease in &removed_leases {
+            self.kept.deadlines.remove(lease);
+            said.push(format!("- deadline {lease}"));
+        }
+        for instance in instances {
+            said.push(format!("+ instance {} {} r{}", instance.tenant, instance.id, instance.revision));
+            self.kept.instances.insert((instance.tenant.clone(), instance.id.clone()), (*instance).clone());
+        }
+        for (lease, deadline) in deadlines {
+            said.push(format!("+ deadline {lease} = {deadline}"));
+            self.kept.deadlines.insert(lease, deadline);
+        }
+        self.kept.header = Some(header);
+        said
+    }
+
+    fn restore(&mut self) -> Said {
+        let header = self.kept.header.clone().ok_or("nothing was checkpointed")?;
+        let mut restoring = Restoring::new(self.options, header);
+        for (lease, deadline) in &self.kept.deadlines {
+            restoring.deadline(*lease, *deadline);
+        }
+        for instance in self.kept.instances.values() {
+            restoring.instance(instance.clone()).map_err(|e| e.to_string())?;
+        }
+        self.state = restoring.finish().map_err(|e| e.to_string())?;
+        Ok(vec![format!("{} instances at r{}", self.state.len(), self.state.revision())])
+    }
+
+    fn get(&self, arguments: &mut Arguments) -> Result<String, String> {
+        let (tenant, id) = (arguments.tenant()?, arguments.id()?);
+        let Some(View { instance, deadline }) = self.state.get(&tenant, &id) else {
+            return Ok(format!("{id}: not on the roll"));
+        };
+        let metadata: Vec<String> = instance
+            .metadata()
+            .map(|(key, value)| match value {
+                MetadataValue::Text(text) => format!(" {key}={text}"),
+                MetadataValue::Json(JsonText(json)) => format!(" {key}={json}"),
+            })
+            .collect();
+        Ok(format!(
+            "{id}: {} {} {} lease={} r{} created=r{} registered_at={} until {deadline}{}",
+            instance.registration.name,
+            instance.registration.url,
+            instance.status(),
+            instance.lease,
+            instance.revision,
+            instance.created_revision,
+            instance.registered_at,
+            metadata.concat(),
+        ))
+    }
+
+    fn query(&mut self, arguments: &mut Arguments) -> Said {
+        let sort = match arguments.take("sort").as_deref() {
+            None | Some("id") => Sort::Id,
+            Some("rank") => Sort::Rank,
+            Some(other) => return Err(format!("sort: `{other}`")),
+        };
+        let limit = arguments.number("limit")?.unwrap_or(100);
+        let at = arguments.revision("at")?;
+        let query = Query { tenant: arguments.tenant()?, filter: arguments.filter()?, sort, after: None, limit };
+        let page = match at {
+            None => self.state.query(&query),
+            Some(revision) => match self.state.query_at(&query, revision) {
+                Ok(page) => page,
+                Err(forgotten) => return Ok(vec![forgotten.to_string()]),
+            },
+        };
+        Ok(self.page(query, page))
+    }
+
+    fn next(&mut self) -> Said {
+        let (query, revision, next) = self.page.take().ok_or("there was no page before")?;
+        let Some(next) = next else { return Ok(vec!["no page follows".to_owned()]) };
+        let query = Query { after: Some(next), ..query };
+        match self.state.query_at(&query, revision) {
+            Ok(page) => Ok(self.page(query, page)),
+            Err(forgotten) => Ok(vec![forgotten.to_string()]),
+        }
+    }
+
+    fn page(&mut self, query: Query, page: Page) -> Vec<String> {
+        let mut said: Vec<String> =
+            page.found.iter().map(|view| format!("{} {}", view.instance.id, view.instance.status())).collect();
+        let more = if page.next.is_some() { ", more follow" } else { "" };
+        said.push(format!("{} of {} at r{}{more}", page.found.len(), page.total, page.revision));
+        self.page = Some((query, page.revision, page.next));
+        said
+    }
+}
+
+fn change_line(change: &Change) -> String {
+    let kind = match change.kind {
+        ChangeKind::Registered => "registered",
+        ChangeKind::Updated => "updated",
+        ChangeKind::StatusChanged => "status_changed",
+        ChangeKind::Deregistered => "deregistered",
+        ChangeKind::Expired => "expired",
+    };
+    let instance = change.instance();
+    match &change.after {
+        Some(after) => {
+            format!("r{} {kind} {} lease={} {}", change.revision, instance.id, after.lease, after.status())
+        }
+        None => format!("r{} {kind} {}", change.revision, instance.id),
+    }
+}
+
+fn answer_lines(command: &Command, outcome: &Outcome, before: Revision) -> Vec<String> {
+    match (command, outcome) {
+        (Command::Register { id, .. }, Outcome::Registered(registered)) if registered.revision <= before => {
+            vec![format!("{id}: renewed lease {} until {}", registered.lease, registered.deadline)]
+        }
+        (Command::Renew { leases, .. }, Outcome::Renewed { not_found, superseded }) => leases
+            .as_slice()
+            .iter()
+            .map(|lease| {
+                let word = match (not_found.contains(*lease), superseded.contains(*lease)) {
+                    (false, false) => "renewed",
+                    (true, _) => "not found",
+                    (_, true) => "superseded",
+                };
+                format!("lease {lease}: {word}")
+            })
+            .collect(),
+        (Command::Beat { id, .. }, Outcome::Beaten(beaten)) if beaten.revision <= before => {
+            vec![format!("{id}: renewed lease {} for {} ms", beaten.lease, beaten.ttl_ms)]
+        }
+        (Command::Expire { .. }, Outcome::Expired { count, more }) => {
+            vec![format!("expired {count}{}", if *more { ", more are due" } else { "" })]
+        }
+        (_, Outcome::Refused(refusal)) => {
+            let name = match refusal {
+                Refusal::NotRegistered => "not_registered",
+                Refusal::LeaseNotFound => "lease_not_found",
+                Refusal::Superseded { .. } => "superseded",
+                Refusal::ConditionFailed { .. } => "condition_failed",
+                Refusal::StaleTerm { .. } => "stale_term",
+                Refusal::MetadataTooLarge { .. } => "metadata_too_large",
+            };
+            vec![format!("refused, {name}: {refusal}")]
+        }
+        _ => Vec::new(),
+    }
+}
+
+fn condition(arguments: &mut Arguments) -> Result<Condition, String> {
+    match arguments.take("if").as_deref() {
+        None => Ok(Condition::None),
+        Some("absent") => Ok(Condition::Absent),
+        Some("present") => Ok(Condition::Present),
+        Some(text) => match text.strip_prefix('r').and_then(|n| n.parse().ok()) {
+            Some(revision) => Ok(Condition::Unchanged(Revision(revision))),
+            None => Err(format!("if: `{text}`")),
+        },
+    }
+}
+
+fn registration(arguments: &mut Arguments) -> Result<Registration, String> {
+    let mut text = |key: &str| arguments.take(key).map(String::into_boxed_str);
+    let (version, owner, url) = (text("version"), text("owner"), text("url"));
+    let locality = Locality { region: text("region"), zone: text("zone") };
+    let name = text("service").unwrap_or_else(|| "web".into());
+    let capability = |name: String| Capability { name: name.into(), detail: None };
+    Ok(Registration {
+        name: ServiceName::parse(&name).map_err(|e| e.to_string())?,
+        kind: arguments.word("type")?.unwrap_or(rollcall_registry::Kind::Service),
+        protocol: arguments.word("protocol")?.unwrap_or(rollcall_registry::Protocol::Http),
+        visibility: arguments.word("visibility")?.unwrap_or(rollcall_registry::Visibility::Private),
+        weight: arguments.number("weight")?.unwrap_or(1),
+        ttl_ms: arguments.number("ttl_ms")?.unwrap_or(10_000),
+        reap_after_ms: arguments.number("reap_after_ms")?.unwrap_or(0),
+        url: url.unwrap_or_else(|| "http://a".into()),
+        version,
+        owner,
+        tags: arguments.texts("tags").into(),
+        capabilities: arguments.list("capabilities").into_iter().map(capability).collect(),
+        consumed_events: arguments.texts("consumes").into(),
+        produced_events: arguments.texts("produces").into(),
+        metadata: arguments.metadata(),
+        extras: (locality != Locality::default()).then(|| Box::new(Extras { locality, ..Extras::default() })),
+    })
+}
