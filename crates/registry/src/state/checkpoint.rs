@@ -94,7 +94,6 @@ impl State {
         if !std::mem::replace(&mut self.seat_mut(slot).dirty.instance, true) {
             self.dirty.instances.push(slot);
         }
-        self.mark_deadline(slot);
     }
 
     pub(super) fn mark_deadline(&mut self, slot: Slot) {

@@ -65,6 +65,7 @@ impl State {
         let deadline = self.now.plus_ms(registration.ttl_ms.into());
         let slot = self.seat_new(instance.clone(), deadline);
         self.mark_instance(slot);
+        self.mark_deadline(slot);
         self.record(ChangeKind::Registered, None, Some(instance));
         self.registered(slot, true)
     }
@@ -162,9 +163,13 @@ impl State {
     pub(super) fn change(&mut self, slot: Slot, instance: Instance, deadline: ClusterTime, kind: ChangeKind) {
         assert_eq!(instance.revision, self.revision, "a change bears the revision it took");
         self.mark_superseded(slot, instance.lease);
+        let deadline_before = self.seat(slot).deadline;
         let before = self.reseat(slot, instance, deadline);
-        self.mark_instance(slot);
         let after = self.seat(slot).instance.clone();
+        self.mark_instance(slot);
+        if (after.lease, deadline) != (before.lease, deadline_before) {
+            self.mark_deadline(slot);
+        }
         self.record(kind, Some(before), Some(after));
     }
 

@@ -1,0 +1,288 @@
+//! Random commands against a naive model: every outcome, every query, every page of every cursor and every change
+//! must agree, on three replicas that differ in all that a node may choose for itself.
+//!
+//! A failure names its seed and the line that replays it, with what was proposed up to then.
+
+mod model;
+mod random;
+mod wish;
+
+use std::cell::RefCell;
+use std::collections::BTreeMap;
+use std::fmt::Write as _;
+use std::panic::AssertUnwindSafe;
+use std::sync::Arc;
+
+use model::{Key, Model};
+use random::Random;
+use rollcall_registry::query::Forgotten;
+use rollcall_registry::state::{Delta, Header, Restoring};
+use rollcall_registry::{
+    ClusterTime, HistoryLimits, Instance, LeaseId, Options, Page, Position, Proposal, Query, Revision, Sort, State,
+    Term, WallTime,
+};
+use wish::Wish;
+
+const SEEDS: std::ops::Range<u64> = 0..50;
+const STEPS: usize = 300;
+
+/// Revisions that the replica with the short memory still knows.
+const SHORT_HISTORY: usize = 12;
+
+#[test]
+fn p2_p4_p6_p7_p8_p10_agrees_with_the_model() {
+    match std::env::var("ROLLCALL_SEED") {
+        Ok(seed) => check(seed.parse().expect("ROLLCALL_SEED is a number")),
+        Err(_) => SEEDS.for_each(check),
+    }
+}
+
+fn check(seed: u64) {
+    let trace = RefCell::new(String::new());
+    let run = AssertUnwindSafe(|| World::new(seed, &trace).run());
+    if std::panic::catch_unwind(run).is_err() {
+        let replay = format!("ROLLCALL_SEED={seed} cargo test -p rollcall-registry --test model");
+        panic!("seed {seed} fails, see above; replay it with\n    {replay}\n{}", trace.borrow());
+    }
+}
+
+/// What storage would hold, and the log since.
+#[derive(Default)]
+struct Kept {
+    header: Option<Header>,
+    instances: BTreeMap<Key, Arc<Instance>>,
+    deadlines: BTreeMap<LeaseId, ClusterTime>,
+    log: Vec<(Term, Proposal)>,
+}
+
+/// A query whose next page has not been asked for yet.
+struct Cursor {
+    query: Query,
+    wishes: Vec<Wish>,
+    revision: Revision,
+    shown: usize,
+}
+
+struct World<'a> {
+    random: Random,
+    trace: &'a RefCell<String>,
+    model: Model,
+    /// Remembers everything.
+    state: State,
+    /// Forgets early, and hashes otherwise.
+    forgetful: State,
+    /// Is restored now and then from what it kept, by a process with another seed.
+    restored: State,
+    kept: Kept,
+    cursors: Vec<Cursor>,
+    term: Term,
+    clock: ClusterTime,
+}
+
+impl<'a> World<'a> {
+    fn new(seed: u64, trace: &'a RefCell<String>) -> Self {
+        let short = HistoryLimits { changes_max: SHORT_HISTORY, bytes_max: usize::MAX };
+        let options = |seed, history| Options { seed, history };
+        Self {
+            random: Random::new(seed),
+            trace,
+            model: Model::default(),
+            state: State::new(options(1, HistoryLimits::default())),
+            forgetful: State::new(options(2, short)),
+            restored: State::new(options(3, HistoryLimits::default())),
+            kept: Kept::default(),
+            cursors: Vec::new(),
+            term: Term(1),
+            clock: ClusterTime(0),
+        }
+    }
+
+    fn run(mut self) {
+        for _ in 0..STEPS {
+            self.step();
+            self.query();
+            self.turn_a_page();
+            if self.random.once_in(12) {
+                self.checkpoint();
+            }
+            if self.random.once_in(30) {
+                self.restore();
+            }
+            self.compare();
+        }
+    }
+
+    /// One entry of the log, on the model and all replicas.
+    fn step(&mut self) {
+        if self.random.once_in(40) {
+            self.term.0 += 1;
+            // The new leader's clock starts behind.
+            self.clock.0 = self.clock.0.saturating_sub(self.random.below(2_000));
+        }
+        self.clock = self.clock.plus_ms(self.random.pick(&[0, 0, 1, 100, 400, 1_000]));
+        let before = self.model.revision();
+        let commands = (0..self.random.below(4))
+            .map(|_| random::command(&mut self.random, before, self.clock, self.term))
+            .collect();
+        let wall = WallTime(1_000_000 + self.random.below(1_000));
+        let proposal = Proposal { stamp: self.clock, wall, commands };
+        writeln!(self.trace.borrow_mut(), "{:?} {proposal:?}", self.term).expect("writing to a string");
+
+        let expected = self.model.apply(self.term, &proposal);
+        assert_eq!(self.state.apply(self.term, &proposal), expected);
+        assert_eq!(self.forgetful.apply(self.term, &proposal), expected);
+        assert_eq!(self.restored.apply(self.term, &proposal), expected);
+        self.kept.log.push((self.term, proposal));
+        self.compare_changes(before);
+    }
+
+    /// Every revision is one change of one instance, told with what stood before and after.
+    fn compare_changes(&self, since: Revision) {
+        let changes: Vec<_> = self.state.changes_after(since).expect("everything is remembered").collect();
+        assert_eq!(changes.len() as u64, self.model.revision().0 - since.0);
+        for (change, revision) in changes.into_iter().zip(since.0 + 1..) {
+            let (kind, key, _) = &self.model.past[revision as usize - 1];
+            let (before, after) = (self.model.at(Revision(revision - 1)), self.model.at(Revision(revision)));
+            assert_eq!((change.revision.0, change.kind), (revision, *kind));
+            assert_eq!((&change.instance().tenant, &change.instance().id), (&key.0, &key.1));
+            for (roll, told) in [(before, &change.before), (after, &change.after)] {
+                let agrees = match (roll.get(key), told) {
+                    (Some(entry), Some(instance)) => entry.is(instance),
+                    (None, None) => true,
+                    _ => false,
+                };
+                assert!(agrees, "revision {revision} tells {told:?} of {:?}", roll.get(key));
+            }
+        }
+    }
+
+    fn query(&mut self) {
+        let random = &mut self.random;
+        let wishes = Wish::random(random);
+        let sort = random.pick(&[Sort::Id, Sort::Rank]);
+        let limit = random.pick(&[1, 2, 3, 1_000]);
+        let query = Query { tenant: random::tenant(random), filter: Wish::filter(&wishes), sort, after: None, limit };
+        let newest = self.model.revision();
+        let revision = Revision(newest.0.saturating_sub(if random.once_in(2) { 0 } else { random.below(40) }));
+
+        let page = self.state.query(&query);
+        assert_eq!(page.revision, newest);
+        for view in &page.found {
+            let key = (view.instance.tenant.clone(), view.instance.id.clone());
+            assert_eq!(view.deadline, self.model.deadlines[&key]);
+        }
+        for other in [&self.forgetful, &self.restored] {
+            assert_eq!(shown(&other.query(&query)), shown(&page), "replicas answer differently");
+        }
+        let cursor = Cursor { query, wishes, revision: newest, shown: 0 };
+        self.compare_page(&cursor, &page);
+
+        let cursor = Cursor { revision, ..cursor };
+        let page = self.state.query_at(&cursor.query, revision).expect("everything is remembered");
+        let next = self.compare_page(&cursor, &page);
+        self.keep_open(cursor, next);
+    }
+
+    fn turn_a_page(&mut self) {
+        if self.cursors.is_empty() {
+            return;
+        }
+        let at = self.random.below(self.cursors.len() as u64) as usize;
+        let cursor = self.cursors.swap_remove(at);
+        let page = self.state.query_at(&cursor.query, cursor.revision).expect("everything is remembered");
+        match self.forgetful.query_at(&cursor.query, cursor.revision) {
+            Ok(same) => assert_eq!(shown(&same), shown(&page), "replicas answer differently"),
+            Err(Forgotten(revision)) => assert!(revision < self.forgetful.oldest_known()),
+        }
+        let next = self.compare_page(&cursor, &page);
+        self.keep_open(cursor, next);
+    }
+
+    fn keep_open(&mut self, cursor: Cursor, next: Option<Position>) {
+        if let Some(next) = next
+            && self.cursors.len() < 8
+        {
+            let Cursor { query, wishes, revision, shown } = cursor;
+            let (shown, query) = (shown + query.limit, Query { after: Some(next), ..query });
+            self.cursors.push(Cursor { query, wishes, revision, shown });
+        }
+    }
+
+    fn compare_page(&self, cursor: &Cursor, page: &Page) -> Option<Position> {
+        let Cursor { query, wishes, revision, shown } = cursor;
+        let all = self.model.found(*revision, &query.tenant, wishes, query.sort == Sort::Rank);
+        let expected = &all[(*shown).min(all.len())..(*shown + query.limit).min(all.len())];
+        let ids: Vec<&str> = page.found.iter().map(|view| view.instance.id.as_str()).collect();
+        let agrees = page.found.len() == expected.len()
+            && page.found.iter().zip(expected).all(|(view, entry)| entry.is(&view.instance));
+        assert!(agrees, "{query:?} at {revision} found {ids:?}, expected {expected:?}");
+        assert_eq!(page.total, all.len() as u64, "{query:?} at {revision}");
+        assert_eq!(page.revision, *revision);
+        assert_eq!(page.next.is_some(), shown + query.limit < all.len(), "{query:?} at {revision}");
+        page.next.clone()
+    }
+
+    /// Keeps what changed, as storage would: removals first.
+    fn checkpoint(&mut self) {
+        let Delta { header, removed, removed_leases, instances, deadlines } = self.restored.take_delta();
+        for key in removed {
+            assert!(self.kept.instances.remove(&key).is_some(), "{key:?} was removed, but had no row");
+        }
+        for lease in removed_leases {
+            assert!(self.kept.deadlines.remove(&lease).is_some(), "lease {lease} was removed, but had no row");
+        }
+        for instance in instances {
+            let key = (instance.tenant.clone(), instance.id.clone());
+            let before = self.kept.instances.insert(key, instance.clone());
+            assert_ne!(before, Some(instance), "an unchanged row was written");
+        }
+        for (lease, deadline) in deadlines {
+            let before = self.kept.deadlines.insert(lease, deadline);
+            assert_ne!(before, Some(deadline), "an unchanged row was written");
+        }
+        self.kept.header = Some(header);
+        self.kept.log.clear();
+    }
+
+    /// Loads the last checkpoint and replays the log since.
+    fn restore(&mut self) {
+        let Some(header) = self.kept.header.clone() else { return };
+        let options = Options { seed: self.random.next(), history: HistoryLimits::default() };
+        let mut restoring = Restoring::new(options, header);
+        self.kept.deadlines.iter().for_each(|(lease, deadline)| restoring.deadline(*lease, *deadline));
+        for instance in self.kept.instances.values() {
+            restoring.instance((**instance).clone()).expect("the rows are whole");
+        }
+        self.restored = restoring.finish().expect("the rows are whole");
+        for (term, proposal) in &self.kept.log {
+            self.restored.apply(*term, proposal);
+        }
+    }
+
+    fn compare(&mut self) {
+        let model = &self.model;
+        for state in [&mut self.state, &mut self.forgetful, &mut self.restored] {
+            state.assert_consistent();
+            assert_eq!((state.now(), state.wall()), (model.now, model.wall));
+            assert_eq!(state.revision(), model.revision());
+            assert_eq!(state.len(), model.roll.len());
+            assert_eq!(state.next_due(), model.next_due());
+            for ((tenant, id), entry) in &model.roll {
+                let view = state.get(tenant, id).expect("the model has it");
+                assert!(entry.is(&view.instance), "{:?} is {entry:?}", view.instance);
+                assert_eq!(view.deadline, model.deadlines[&(tenant.clone(), id.clone())]);
+                assert_eq!(state.holder(entry.lease), Some(&view.instance));
+                let own = model.roll.keys().filter(|key| key.0 == *tenant).count();
+                assert_eq!(state.tenant_len(tenant), own);
+            }
+        }
+        assert_eq!(self.state.digest(), self.forgetful.digest());
+        assert_eq!(self.state.digest(), self.restored.digest());
+        let oldest = model.revision().0.saturating_sub(SHORT_HISTORY as u64);
+        assert_eq!(self.forgetful.oldest_known(), Revision(oldest));
+    }
+}
+
+fn shown(page: &Page) -> (Vec<&Arc<Instance>>, u64, Revision, Option<&Position>) {
+    (page.found.iter().map(|view| &view.instance).collect(), page.total, page.revision, page.next.as_ref())
+}

@@ -1,0 +1,280 @@
+//! What the state machine means, without any of what makes it fast: one map, searched from end to end, and a whole
+//! copy of it for every revision.
+
+use std::cmp::Reverse;
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use rollcall_registry::registration::MetadataValue;
+use rollcall_registry::{
+    Beaten, ChangeKind, ClusterTime, Command, Condition, Instance, InstanceId, LeaseId, LeaseSet, Outcome, Proposal,
+    Refusal, Registered, Registration, Revision, Status, TenantId, Term, WallTime,
+};
+
+use crate::wish::Wish;
+
+const SUPERSEDED_MAX: usize = 16;
+
+pub(crate) type Key = (TenantId, InstanceId);
+pub(crate) type Roll = BTreeMap<Key, Entry>;
+
+#[derive(Clone, Debug, PartialEq)]
+pub(crate) struct Entry {
+    pub(crate) registration: Arc<Registration>,
+    pub(crate) reported: BTreeMap<String, MetadataValue>,
+    pub(crate) status: Status,
+    pub(crate) lapsed: bool,
+    pub(crate) lease: LeaseId,
+    pub(crate) revision: Revision,
+    pub(crate) created: Revision,
+    pub(crate) registered_at: WallTime,
+    pub(crate) superseded: Vec<LeaseId>,
+}
+
+impl Entry {
+    pub(crate) fn shown_status(&self) -> Status {
+        if self.lapsed { Status::Offline } else { self.status }
+    }
+
+    pub(crate) fn metadata(&self) -> BTreeMap<String, MetadataValue> {
+        let own = self.registration.metadata.iter().map(|(key, value)| (key.to_owned(), value.clone()));
+        let mut all: BTreeMap<_, _> = own.collect();
+        all.extend(self.reported.clone());
+        all
+    }
+
+    pub(crate) fn is(&self, instance: &Instance) -> bool {
+        let metadata: BTreeMap<_, _> = instance.metadata().map(|(k, v)| (k.to_owned(), v.clone())).collect();
+        self.registration == instance.registration
+            && self.metadata() == metadata
+            && self.status == instance.reported_status
+            && self.shown_status() == instance.status()
+            && self.lease == instance.lease
+            && self.revision == instance.revision
+            && self.created == instance.created_revision
+            && self.registered_at == instance.registered_at
+            && self.superseded == *instance.superseded
+    }
+}
+
+#[derive(Default)]
+pub(crate) struct Model {
+    pub(crate) now: ClusterTime,
+    pub(crate) wall: WallTime,
+    pub(crate) roll: Roll,
+    pub(crate) deadlines: BTreeMap<Key, ClusterTime>,
+    /// What changed at revision `n + 1`, and the roll before it.
+    pub(crate) past: Vec<(ChangeKind, Key, Roll)>,
+}
+
+impl Model {
+    pub(crate) fn revision(&self) -> Revision {
+        Revision(self.past.len() as u64)
+    }
+
+    /// The roll as it stood at a revision.
+    pub(crate) fn at(&self, revision: Revision) -> &Roll {
+        self.past.get(revision.0 as usize).map_or(&self.roll, |(_, _, roll)| roll)
+    }
+
+    pub(crate) fn apply(&mut self, term: Term, proposal: &Proposal) -> Vec<Outcome> {
+        self.now = self.now.max(proposal.stamp);
+        self.wall = self.wall.max(proposal.wall);
+        let outcome = |command| self.command(term, command).unwrap_or_else(Outcome::Refused);
+        proposal.commands.iter().map(outcome).collect()
+    }
+
+    fn command(&mut self, term: Term, command: &Command) -> Result<Outcome, Refusal> {
+        match command {
+            Command::Register { tenant, id, registration, condition } => {
+                let key = (tenant.clone(), id.clone());
+                self.check(&key, *condition)?;
+                Ok(Outcome::Registered(self.register(key, registration)))
+            }
+            Command::Renew { tenant, leases } => Ok(self.renew_all(tenant, leases)),
+            Command::Beat { tenant, id, lease, status, metadata } => {
+                let key = (tenant.clone(), id.clone());
+                let before = self.roll.get(&key).ok_or(Refusal::LeaseNotFound)?.clone();
+                check_lease(&before, *lease)?;
+                let mut after = Entry { lapsed: false, ..before.clone() };
+                after.status = status.unwrap_or(before.status);
+                let shown = before.metadata();
+                let mut metadata_changed = false;
+                for (name, value) in metadata.iter().flat_map(|patch| patch.iter()) {
+                    metadata_changed |= shown.get(name) != Some(value);
+                    after.reported.insert(name.to_owned(), value.clone());
+                }
+                if metadata_changed {
+                    self.change(&key, after, ChangeKind::Updated);
+                } else if after.status != before.status {
+                    after.reported = before.reported;
+                    self.change(&key, after, ChangeKind::StatusChanged);
+                }
+                self.renew(&key);
+                let entry = &self.roll[&key];
+                let ttl_ms = entry.registration.ttl_ms;
+                Ok(Outcome::Beaten(Beaten { lease: entry.lease, ttl_ms, revision: entry.revision }))
+            }
+            Command::Deregister { tenant, id, lease, condition } => {
+                let key = (tenant.clone(), id.clone());
+                self.check(&key, *condition)?;
+                check_lease(self.roll.get(&key).ok_or(Refusal::NotRegistered)?, *lease)?;
+                self.remove(&key, ChangeKind::Deregistered);
+                Ok(Outcome::Deregistered { revision: self.revision() })
+            }
+            Command::Expire { term: proposed, up_to, limit } => {
+                if *proposed != term {
+                    return Err(Refusal::StaleTerm { proposed: *proposed, entry: term });
+                }
+                Ok(self.expire(*up_to, *limit))
+            }
+        }
+    }
+
+    fn register(&mut self, key: Key, registration: &Arc<Registration>) -> Registered {
+        let revision = Revision(self.revision().0 + 1);
+        let before = self.roll.get(&key).cloned();
+        let fresh = Entry {
+            registration: registration.clone(),
+            reported: BTreeMap::new(),
+            status: Status::Active,
+            lapsed: false,
+            lease: LeaseId(revision.0),
+            revision,
+            created: revision,
+            registered_at: self.wall,
+            superseded: Vec::new(),
+        };
+        match &before {
+            None => self.change(&key, fresh, ChangeKind::Registered),
+            Some(before) if before.registration == *registration => {}
+            Some(before) => {
+                let mut superseded = before.superseded.clone();
+                superseded.push(before.lease);
+                if superseded.len() > SUPERSEDED_MAX {
+                    superseded.remove(0);
+                }
+                let (created, registered_at) = (before.created, before.registered_at);
+                self.change(&key, Entry { created, registered_at, superseded, ..fresh }, ChangeKind::Updated);
+            }
+        }
+        self.renew(&key);
+        let entry = &self.roll[&key];
+        Registered {
+            created: before.is_none(),
+            lease: entry.lease,
+            revision: entry.revision,
+            created_revision: entry.created,
+            registered_at: entry.registered_at,
+            deadline: self.deadlines[&key],
+        }
+    }
+
+    fn renew_all(&mut self, tenant: &TenantId, leases: &LeaseSet) -> Outcome {
+        let (mut not_found, mut superseded) = (Vec::new(), Vec::new());
+        for lease in leases.as_slice() {
+            let own = || self.roll.iter().filter(|(key, _)| key.0 == *tenant);
+            let holder = own().find(|(_, entry)| entry.lease == *lease).map(|(key, _)| key.clone());
+            let was_held = own().any(|(_, entry)| entry.superseded.contains(lease));
+            match holder {
+                Some(key) => self.renew(&key),
+                None if was_held => superseded.push(*lease),
+                None => not_found.push(*lease),
+            }
+        }
+        Outcome::Renewed { not_found: LeaseSet::new(not_found), superseded: LeaseSet::new(superseded) }
+    }
+
+    fn renew(&mut self, key: &Key) {
+        let entry = self.roll[key].clone();
+        self.deadlines.insert(key.clone(), ClusterTime(self.now.0 + u64::from(entry.registration.ttl_ms)));
+        if entry.lapsed {
+            self.change(key, Entry { lapsed: false, ..entry }, ChangeKind::StatusChanged);
+        }
+    }
+
+    /// When something happens to an entry if no heartbeat comes.
+    fn due(&self, key: &Key, entry: &Entry) -> ClusterTime {
+        let reap_after_ms = if entry.lapsed { entry.registration.reap_after_ms } else { 0 };
+        ClusterTime(self.deadlines[key].0 + u64::from(reap_after_ms))
+    }
+
+    pub(crate) fn next_due(&self) -> Option<ClusterTime> {
+        self.roll.iter().map(|(key, entry)| self.due(key, entry)).min()
+    }
+
+    fn expire(&mut self, up_to: ClusterTime, limit: u32) -> Outcome {
+        let up_to = up_to.min(self.now);
+        for count in 0.. {
+            let all = self.roll.iter().map(|(key, entry)| (self.due(key, entry), entry.lease, key));
+            let Some((_, _, key)) = all.min().filter(|(due, ..)| *due <= up_to) else {
+                return Outcome::Expired { count, more: false };
+            };
+            if count == limit {
+                return Outcome::Expired { count, more: true };
+            }
+            let key = key.clone();
+            let entry = self.roll[&key].clone();
+            if entry.lapsed || entry.registration.reap_after_ms == 0 {
+                self.remove(&key, ChangeKind::Expired);
+            } else {
+                self.change(&key, Entry { lapsed: true, ..entry }, ChangeKind::StatusChanged);
+            }
+        }
+        unreachable!("an endless range ends")
+    }
+
+    fn change(&mut self, key: &Key, after: Entry, kind: ChangeKind) {
+        self.past.push((kind, key.clone(), self.roll.clone()));
+        let revision = self.revision();
+        self.roll.insert(key.clone(), Entry { revision, ..after });
+    }
+
+    fn remove(&mut self, key: &Key, kind: ChangeKind) {
+        self.past.push((kind, key.clone(), self.roll.clone()));
+        self.roll.remove(key);
+        self.deadlines.remove(key);
+    }
+
+    fn check(&self, key: &Key, condition: Condition) -> Result<(), Refusal> {
+        let current = self.roll.get(key).map(|entry| entry.revision);
+        let holds = match condition {
+            Condition::None => true,
+            Condition::Absent => current.is_none(),
+            Condition::Present => current.is_some(),
+            Condition::Unchanged(revision) => current == Some(revision),
+        };
+        if holds { Ok(()) } else { Err(Refusal::ConditionFailed { current }) }
+    }
+
+    /// All that match at a revision, in order.
+    pub(crate) fn found(&self, revision: Revision, tenant: &TenantId, wishes: &[Wish], rank: bool) -> Vec<&Entry> {
+        let mut found: Vec<_> = self
+            .at(revision)
+            .iter()
+            .filter(|(key, entry)| key.0 == *tenant && Wish::all_hold(wishes, entry))
+            .map(|(key, entry)| (Reverse(if rank { health(entry) } else { 0 }), &key.1, entry))
+            .collect();
+        found.sort_by_key(|(health, id, _)| (*health, *id));
+        found.into_iter().map(|(_, _, entry)| entry).collect()
+    }
+}
+
+/// All that a rank depends on while proximity and trust are unknown.
+fn health(entry: &Entry) -> u32 {
+    match entry.shown_status() {
+        Status::Active => 4,
+        Status::Degraded => 3,
+        Status::Maintenance => 2,
+        Status::Error => 1,
+        Status::Offline => 0,
+    }
+}
+
+fn check_lease(entry: &Entry, lease: Option<LeaseId>) -> Result<(), Refusal> {
+    match lease {
+        Some(lease) if lease < entry.lease => Err(Refusal::Superseded { by: entry.lease }),
+        Some(lease) if lease > entry.lease => Err(Refusal::LeaseNotFound),
+        _ => Ok(()),
+    }
+}

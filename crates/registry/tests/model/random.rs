@@ -1,0 +1,183 @@
+//! Random commands and questions over a small world, so that they meet each other often.
+
+use std::sync::Arc;
+
+use rollcall_registry::registration::{Capability, Extras, JsonText, Locality, MetadataValue};
+use rollcall_registry::{
+    ClusterTime, Command, Condition, InstanceId, Kind, LeaseId, LeaseSet, Metadata, Protocol, Registration, Revision,
+    ServiceName, Status, TenantId, Term, Visibility,
+};
+
+/// SplitMix64: one number of state, so that a seed says everything.
+pub(crate) struct Random(u64);
+
+impl Random {
+    pub(crate) fn new(seed: u64) -> Self {
+        Self(seed)
+    }
+
+    pub(crate) fn next(&mut self) -> u64 {
+        self.0 = self.0.wrapping_add(0x9E37_79B9_7F4A_7C15);
+        let mut z = self.0;
+        z = (z ^ (z >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
+        z = (z ^ (z >> 27)).wrapping_mul(0x94D0_49BB_1331_11EB);
+        z ^ (z >> 31)
+    }
+
+    pub(crate) fn below(&mut self, bound: u64) -> u64 {
+        self.next() % bound
+    }
+
+    /// True once in `n` times.
+    pub(crate) fn once_in(&mut self, n: u64) -> bool {
+        self.below(n) == 0
+    }
+
+    pub(crate) fn pick<T: Copy>(&mut self, from: &[T]) -> T {
+        from[self.below(from.len() as u64) as usize]
+    }
+
+    /// Between `min` and `max` of them, each perhaps more than once.
+    pub(crate) fn some<T: Copy>(&mut self, from: &[T], min: u64, max: u64) -> Vec<T> {
+        let count = min + self.below(max - min + 1);
+        (0..count).map(|_| self.pick(from)).collect()
+    }
+}
+
+pub(crate) const NAMES: &[&str] = &["web", "db", "mail"];
+pub(crate) const TAGS: &[&str] = &["x", "y", "z"];
+pub(crate) const CAPABILITIES: &[&str] = &["read", "write", "paint"];
+pub(crate) const OWNERS: &[&str] = &["team-a", "team-b"];
+pub(crate) const EVENTS: &[&str] = &["order.placed", "order.paid"];
+pub(crate) const REGIONS: &[&str] = &["eu", "us"];
+pub(crate) const ZONES: &[&str] = &["eu-1", "eu-2", "us-1"];
+pub(crate) const VERSIONS: &[&str] = &["1.0.0", "1.2.3", "1.10.0", "2.0.0", "2.1.0-rc.1", "nightly"];
+pub(crate) const KEYS: &[&str] = &["env", "tier", "list"];
+pub(crate) const VALUES: &[&str] = &["prod", "test", "7"];
+
+pub(crate) fn tenant(random: &mut Random) -> TenantId {
+    TenantId::parse(random.pick(&["red", "blue"])).expect("a plain name")
+}
+
+fn id(random: &mut Random) -> InstanceId {
+    InstanceId::parse(random.pick(&["a", "ab", "b", "c", "d", "é", "z"])).expect("a plain name")
+}
+
+fn boxed(texts: Vec<&str>) -> Box<[Box<str>]> {
+    texts.into_iter().map(Box::from).collect()
+}
+
+fn metadata(random: &mut Random) -> Metadata {
+    let pairs = random.some(KEYS, 0, 2).into_iter().map(|key| {
+        let value = match random.below(8) {
+            0 => MetadataValue::Json(JsonText("[1]".into())),
+            1 => MetadataValue::Json(JsonText("7".into())),
+            _ => MetadataValue::Text(random.pick(VALUES).into()),
+        };
+        (key.into(), value)
+    });
+    Metadata::new(pairs.collect())
+}
+
+/// Few enough that the same content comes up again.
+fn registration(random: &mut Random) -> Registration {
+    if random.once_in(2) {
+        return plain(random.pick(&["http://a", "http://b"]), random.pick(&[1_000, 3_000]));
+    }
+    let locality = Locality {
+        region: random.once_in(2).then(|| random.pick(REGIONS).into()),
+        zone: random.once_in(2).then(|| random.pick(ZONES).into()),
+    };
+    let capability = |name: &str| Capability { name: name.into(), detail: None };
+    Registration {
+        name: ServiceName::parse(random.pick(NAMES)).expect("a plain name"),
+        kind: random.pick(Kind::ALL),
+        protocol: random.pick(Protocol::ALL),
+        visibility: random.pick(Visibility::ALL),
+        weight: 1,
+        ttl_ms: random.pick(&[1_000, 2_000, 5_000]),
+        reap_after_ms: random.pick(&[0, 1, 2_000]),
+        url: "http://a".into(),
+        version: random.once_in(2).then(|| random.pick(VERSIONS).into()),
+        owner: random.once_in(2).then(|| random.pick(OWNERS).into()),
+        tags: boxed(random.some(TAGS, 0, 3)),
+        capabilities: random.some(CAPABILITIES, 0, 2).into_iter().map(capability).collect(),
+        consumed_events: boxed(random.some(EVENTS, 0, 2)),
+        produced_events: boxed(random.some(EVENTS, 0, 2)),
+        metadata: metadata(random),
+        extras: (locality != Locality::default()).then(|| Box::new(Extras { locality, ..Extras::default() })),
+    }
+}
+
+fn plain(url: &str, ttl_ms: u32) -> Registration {
+    Registration {
+        name: ServiceName::parse("web").expect("a plain name"),
+        kind: Kind::Service,
+        protocol: Protocol::Http,
+        visibility: Visibility::Private,
+        weight: 1,
+        ttl_ms,
+        reap_after_ms: 2_000,
+        url: url.into(),
+        version: None,
+        owner: None,
+        tags: Box::default(),
+        capabilities: Box::default(),
+        consumed_events: Box::default(),
+        produced_events: Box::default(),
+        metadata: Metadata::default(),
+        extras: None,
+    }
+}
+
+/// A number near the newest ones: one that exists, existed or never did.
+fn recent(random: &mut Random, revision: Revision) -> u64 {
+    (revision.0 + 1).saturating_sub(random.below(12))
+}
+
+fn condition(random: &mut Random, revision: Revision) -> Condition {
+    match random.below(12) {
+        0 => Condition::Absent,
+        1 => Condition::Present,
+        2 | 3 => Condition::Unchanged(Revision(recent(random, revision))),
+        _ => Condition::None,
+    }
+}
+
+fn lease(random: &mut Random, revision: Revision) -> Option<LeaseId> {
+    random.once_in(2).then(|| LeaseId(recent(random, revision)))
+}
+
+pub(crate) fn command(random: &mut Random, revision: Revision, now: ClusterTime, term: Term) -> Command {
+    let tenant = tenant(random);
+    match random.below(16) {
+        0..=4 => Command::Register {
+            tenant,
+            id: id(random),
+            registration: Arc::new(registration(random)),
+            condition: condition(random, revision),
+        },
+        5..=7 => {
+            let leases = (0..random.below(6)).map(|_| LeaseId(recent(random, revision))).collect();
+            Command::Renew { tenant, leases: LeaseSet::new(leases) }
+        }
+        8..=10 => Command::Beat {
+            tenant,
+            id: id(random),
+            lease: lease(random, revision),
+            status: random.once_in(2).then(|| random.pick(Status::ALL)),
+            metadata: random.once_in(2).then(|| metadata(random)),
+        },
+        11 => Command::Deregister {
+            tenant,
+            id: id(random),
+            lease: lease(random, revision),
+            condition: condition(random, revision),
+        },
+        _ => Command::Expire {
+            term: if random.once_in(8) { Term(term.0 + 1) } else { term },
+            up_to: ClusterTime((now.0 + 1_000).saturating_sub(random.below(2_000))),
+            limit: random.pick(&[0, 1, 2, 100, u32::MAX]),
+        },
+    }
+}
