@@ -1,1 +1,34 @@
+//! What one node keeps on its disk: the Raft log and vote, the checkpointed state, and snapshots in transit.
+//!
+//! The crate never decides anything: openraft says what to write and when, [`rollcall_registry`] what an entry means.
+//! It never guesses either: a record that is damaged, missing or newer than this program is an error, and a write or a
+//! flush that failed is the end of the process.
+//!
+//! - Nothing is acknowledged before it is flushed.
+//! - A directory belongs to one node of one cluster, and to one process at a time.
+//! - The log has no gap, and reaches back to the last checkpoint of the state.
+//! - Every record on disk bears its kind, its version and a checksum.
+//!
+//! Read in this order: [`types`], [`codec`], [`data_dir`], [`log`], [`state`], then [`open()`].
 
+pub mod codec;
+pub mod data_dir;
+mod failure;
+mod fs;
+pub mod log;
+mod open;
+mod rocks;
+pub mod state;
+pub mod types;
+
+pub use data_dir::{ClusterId, ClusterIdError, DataDir, DataDirError, Identity};
+pub use failure::{FailureWatch, StoreFailure};
+pub use log::{LogOpenError, LogReader, LogStore};
+pub use open::{OpenError, Stores, open};
+pub use state::{
+    CheckpointBuilder, GenerationError, ReceiveError, Roll, SnapshotData, SnapshotError, SnapshotReceiver,
+    StateMachine, StateOpenError,
+};
+pub use types::{
+    LogEntry, LogId, Member, NodeId, Payload, Reply, Snapshot, SnapshotMeta, StoredMembership, TypeConfig, Vote,
+};

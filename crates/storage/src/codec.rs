@@ -1,0 +1,180 @@
+//! The one place where values become bytes and bytes become values: on disk and between peers.
+//!
+//! A frame is `kind: u8`, `version: u8`, payload (bincode's standard configuration through serde). A frame on disk is
+//! sealed: CRC32C (little-endian) follows it, computed over the record's key and the frame, so that a record that was
+//! moved is as wrong as one that was changed. The envelope never changes; a payload changes only together with its
+//! version, and what bears a version we do not know is refused, never guessed.
+
+use bincode::config::{Configuration, Limit, LittleEndian, Varint};
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+
+/// Bytes of `kind` and `version`.
+const HEAD_BYTES: usize = 2;
+/// Bytes of a seal.
+const SEAL_BYTES: usize = 4;
+/// What decoding one frame may allocate: the largest kind's bound.
+const DECODED_BYTES_MAX: usize = 64 << 20;
+
+/// What a frame holds. The numbers are the format: none is ever used twice.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u8)]
+pub enum Kind {
+    /// One entry of the Raft log.
+    LogEntry = 1,
+    /// The vote: the term and whom it went to.
+    Vote = 2,
+    /// A position in the log: the committed and the purged one.
+    LogId = 3,
+    /// An instance on the roll.
+    Instance = 4,
+    /// When a lease runs out.
+    Deadline = 5,
+    /// What of the state is no row, with the applied position and the membership.
+    StateHeader = 6,
+    /// A piece of a streamed snapshot.
+    SnapshotFrame = 7,
+    /// Whose data a directory holds.
+    Identity = 8,
+    /// What a node asks a peer.
+    PeerRequest = 9,
+    /// What a peer answers.
+    PeerResponse = 10,
+    /// Which generation of the state is current.
+    Generation = 11,
+}
+
+impl Kind {
+    pub const ALL: &[Self] = &[
+        Self::LogEntry,
+        Self::Vote,
+        Self::LogId,
+        Self::Instance,
+        Self::Deadline,
+        Self::StateHeader,
+        Self::SnapshotFrame,
+        Self::Identity,
+        Self::PeerRequest,
+        Self::PeerResponse,
+        Self::Generation,
+    ];
+
+    /// The version that is written, and the only one that is read.
+    pub fn version(self) -> u8 {
+        1
+    }
+
+    /// The longest payload in bytes.
+    pub fn bytes_max(self) -> usize {
+        match self {
+            // A batch of commands; the edge admits 4 MiB of them at once and a leader gathers several.
+            Self::LogEntry => 32 << 20,
+            // Carries at least one log entry, whatever its size.
+            Self::PeerRequest | Self::PeerResponse => DECODED_BYTES_MAX,
+            // A registration has at most 64 KiB; what heartbeats report of it comes on top.
+            Self::Instance => 4 << 20,
+            // Carries at least one row, whatever its size.
+            Self::SnapshotFrame => 8 << 20,
+            // The membership: a few hundred bytes a node.
+            Self::StateHeader => 1 << 20,
+            Self::Vote | Self::LogId | Self::Deadline | Self::Identity | Self::Generation => 256,
+        }
+    }
+}
+
+/// Why bytes are not the value they should be.
+#[derive(Debug, thiserror::Error)]
+pub enum CodecError {
+    #[error("decode {kind:?}: {bytes} bytes are too few for a frame")]
+    Truncated { kind: Kind, bytes: usize },
+    #[error("decode {kind:?}: its checksum is {found:#010x}, but {expected:#010x} was computed")]
+    Checksum { kind: Kind, found: u32, expected: u32 },
+    #[error("decode {kind:?}: found a frame of kind {found}")]
+    Kind { kind: Kind, found: u8 },
+    #[error("decode {kind:?}: found version {found}, but only version {known} is known")]
+    Version { kind: Kind, found: u8, known: u8 },
+    #[error("decode {kind:?}: {bytes} bytes are more than the {max} allowed")]
+    TooLarge { kind: Kind, bytes: usize, max: usize },
+    #[error("decode {kind:?} version {version}")]
+    Malformed {
+        kind: Kind,
+        version: u8,
+        #[source]
+        source: bincode::error::DecodeError,
+    },
+    #[error("decode {kind:?} version {version}: {bytes} bytes are left over")]
+    Trailing { kind: Kind, version: u8, bytes: usize },
+}
+
+impl From<CodecError> for std::io::Error {
+    fn from(error: CodecError) -> Self {
+        Self::new(std::io::ErrorKind::InvalidData, error)
+    }
+}
+
+fn configuration() -> Configuration<LittleEndian, Varint, Limit<DECODED_BYTES_MAX>> {
+    bincode::config::standard().with_limit::<DECODED_BYTES_MAX>()
+}
+
+/// Frames a value.
+///
+/// # Panics
+/// When the value is longer than its kind allows, which its maker must prevent: written, it could not be read again.
+pub fn encode<T: Serialize>(kind: Kind, value: &T) -> Vec<u8> {
+    let mut frame = vec![kind as u8, kind.version()];
+    bincode::serde::encode_into_std_write(value, &mut frame, bincode::config::standard())
+        .expect("every framed type serializes into memory");
+    let bytes = frame.len() - HEAD_BYTES;
+    assert!(bytes <= kind.bytes_max(), "encode {kind:?}: {bytes} bytes are more than {} allowed", kind.bytes_max());
+    frame
+}
+
+/// Reads a whole frame of the given kind.
+pub fn decode<T: DeserializeOwned>(kind: Kind, frame: &[u8]) -> Result<T, CodecError> {
+    let Some((&[found_kind, version], payload)) = frame.split_first_chunk::<HEAD_BYTES>() else {
+        return Err(CodecError::Truncated { kind, bytes: frame.len() });
+    };
+    if found_kind != kind as u8 {
+        return Err(CodecError::Kind { kind, found: found_kind });
+    }
+    if version != kind.version() {
+        return Err(CodecError::Version { kind, found: version, known: kind.version() });
+    }
+    if payload.len() > kind.bytes_max() {
+        return Err(CodecError::TooLarge { kind, bytes: payload.len(), max: kind.bytes_max() });
+    }
+    let (value, read) = bincode::serde::decode_from_slice(payload, configuration())
+        .map_err(|source| CodecError::Malformed { kind, version, source })?;
+    if read != payload.len() {
+        return Err(CodecError::Trailing { kind, version, bytes: payload.len() - read });
+    }
+    Ok(value)
+}
+
+/// Frames and seals a value that is kept under `key`.
+///
+/// # Panics
+/// As [`encode`].
+pub fn seal<T: Serialize>(kind: Kind, key: &[u8], value: &T) -> Vec<u8> {
+    let mut record = encode(kind, value);
+    let checksum = crc32c::crc32c_append(crc32c::crc32c(key), &record);
+    record.extend_from_slice(&checksum.to_le_bytes());
+    record
+}
+
+/// Reads a whole sealed record that was found under `key`.
+pub fn unseal<T: DeserializeOwned>(kind: Kind, key: &[u8], record: &[u8]) -> Result<T, CodecError> {
+    decode(kind, check_seal(kind, key, record)?)
+}
+
+/// The frame in a sealed record, after its checksum was verified.
+fn check_seal<'a>(kind: Kind, key: &[u8], record: &'a [u8]) -> Result<&'a [u8], CodecError> {
+    let Some((frame, &seal)) = record.split_last_chunk::<SEAL_BYTES>() else {
+        return Err(CodecError::Truncated { kind, bytes: record.len() });
+    };
+    let (found, expected) = (u32::from_le_bytes(seal), crc32c::crc32c_append(crc32c::crc32c(key), frame));
+    if found != expected {
+        return Err(CodecError::Checksum { kind, found, expected });
+    }
+    Ok(frame)
+}

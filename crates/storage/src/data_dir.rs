@@ -1,0 +1,256 @@
+//! The directory that holds one node's data, and whose it is.
+//!
+//! ```text
+//! LOCK        held by the process that uses the directory
+//! IDENTITY    format version, cluster id, node id, whether the node was removed
+//! log/        the Raft log
+//! state/      the checkpointed state
+//! snapshots/  snapshots being received
+//! ```
+
+use std::fmt;
+use std::fs::{self, File, OpenOptions};
+use std::io;
+use std::path::{Path, PathBuf};
+use std::str::FromStr;
+use std::sync::Arc;
+
+use parking_lot::Mutex;
+use rustix::fs::FlockOperation;
+use serde::{Deserialize, Serialize};
+
+use crate::codec::{self, CodecError, Kind};
+use crate::fs::{create_dir, read_if_present, replace};
+use crate::types::NodeId;
+
+const LOCK: &str = "LOCK";
+const IDENTITY: &str = "IDENTITY";
+const LOG: &str = "log";
+const STATE: &str = "state";
+const SNAPSHOTS: &str = "snapshots";
+const IDENTITY_UNFINISHED: &str = "IDENTITY.tmp";
+/// What a file system puts into its root by itself.
+const LOST_AND_FOUND: &str = "lost+found";
+
+/// Which cluster: drawn at random when it is founded, shown as a UUID.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(transparent)]
+pub struct ClusterId(pub u128);
+
+impl fmt::Display for ClusterId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self(id) = *self;
+        let (a, b, c, d) = (id >> 96, (id >> 80) & 0xFFFF, (id >> 64) & 0xFFFF, (id >> 48) & 0xFFFF);
+        write!(f, "{a:08x}-{b:04x}-{c:04x}-{d:04x}-{:012x}", id & 0xFFFF_FFFF_FFFF)
+    }
+}
+
+impl fmt::Debug for ClusterId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Display::fmt(self, f)
+    }
+}
+
+/// A text that is no cluster id.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("a cluster id has the form xxxxxxxx-xxxx-xxxx-xxxx-xxxxxxxxxxxx")]
+pub struct ClusterIdError;
+
+impl FromStr for ClusterId {
+    type Err = ClusterIdError;
+
+    fn from_str(text: &str) -> Result<Self, ClusterIdError> {
+        let groups = text.split('-').map(str::len);
+        let digits: String = text.split('-').collect();
+        if !groups.eq([8, 4, 4, 4, 12]) || !digits.bytes().all(|b| b.is_ascii_hexdigit()) {
+            return Err(ClusterIdError);
+        }
+        u128::from_str_radix(&digits, 16).map(Self).map_err(|_| ClusterIdError)
+    }
+}
+
+/// Whose data a directory holds. The format version is that of the file's frame.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Identity {
+    pub cluster_id: ClusterId,
+    pub node_id: NodeId,
+    /// The node was removed from its cluster and must not come back under this id.
+    pub removed: bool,
+}
+
+/// Why a directory cannot be used.
+#[derive(Debug, thiserror::Error)]
+pub enum DataDirError {
+    #[error("create data directory {path}")]
+    Create {
+        path: PathBuf,
+        #[source]
+        source: io::Error,
+    },
+    #[error("lock data directory {path}")]
+    Lock {
+        path: PathBuf,
+        #[source]
+        source: io::Error,
+    },
+    #[error("data directory {path} is in use by another process")]
+    InUse { path: PathBuf },
+    #[error("read data directory {path}")]
+    Read {
+        path: PathBuf,
+        #[source]
+        source: io::Error,
+    },
+    #[error("directory {path} is no data directory: it has no identity but holds `{found}`")]
+    Foreign { path: PathBuf, found: String },
+    #[error("data directory {path} has format {found}, but this program knows only format {known}")]
+    NewerFormat { path: PathBuf, found: u8, known: u8 },
+    #[error("the identity of data directory {path} is damaged")]
+    Damaged {
+        path: PathBuf,
+        #[source]
+        source: CodecError,
+    },
+    #[error("data directory {path} belongs to node {node_id}, which was removed from cluster {cluster_id}")]
+    Removed { path: PathBuf, cluster_id: ClusterId, node_id: NodeId },
+    #[error("write the identity of data directory {path}")]
+    WriteIdentity {
+        path: PathBuf,
+        #[source]
+        source: io::Error,
+    },
+    #[error("data directory {path} belongs to node {node_id} of cluster {cluster_id} already")]
+    Taken { path: PathBuf, cluster_id: ClusterId, node_id: NodeId },
+    #[error("data directory {path} has no identity")]
+    NoIdentity { path: PathBuf },
+}
+
+/// A locked data directory. Other processes are kept out until the last clone, and every store opened from it, is
+/// dropped.
+#[derive(Clone, Debug)]
+pub struct DataDir(Arc<Inner>);
+
+#[derive(Debug)]
+struct Inner {
+    path: PathBuf,
+    identity: Mutex<Option<Identity>>,
+    /// The lock lives as long as the open file.
+    _lock: File,
+}
+
+impl DataDir {
+    /// Creates the directory if need be and takes it for this process. Refuses a directory that another process uses,
+    /// that holds something else, whose format is newer, or whose node was removed.
+    pub fn lock(path: impl AsRef<Path>) -> Result<Self, DataDirError> {
+        let path = path.as_ref().to_owned();
+        fs::create_dir_all(&path)
+            .and_then(|()| create_dir(&path))
+            .map_err(|source| DataDirError::Create { path: path.clone(), source })?;
+        // Looked at before the lock file is made, so that nothing is left behind in a directory that is not ours.
+        read_identity(&path)?;
+        let lock = OpenOptions::new()
+            .create(true)
+            .truncate(false)
+            .write(true)
+            .open(path.join(LOCK))
+            .map_err(|source| DataDirError::Lock { path: path.clone(), source })?;
+        match rustix::fs::flock(&lock, FlockOperation::NonBlockingLockExclusive) {
+            Ok(()) => {}
+            Err(rustix::io::Errno::WOULDBLOCK) => return Err(DataDirError::InUse { path }),
+            Err(errno) => return Err(DataDirError::Lock { path, source: errno.into() }),
+        }
+        let identity = read_identity(&path)?;
+        if let Some(Identity { cluster_id, node_id, removed: true }) = identity {
+            return Err(DataDirError::Removed { path, cluster_id, node_id });
+        }
+        Ok(Self(Arc::new(Inner { path, identity: Mutex::new(identity), _lock: lock })))
+    }
+
+    pub fn path(&self) -> &Path {
+        &self.0.path
+    }
+
+    /// Whose data this is; none in a new directory.
+    pub fn identity(&self) -> Option<Identity> {
+        *self.0.identity.lock()
+    }
+
+    /// Gives a new directory to a node, durably, and makes the directories of its stores: where one of them is missing
+    /// later, it was lost. Writing the same identity again changes nothing.
+    pub fn write_identity(&self, identity: Identity) -> Result<(), DataDirError> {
+        let mut current = self.0.identity.lock();
+        match *current {
+            Some(own) if own == identity => Ok(()),
+            Some(Identity { cluster_id, node_id, .. }) => {
+                Err(DataDirError::Taken { path: self.0.path.clone(), cluster_id, node_id })
+            }
+            None => {
+                for dir in [self.log_path(), self.state_path(), self.snapshots_path()] {
+                    create_dir(&dir).map_err(|source| DataDirError::Create { path: dir, source })?;
+                }
+                self.keep_identity(identity)?;
+                *current = Some(identity);
+                Ok(())
+            }
+        }
+    }
+
+    /// Marks the node as removed from its cluster, durably: the directory is refused from now on.
+    pub fn mark_removed(&self) -> Result<(), DataDirError> {
+        let mut current = self.0.identity.lock();
+        let identity = current.ok_or_else(|| DataDirError::NoIdentity { path: self.0.path.clone() })?;
+        let identity = Identity { removed: true, ..identity };
+        self.keep_identity(identity)?;
+        *current = Some(identity);
+        Ok(())
+    }
+
+    fn keep_identity(&self, identity: Identity) -> Result<(), DataDirError> {
+        let record = codec::seal(Kind::Identity, IDENTITY.as_bytes(), &identity);
+        replace(&self.0.path, IDENTITY, &record)
+            .map_err(|source| DataDirError::WriteIdentity { path: self.0.path.clone(), source })
+    }
+
+    pub(crate) fn log_path(&self) -> PathBuf {
+        self.0.path.join(LOG)
+    }
+
+    pub(crate) fn state_path(&self) -> PathBuf {
+        self.0.path.join(STATE)
+    }
+
+    /// Whether a state was ever opened here.
+    pub(crate) fn has_state(&self) -> bool {
+        self.state_path().join(crate::state::CURRENT).exists()
+    }
+
+    pub(crate) fn snapshots_path(&self) -> PathBuf {
+        self.0.path.join(SNAPSHOTS)
+    }
+}
+
+fn read_identity(path: &Path) -> Result<Option<Identity>, DataDirError> {
+    let read = |source| DataDirError::Read { path: path.to_owned(), source };
+    let Some(record) = read_if_present(&path.join(IDENTITY)).map_err(read)? else {
+        for file in fs::read_dir(path).map_err(read)? {
+            let file = file.map_err(read)?;
+            let name = file.file_name();
+            let expected = [LOCK, IDENTITY_UNFINISHED, LOST_AND_FOUND].iter().any(|own| name == *own);
+            // A crash before the identity was written leaves these, empty.
+            let unused = [LOG, STATE, SNAPSHOTS].iter().any(|own| name == *own)
+                && fs::read_dir(file.path()).map_err(read)?.next().is_none();
+            if !expected && !unused {
+                let found = name.to_string_lossy().into_owned();
+                return Err(DataDirError::Foreign { path: path.to_owned(), found });
+            }
+        }
+        return Ok(None);
+    };
+    match codec::unseal(Kind::Identity, IDENTITY.as_bytes(), &record) {
+        Ok(identity) => Ok(Some(identity)),
+        Err(CodecError::Version { found, known, .. }) if found > known => {
+            Err(DataDirError::NewerFormat { path: path.to_owned(), found, known })
+        }
+        Err(source) => Err(DataDirError::Damaged { path: path.to_owned(), source }),
+    }
+}

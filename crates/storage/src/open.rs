@@ -1,0 +1,70 @@
+//! Opening everything that one node keeps.
+
+use std::io;
+use std::path::PathBuf;
+
+use rollcall_registry::Options;
+
+use crate::data_dir::DataDir;
+use crate::failure::{FailureWatch, Health};
+use crate::log::{LogOpenError, LogStore};
+use crate::state::{Roll, SnapshotReceiver, StateMachine, StateOpenError};
+use crate::types::LogId;
+
+/// Why a node's stores cannot be opened. Nothing is repaired: a node that has lost something is replaced.
+#[derive(Debug, thiserror::Error)]
+pub enum OpenError {
+    #[error("data directory {path} has no identity")]
+    NoIdentity { path: PathBuf },
+    #[error("directory {path} is missing")]
+    Missing { path: PathBuf },
+    #[error("clear away received snapshots in {path}")]
+    Snapshots {
+        path: PathBuf,
+        #[source]
+        source: io::Error,
+    },
+    #[error(transparent)]
+    Log(#[from] LogOpenError),
+    #[error(transparent)]
+    State(#[from] StateOpenError),
+    #[error("the log is purged up to {purged}, but the state was kept only up to {applied:?}")]
+    StateBehindLog { purged: LogId, applied: Option<LogId> },
+}
+
+/// A node's stores, open.
+pub struct Stores {
+    pub log: LogStore,
+    pub state_machine: StateMachine,
+    pub roll: Roll,
+    pub receiver: SnapshotReceiver,
+    pub failure: FailureWatch,
+}
+
+/// Opens and checks a node's stores; blocks for as long as reading them takes. The directory must bear an identity.
+/// `options` are the node's own choices for the state in memory.
+pub fn open(dir: &DataDir, options: Options) -> Result<Stores, OpenError> {
+    if dir.identity().is_none() {
+        return Err(OpenError::NoIdentity { path: dir.path().to_owned() });
+    }
+    for path in [dir.log_path(), dir.state_path(), dir.snapshots_path()] {
+        if !path.is_dir() {
+            return Err(OpenError::Missing { path });
+        }
+    }
+    let health = Health::new();
+    // The log is made first. So once there is a state, a log that is missing was lost and is not made anew.
+    let is_new = !dir.has_state();
+    let log = LogStore::open(dir, is_new, health.clone())?;
+    let state_machine = StateMachine::open(dir, options, health.clone())?;
+    let (purged, applied) = (log.purged(), state_machine.roll().applied());
+    if let Some(purged) = purged
+        && applied < Some(purged)
+    {
+        return Err(OpenError::StateBehindLog { purged, applied });
+    }
+    let receiver = SnapshotReceiver::open(dir.snapshots_path(), health.clone())
+        .map_err(|source| OpenError::Snapshots { path: dir.snapshots_path(), source })?;
+    let roll = state_machine.roll().clone();
+    Ok(Stores { log, state_machine, roll, receiver, failure: health.watch() })
+}

@@ -1,0 +1,188 @@
+//! Writing checkpoints, and replacing the state by a snapshot. Everything here blocks.
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+
+use parking_lot::Mutex;
+use rocksdb::{WriteBatch, WriteOptions};
+use rollcall_registry::Options;
+use rollcall_registry::state::Delta;
+
+use super::frames::{Frame, SnapshotError};
+use super::generation::{Generation, GenerationError};
+use super::loader::Loader;
+use super::roll::{Replicated, Roll};
+use super::rows::{StateHeader, cf, put_delta, put_header};
+use super::snapshot::{SnapshotData, Source, View};
+use crate::data_dir::DataDir;
+use crate::failure::{Health, StoreFailure};
+use crate::types::{Snapshot, SnapshotMeta};
+
+/// Why a snapshot was not installed.
+#[derive(Debug, thiserror::Error)]
+enum InstallError {
+    #[error("read the snapshot to be installed")]
+    Snapshot(#[from] SnapshotError),
+    #[error("write the snapshot's rows")]
+    Rows(#[from] rocksdb::Error),
+    #[error("make the snapshot's state current")]
+    Generation(#[from] GenerationError),
+    #[error("the snapshot is empty")]
+    Empty,
+    #[error("the snapshot is of another log position than was announced")]
+    OtherPosition,
+    #[error("the snapshot would take the state back")]
+    Backwards,
+}
+
+/// A checkpoint that was taken and is not written yet.
+#[derive(Debug)]
+struct Taken {
+    header: StateHeader,
+    delta: Delta,
+}
+
+/// The checkpointed state of one directory.
+///
+/// A delta is handed out by the state once only. So it is queued under the lock under which it was taken, the queue is
+/// written in order, and a write that fails is the end of the process.
+pub(super) struct Checkpoints {
+    roll: Roll,
+    options: Options,
+    health: Health,
+    current: Mutex<Arc<Generation>>,
+    taken: Mutex<VecDeque<Taken>>,
+    /// Held while rows are written, so that checkpoints follow one another and the generation stays.
+    writing: Mutex<()>,
+    /// Keeps other processes out as long as the state is open.
+    _dir: DataDir,
+}
+
+impl Checkpoints {
+    pub(super) fn new(
+        roll: Roll,
+        generation: Arc<Generation>,
+        options: Options,
+        health: Health,
+        dir: DataDir,
+    ) -> Self {
+        Self {
+            roll,
+            options,
+            health,
+            current: Mutex::new(generation),
+            taken: Mutex::default(),
+            writing: Mutex::default(),
+            _dir: dir,
+        }
+    }
+
+    /// Takes what changed since the last call and queues it. Short, whatever the size of the state.
+    pub(super) fn take(&self) {
+        self.roll.with(|replicated| {
+            let delta = replicated.state.take_delta();
+            let header = StateHeader {
+                applied: replicated.applied,
+                membership: replicated.membership.clone(),
+                header: delta.header.clone(),
+            };
+            self.taken.lock().push_back(Taken { header, delta });
+        });
+    }
+
+    /// Whether a checkpoint was taken and not begun to be written.
+    pub(super) fn is_waiting(&self) -> bool {
+        !self.taken.lock().is_empty()
+    }
+
+    /// Makes durable what was taken, in one batch, and gives back a view of it.
+    pub(super) fn write(&self) -> Result<Option<Snapshot>, StoreFailure> {
+        let _writing = self.writing.lock();
+        self.health.check()?;
+        let taken = std::mem::take(&mut *self.taken.lock());
+        let generation = self.current.lock().clone();
+        if let Some(newest) = taken.back() {
+            let mut batch = WriteBatch::default();
+            for Taken { delta, .. } in &taken {
+                put_delta(&generation.db, &mut batch, delta);
+            }
+            put_header(&generation.db, &mut batch, &newest.header);
+            self.health.guard("write a checkpoint", generation.db.write(batch))?;
+            self.health.guard("flush a checkpoint", generation.db.flush_wal(true))?;
+        }
+        self.view(generation)
+    }
+
+    /// A view of the last checkpoint; none before the first.
+    pub(super) fn current(&self) -> Result<Option<Snapshot>, StoreFailure> {
+        self.health.check()?;
+        let generation = self.current.lock().clone();
+        self.view(generation)
+    }
+
+    fn view(&self, generation: Arc<Generation>) -> Result<Option<Snapshot>, StoreFailure> {
+        let view = View::of(generation);
+        let header = self.health.guard("read a checkpoint", view.header())?;
+        Ok(header.map(|header| Snapshot { meta: header.meta(), snapshot: SnapshotData(Source::View(view)) }))
+    }
+
+    /// Replaces the state, in memory and on disk, by a snapshot. One that is not ahead of the state changes nothing.
+    pub(super) fn install(&self, meta: &SnapshotMeta, data: &SnapshotData) -> Result<(), StoreFailure> {
+        let _writing = self.writing.lock();
+        self.health.check()?;
+        if meta.last_log_id <= self.roll.applied() {
+            tracing::warn!(?meta.last_log_id, "a snapshot that is not ahead of the state is not installed");
+            return Ok(());
+        }
+        let installed = self.install_ahead(meta, data);
+        self.health.guard("install a snapshot", installed)
+    }
+
+    fn install_ahead(&self, meta: &SnapshotMeta, data: &SnapshotData) -> Result<(), InstallError> {
+        let before = self.current.lock().clone();
+        let next = before.make_next()?;
+        let (replicated, header) = self.fill(&next, data)?;
+        if header.meta() != *meta {
+            return Err(InstallError::OtherPosition);
+        }
+        let (own, new) = (self.roll.read(|state| state.header()), &header.header);
+        if (new.epoch, new.revision) < (own.epoch, own.revision) || new.now < own.now {
+            return Err(InstallError::Backwards);
+        }
+        next.make_current()?;
+        before.supersede();
+        *self.current.lock() = Arc::new(next);
+        let replaced = self.roll.with(|current| {
+            // What was taken belongs to the rows that are gone.
+            self.taken.lock().clear();
+            std::mem::replace(current, replicated)
+        });
+        self.roll.publish();
+        drop(replaced);
+        Ok(())
+    }
+
+    /// Writes a snapshot's rows, durably, and makes the state of them.
+    fn fill(&self, next: &Generation, data: &SnapshotData) -> Result<(Replicated, StateHeader), InstallError> {
+        // The rows are worth something only together, so one flush at the end replaces the WAL.
+        let mut unlogged = WriteOptions::default();
+        unlogged.disable_wal(true);
+        let mut loader = Loader::new(self.options);
+        data.read(|frame| {
+            if let Frame::Rows { table, rows } = &frame {
+                let mut batch = WriteBatch::default();
+                for row in rows {
+                    batch.put_cf(cf(&next.db, table.name()), &row.key, &row.record);
+                }
+                next.db.write_opt(batch, &unlogged)?;
+            }
+            Ok::<(), InstallError>(loader.take(frame)?)
+        })?;
+        let (replicated, header) = loader.finish()?.ok_or(InstallError::Empty)?;
+        let mut batch = WriteBatch::default();
+        put_header(&next.db, &mut batch, &header);
+        next.db.write_opt(batch, &unlogged)?;
+        next.flush()?;
+        Ok((replicated, header))
+    }
+}

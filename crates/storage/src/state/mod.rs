@@ -1,0 +1,156 @@
+//! The replicated state: in memory for reading, in RocksDB for keeping.
+//!
+//! The log makes an entry durable; the state behind it is checkpointed now and then. A checkpoint is what openraft
+//! calls a snapshot: it takes what changed since the checkpoint before, under one lock, and writes it in one batch
+//! together with the applied position and the membership. A checkpoint that is flushed is what allows the log before it
+//! to be purged. No file of the whole state is written for that: a file would hold once more what the database holds,
+//! at the cost of the whole state instead of what changed. A snapshot for a follower is streamed from a consistent view
+//! of the checkpoint, and a file exists only where one is received.
+//!
+//! Invariants:
+//! - what is checkpointed is the state after exactly the applied position that stands beside it;
+//! - the state in memory is at or ahead of the checkpoint, and the log holds what lies between;
+//! - revisions and cluster time never go back, not by a snapshot either.
+//!
+//! Read in this order: `roll`, `rows`, `checkpoints`, then `frames`, `snapshot` and `receive`.
+
+mod checkpoints;
+mod frames;
+mod generation;
+mod loader;
+mod receive;
+mod roll;
+mod rows;
+mod snapshot;
+
+use std::io;
+use std::sync::Arc;
+
+use futures_util::{Stream, TryStreamExt};
+use openraft::storage::{EntryResponder, RaftStateMachine};
+use openraft::{OptionalSend, RaftSnapshotBuilder};
+use rollcall_registry::{Options, State};
+
+use checkpoints::Checkpoints;
+pub use frames::SnapshotError;
+pub(crate) use generation::CURRENT;
+use generation::Generation;
+pub use generation::GenerationError;
+use loader::Loader;
+pub use receive::{ReceiveError, SnapshotReceiver};
+use roll::Replicated;
+pub use roll::Roll;
+pub use snapshot::SnapshotData;
+use snapshot::View;
+
+use crate::data_dir::DataDir;
+use crate::failure::{Health, StoreFailure};
+use crate::types::{LogId, Snapshot, SnapshotMeta, StoredMembership, TypeConfig};
+
+/// Why the state cannot be opened.
+#[derive(Debug, thiserror::Error)]
+pub enum StateOpenError {
+    #[error("open the checkpointed state")]
+    Generation(#[from] GenerationError),
+    #[error("load the checkpointed state")]
+    Load(#[from] SnapshotError),
+}
+
+/// The state as openraft changes it. Readers use [`Roll`].
+pub struct StateMachine {
+    roll: Roll,
+    checkpoints: Arc<Checkpoints>,
+    health: Health,
+}
+
+impl StateMachine {
+    /// Loads the last checkpoint; what the log holds beyond it is openraft's to replay.
+    pub(crate) fn open(dir: &DataDir, options: Options, health: Health) -> Result<Self, StateOpenError> {
+        let generation = Arc::new(Generation::open_current(&dir.state_path())?);
+        let mut loader = Loader::new(options);
+        View::of(generation.clone()).read(|frame| loader.take(frame))?;
+        let replicated = match loader.finish()? {
+            Some((replicated, _)) => replicated,
+            None => Replicated::new(State::new(options), None, StoredMembership::default()),
+        };
+        let roll = Roll::new(replicated);
+        let checkpoints = Arc::new(Checkpoints::new(roll.clone(), generation, options, health.clone(), dir.clone()));
+        Ok(Self { roll, checkpoints, health })
+    }
+
+    pub fn roll(&self) -> &Roll {
+        &self.roll
+    }
+
+    /// Runs what blocks on a thread that may.
+    async fn blocking<T: Send + 'static>(
+        &self,
+        f: impl FnOnce(&Checkpoints) -> Result<T, StoreFailure> + Send + 'static,
+    ) -> Result<T, io::Error> {
+        let checkpoints = self.checkpoints.clone();
+        Ok(tokio::task::spawn_blocking(move || f(&checkpoints)).await.map_err(io::Error::other)??)
+    }
+}
+
+impl RaftStateMachine<TypeConfig> for StateMachine {
+    type SnapshotData = SnapshotData;
+    type SnapshotBuilder = CheckpointBuilder;
+
+    async fn applied_state(&mut self) -> Result<(Option<LogId>, StoredMembership), io::Error> {
+        Ok((self.roll.applied(), self.roll.membership()))
+    }
+
+    async fn apply<S>(&mut self, mut entries: S) -> Result<(), io::Error>
+    where
+        S: Stream<Item = Result<EntryResponder<TypeConfig>, io::Error>> + Unpin + OptionalSend,
+    {
+        self.health.check()?;
+        let _round = self.roll.begin_round();
+        let mut answers = Vec::new();
+        while let Some((entry, responder)) = entries.try_next().await? {
+            let reply = self.roll.apply(entry);
+            answers.extend(responder.map(|responder| (responder, reply)));
+        }
+        // Before the answers, so that whom an answer wakes sees what it answers.
+        self.roll.publish();
+        for (responder, reply) in answers {
+            responder.send(reply);
+        }
+        Ok(())
+    }
+
+    async fn try_create_snapshot_builder(&mut self, force: bool) -> Option<CheckpointBuilder> {
+        if !force && self.checkpoints.is_waiting() {
+            return None;
+        }
+        Some(self.get_snapshot_builder().await)
+    }
+
+    async fn get_snapshot_builder(&mut self) -> CheckpointBuilder {
+        self.checkpoints.take();
+        CheckpointBuilder(self.checkpoints.clone())
+    }
+
+    async fn install_snapshot(&mut self, meta: &SnapshotMeta, data: SnapshotData) -> Result<(), io::Error> {
+        let meta = meta.clone();
+        self.blocking(move |checkpoints| checkpoints.install(&meta, &data)).await
+    }
+
+    async fn get_current_snapshot(&mut self) -> Result<Option<Snapshot>, io::Error> {
+        self.blocking(|checkpoints| checkpoints.current()).await
+    }
+}
+
+/// Writes the checkpoint that was taken when this was made, and any taken before it. One that is dropped leaves its
+/// checkpoint to the next.
+pub struct CheckpointBuilder(Arc<Checkpoints>);
+
+impl RaftSnapshotBuilder<TypeConfig> for CheckpointBuilder {
+    type SnapshotData = SnapshotData;
+
+    async fn build_snapshot(&mut self) -> Result<Snapshot, io::Error> {
+        let checkpoints = self.0.clone();
+        let written = tokio::task::spawn_blocking(move || checkpoints.write()).await.map_err(io::Error::other)??;
+        Ok(written.expect("a checkpoint was written when its builder was made or before"))
+    }
+}
