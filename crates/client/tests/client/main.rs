@@ -1,0 +1,5 @@
+//! The client against nodes that answer as the test tells them to.
+
+mod failover;
+mod keep_alive;
+mod stub;
