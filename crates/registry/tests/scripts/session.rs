@@ -202,8 +202,10 @@ impl Session {
     fn tick(&mut self) -> Vec<String> {
         let mut said = self.apply(Vec::new());
         while self.state.next_due().is_some_and(|due| due <= self.state.now()) {
+            let revision = self.state.revision();
             let expire = Command::Expire { term: self.term, up_to: self.clock, limit: 100 };
             said.extend(self.apply(vec![expire]).into_iter().filter(|line| line.starts_with('r')));
+            assert!(revision < self.state.revision(), "what was due did not expire");
         }
         said
     }

@@ -1,0 +1,149 @@
+//! Several nodes and what is asked of all of them.
+
+use std::time::Duration;
+
+use serde_json::Value;
+use tempfile::TempDir;
+
+use crate::node::Node;
+use crate::wait::wait_until;
+
+/// A loaded machine with two cores starts three nodes in a few seconds.
+const START_DEADLINE: Duration = Duration::from_secs(60);
+
+/// Some election timeouts, on a loaded machine.
+const ELECTION_DEADLINE: Duration = Duration::from_secs(20);
+
+#[derive(Debug)]
+pub struct Cluster {
+    pub nodes: Vec<Node>,
+    directory: TempDir,
+    arguments: Vec<String>,
+}
+
+impl Cluster {
+    /// Starts `count` nodes with default settings and waits until all are ready voters.
+    ///
+    /// # Panics
+    /// When they do not get there in time.
+    pub async fn start(count: usize) -> Self {
+        Self::start_with(count, &[]).await
+    }
+
+    /// As [`Self::start`], with more flags for every node.
+    ///
+    /// # Panics
+    /// When they do not get there in time.
+    pub async fn start_with(count: usize, arguments: &[&str]) -> Self {
+        let directory = tempfile::Builder::new().prefix("rollcall-").tempdir().expect("a temporary directory");
+        let arguments = arguments.iter().map(|argument| (*argument).to_owned()).collect();
+        let mut cluster = Self { nodes: Vec::new(), directory, arguments };
+        for number in 0..count {
+            let founding = match cluster.nodes.first() {
+                None => vec!["--bootstrap".to_owned()],
+                Some(first) => vec!["--join".to_owned(), first.peer_address()],
+            };
+            cluster.add(number, founding);
+            cluster.nodes[number].start();
+        }
+        cluster.ready().await;
+        cluster
+    }
+
+    fn add(&mut self, number: usize, founding: Vec<String>) {
+        let arguments = [founding, self.arguments.clone()].concat();
+        self.nodes.push(Node::new(self.directory.path(), &format!("node-{}", number + 1), arguments));
+    }
+
+    /// Waits until every running node is ready and every node of the cluster is a voter.
+    ///
+    /// # Panics
+    /// When they do not get there in time.
+    pub async fn ready(&self) {
+        let count = self.nodes.len();
+        for node in self.nodes.iter().filter(|node| node.is_running()) {
+            node.ready(START_DEADLINE).await;
+            wait_until("every node is a voter", START_DEADLINE, || async {
+                let status = node.api.status().await?;
+                let members = status["members"].as_array()?;
+                (members.iter().filter(|member| member["role"] == "voter").count() == count).then_some(())
+            })
+            .await;
+        }
+    }
+
+    /// The leader's place among the nodes, once a leader says of itself that it is.
+    ///
+    /// # Panics
+    /// When none is there in time.
+    pub async fn leader(&self) -> usize {
+        let places: Vec<usize> = (0..self.nodes.len()).filter(|place| self.nodes[*place].is_running()).collect();
+        self.leader_among(&places).await
+    }
+
+    /// As [`Self::leader`], asking only some of the nodes: the others may be halted.
+    ///
+    /// # Panics
+    /// When none is there in time.
+    pub async fn leader_among(&self, places: &[usize]) -> usize {
+        wait_until("a leader is there", ELECTION_DEADLINE, || async {
+            for place in places {
+                let Some(status) = self.nodes[*place].api.status().await else { continue };
+                if status["leader_id"].is_number() && status["leader_id"] == status["node_id"] {
+                    return Some(*place);
+                }
+            }
+            None
+        })
+        .await
+    }
+
+    /// A running node that is not the leader.
+    ///
+    /// # Panics
+    /// When no leader is there in time, or nobody else.
+    pub async fn follower(&self) -> usize {
+        let leader = self.leader().await;
+        let running = |place: &usize| *place != leader && self.nodes[*place].is_running();
+        (0..self.nodes.len()).find(running).expect("a node beside the leader")
+    }
+
+    /// Waits until every node has applied the same entry, and compares the digests there.
+    ///
+    /// # Panics
+    /// When they do not come to rest in time, or differ.
+    pub async fn digests_agree(&self) {
+        let rest = || async {
+            let mut rows = Vec::new();
+            for node in &self.nodes {
+                let digest: Value = node.api.try_get("/api/cluster/digest").await.ok()?.body;
+                rows.push((digest["applied_index"].as_u64()?, digest["digest"].as_str()?.to_owned()));
+            }
+            rows.iter().all(|(index, _)| *index == rows[0].0).then_some(rows)
+        };
+        let rows = wait_until("all nodes applied the same entry", START_DEADLINE, rest).await;
+        assert!(rows.iter().all(|(_, digest)| *digest == rows[0].1), "nodes differ at one index: {rows:?}");
+    }
+
+    /// A directory for what is no node of the cluster.
+    pub fn directory(&self) -> &std::path::Path {
+        self.directory.path()
+    }
+}
+
+impl Drop for Cluster {
+    #[expect(clippy::print_stderr, reason = "a failed test shows why")]
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            for (number, node) in self.nodes.iter().enumerate() {
+                eprintln!("---- log of node {}, {}\n{}", number + 1, node.client_address(), node.log_tail());
+            }
+            return;
+        }
+        for node in &self.nodes {
+            let log = node.log();
+            let panic = log.lines().find(|line| line.contains("panicked"));
+            assert!(panic.is_none(), "a node's log tells of a panic: {panic:?}");
+        }
+    }
+}

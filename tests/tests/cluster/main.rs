@@ -1,0 +1,9 @@
+//! Whole clusters under faults. A test that holds a promise of the design bears its number.
+
+mod bad_input;
+mod failover;
+mod identity;
+mod leases;
+mod paused;
+mod reads;
+mod restart;
