@@ -29,7 +29,7 @@ mod arguments;
 /// written.
 ///
 /// Questions: `get ID`, `query [filters] [sort= limit= at=]`, `next` (the page after the last one), `count`,
-/// `changes after=`, `now`, `remember NAME` and `compare NAME` (digests).
+/// `changes after=`, `now`, `digest`, `remember NAME` and `compare NAME` (digests).
 pub(crate) struct Session {
     state: State,
     options: Options,
@@ -136,6 +136,7 @@ impl Session {
                 let due = self.state.next_due().map_or("nothing due".to_owned(), |due| format!("next due at {due}"));
                 vec![format!("{} ms, r{}, {due}", self.state.now(), self.state.revision())]
             }
+            "digest" => vec![self.state.digest().to_string()],
             "remember" => {
                 self.digests.insert(arguments.subject()?, self.state.digest());
                 Vec::new()
