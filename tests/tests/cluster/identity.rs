@@ -81,7 +81,7 @@ async fn p13_noise_at_the_peer_port_is_refused() {
     let status = cluster.nodes[leader].api.status().await.expect("a status");
     for node in &cluster.nodes {
         let peer = Api::new(&node.peer_address());
-        for route in ["append", "append_entries", "vote", "propose", "read_index", "join", "snapshot", "nonsense"] {
+        for route in ["append", "vote", "pre-vote", "propose", "read-index", "join", "snapshot", "transfer-leader", "nonsense"] {
             for body in [Vec::new(), b"{}".to_vec(), vec![0xff; 1_000], vec![0; 100_000]] {
                 let request = peer.request(Method::POST, &format!("/peer/{route}")).body(body);
                 let answer = peer.send(request).await.expect("an answer");
