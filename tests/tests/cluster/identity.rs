@@ -15,7 +15,8 @@ async fn p12_second_process_on_one_directory_is_refused() {
     second.start_on(&cluster.nodes[0].data_dir(), &second.peer_address());
     let status = second.exit(EXIT_DEADLINE).await;
     assert_eq!(status.code(), Some(1), "{}", second.log());
-    assert!(second.log().contains("data"), "the log does not name the directory: {}", second.log());
+    let directory = cluster.nodes[0].data_dir().display().to_string();
+    assert!(second.log().contains(&directory), "the log does not name the directory: {}", second.log());
     assert!(!second.log().contains("panicked"), "{}", second.log());
     assert_eq!(cluster.nodes[0].api.ids("").await.expect("a list"), ["web-1"]);
 }
@@ -81,7 +82,9 @@ async fn p13_noise_at_the_peer_port_is_refused() {
     let status = cluster.nodes[leader].api.status().await.expect("a status");
     for node in &cluster.nodes {
         let peer = Api::new(&node.peer_address());
-        for route in ["append", "vote", "pre-vote", "propose", "read-index", "join", "snapshot", "transfer-leader", "nonsense"] {
+        for route in
+            ["append", "vote", "pre-vote", "propose", "read-index", "join", "snapshot", "transfer-leader", "nonsense"]
+        {
             for body in [Vec::new(), b"{}".to_vec(), vec![0xff; 1_000], vec![0; 100_000]] {
                 let request = peer.request(Method::POST, &format!("/peer/{route}")).body(body);
                 let answer = peer.send(request).await.expect("an answer");
