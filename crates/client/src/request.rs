@@ -85,68 +85,80 @@ struct Failure {
     unsent: bool,
 }
 
+/// What the attempts came to so far.
+#[derive(Default)]
+struct Vain {
+    /// The last refusal: what a node said tells more than another's silence.
+    refusal: Option<Error>,
+    silence: Option<Error>,
+    outcome_unknown: bool,
+}
+
+impl Vain {
+    fn add(&mut self, error: Error) {
+        self.outcome_unknown |= error.may_have_been_applied();
+        match error {
+            Error::Refused { .. } => self.refusal = Some(error),
+            _ => self.silence = Some(error),
+        }
+    }
+
+    /// A caller asked for one timeout and is told of that one, not of an endpoint's share.
+    fn into_error(self, client: &Client) -> Error {
+        let error = match self.refusal.or(self.silence) {
+            Some(Error::Timeout { endpoint, may_have_been_applied, .. }) => {
+                Error::Timeout { endpoint, timeout_ms: client.timeout_ms(), may_have_been_applied }
+            }
+            Some(error) => error,
+            None => Error::Timeout {
+                endpoint: client.endpoints()[0].to_string(),
+                timeout_ms: client.timeout_ms(),
+                may_have_been_applied: false,
+            },
+        };
+        error.after_unknown_outcome(self.outcome_unknown)
+    }
+}
+
 impl Client {
     /// Sends a request until a node answers it or the timeout is over.
     pub(crate) async fn send<T: DeserializeOwned>(&self, request: &Request) -> Result<T, Error> {
         let deadline = Instant::now() + self.timeout();
+        let left = || deadline.saturating_duration_since(Instant::now());
         let mut pause = PAUSE_MIN;
-        let mut outcome_unknown = false;
+        let mut vain = Vain::default();
         loop {
-            let mut last = None;
             let mut somebody_listened = false;
             for (step, at) in self.endpoints_in_order().enumerate() {
-                let left = deadline.saturating_duration_since(Instant::now());
-                if left.is_zero() {
-                    break;
-                }
                 // A node that hangs costs its share of the time and not all of it, where the request may be repeated.
                 let share = match request.repeat {
-                    Repeat::Safe => left / u32::try_from(self.endpoints().len() - step).unwrap_or(u32::MAX),
-                    Repeat::IfNotApplied => left,
+                    Repeat::Safe => left() / u32::try_from(self.endpoints().len() - step).unwrap_or(u32::MAX),
+                    Repeat::IfNotApplied => left(),
                 };
+                if share.is_zero() {
+                    break;
+                }
                 match self.attempt(&self.endpoints()[at], request, share).await {
                     Ok(answer) => {
                         self.prefer(at);
                         return Ok(answer);
                     }
-                    Err(failure) => {
-                        somebody_listened |= !failure.unsent;
-                        let sent_in_vain = failure.error.may_have_been_applied();
-                        outcome_unknown |= sent_in_vain;
-                        let repeatable = request.repeat == Repeat::Safe || !sent_in_vain;
-                        if !(is_elsewhere_worth_trying(&failure.error) && repeatable) {
-                            return Err(failure.error.after_unknown_outcome(outcome_unknown));
+                    Err(Failure { error, unsent }) => {
+                        somebody_listened |= !unsent;
+                        let repeatable = request.repeat == Repeat::Safe || !error.may_have_been_applied();
+                        if !(repeatable && is_elsewhere_worth_trying(&error)) {
+                            return Err(error.after_unknown_outcome(vain.outcome_unknown));
                         }
-                        tracing::debug!(error = %failure.error, "trying the next endpoint");
-                        last = Some(failure.error);
+                        tracing::debug!(%error, "trying the next endpoint");
+                        vain.add(error);
                     }
                 }
             }
-            let left = deadline.saturating_duration_since(Instant::now());
-            match last {
-                Some(error) if left.is_zero() || !somebody_listened => {
-                    return Err(self.in_terms_of_the_whole(error).after_unknown_outcome(outcome_unknown));
-                }
-                Some(_) => {}
-                None => {
-                    let endpoint = self.endpoints()[0].to_string();
-                    let error =
-                        Error::Timeout { endpoint, timeout_ms: self.timeout_ms(), may_have_been_applied: false };
-                    return Err(error.after_unknown_outcome(outcome_unknown));
-                }
+            if left() < PAUSE_MIN || !somebody_listened {
+                return Err(vain.into_error(self));
             }
-            tokio::time::sleep(pause.mul_f64(rand::random_range(0.5..=1.0)).min(left)).await;
+            tokio::time::sleep(pause.mul_f64(rand::random_range(0.5..=1.0)).min(left() / 2)).await;
             pause = (pause * 2).min(PAUSE_MAX);
-        }
-    }
-
-    /// A caller asked for one timeout and is told of that one, not of the last endpoint's share.
-    fn in_terms_of_the_whole(&self, error: Error) -> Error {
-        match error {
-            Error::Timeout { endpoint, may_have_been_applied, .. } => {
-                Error::Timeout { endpoint, timeout_ms: self.timeout_ms(), may_have_been_applied }
-            }
-            other => other,
         }
     }
 

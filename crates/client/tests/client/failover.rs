@@ -70,6 +70,15 @@ async fn when_every_node_hangs_the_whole_timeout_is_told() {
 }
 
 #[tokio::test]
+async fn when_time_is_over_what_a_node_said_outranks_silence() {
+    let (busy, hung) =
+        (Stub::answering(503, problem(503, "no_leader", None)).await, Stub::start(|_, _| Reaction::Hang).await);
+    let client = client(&[&busy.endpoint, &hung.endpoint]).with_timeout(Duration::from_millis(300));
+    let error = client.discover(&DiscoverQuery::default()).await.expect_err("nobody answered");
+    assert_eq!(error.code(), Some("no_leader"));
+}
+
+#[tokio::test]
 async fn when_nobody_listens_anywhere_the_answer_is_quick() {
     let client = client(&[&nobody().await, &nobody().await]).with_timeout(Duration::from_secs(3_600));
     let error = client.discover(&DiscoverQuery::default()).await.expect_err("nobody listens");
