@@ -168,7 +168,7 @@ pub fn unseal<T: DeserializeOwned>(kind: Kind, key: &[u8], record: &[u8]) -> Res
 }
 
 /// The frame in a sealed record, after its checksum was verified.
-fn check_seal<'a>(kind: Kind, key: &[u8], record: &'a [u8]) -> Result<&'a [u8], CodecError> {
+pub(crate) fn check_seal<'a>(kind: Kind, key: &[u8], record: &'a [u8]) -> Result<&'a [u8], CodecError> {
     let Some((frame, &seal)) = record.split_last_chunk::<SEAL_BYTES>() else {
         return Err(CodecError::Truncated { kind, bytes: record.len() });
     };

@@ -13,6 +13,8 @@
 mod db;
 mod flusher;
 mod tail;
+#[cfg(test)]
+mod tests;
 
 use std::fmt::Debug;
 use std::io;
@@ -326,6 +328,9 @@ impl RaftLogStorage<TypeConfig> for LogStore {
         let end = last.map_or(0, |last| last.index + 1);
         {
             let mut position = self.shared.position.lock();
+            if position.next().is_none_or(|next| next <= end) {
+                return Ok(());
+            }
             position.last = last.max(position.purged);
             position.tail.truncate(end);
         }

@@ -169,6 +169,10 @@ impl<R: Read> FrameReader<R> {
         match (value, self.digest) {
             (Frame::Head(head), None) => self.digest = Some(head.header.digest),
             (Frame::Rows { table, rows }, Some(_)) if *table as u8 >= self.table as u8 => {
+                for row in rows {
+                    codec::check_seal(table.kind(), &row.key, &row.record)
+                        .map_err(|source| SnapshotError::Row { table: table.name(), source })?;
+                }
                 self.table = *table;
                 self.rows += rows.len() as u64;
             }

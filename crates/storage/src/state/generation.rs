@@ -10,7 +10,7 @@ use rocksdb::{DB, FlushOptions};
 
 use super::rows::{META, Table, cf};
 use crate::codec::{self, CodecError, Kind};
-use crate::fs::{create_dir, read_if_present, replace, sync_dir};
+use crate::fs::{create_dir, read_if_present, replace};
 use crate::rocks;
 
 pub(crate) const CURRENT: &str = "CURRENT";
@@ -116,11 +116,9 @@ impl Generation {
 
     /// Points `CURRENT` at this generation, whose rows must be durable.
     pub(super) fn make_current(&self) -> Result<(), GenerationError> {
-        let states = self.states();
-        sync_dir(states).map_err(|source| GenerationError::Write { path: states.to_owned(), source })?;
-        point_at(states, self.number)?;
+        // Kept even if this fails, because then nobody knows where `CURRENT` points. The next start clears up.
         self.dir.superseded.store(false, Ordering::Relaxed);
-        Ok(())
+        point_at(self.states(), self.number)
     }
 
     /// Has the directory removed once nobody reads from it any more.

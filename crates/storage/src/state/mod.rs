@@ -22,6 +22,8 @@ mod receive;
 mod roll;
 mod rows;
 mod snapshot;
+#[cfg(test)]
+mod tests;
 
 use std::io;
 use std::sync::Arc;

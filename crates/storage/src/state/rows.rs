@@ -48,6 +48,13 @@ impl Table {
             Self::Instances => "instances",
         }
     }
+
+    pub(super) fn kind(self) -> Kind {
+        match self {
+            Self::Deadlines => Kind::Deadline,
+            Self::Instances => Kind::Instance,
+        }
+    }
 }
 
 pub(super) fn cf<'a>(db: &'a DB, name: &str) -> &'a ColumnFamily {

@@ -1,0 +1,118 @@
+//! What happens when the disk is slow or refuses: the flush is replaced by one that can be told to.
+
+use std::io;
+use std::path::Path;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use openraft::entry::RaftEntry;
+use openraft::storage::{IOFlushed, RaftLogStorage};
+use openraft::type_config::TypeConfigExt;
+
+use super::flusher::Flush;
+use super::{FlushWal, LogStore, Shared};
+use crate::data_dir::{ClusterId, DataDir, Identity};
+use crate::failure::{FailureWatch, Health};
+use crate::types::{LogEntry, TypeConfig, Vote};
+
+/// Asks a script what becomes of each flush, counted from 0, before the disk does it.
+struct Scripted<F> {
+    disk: FlushWal,
+    calls: Arc<AtomicU64>,
+    script: F,
+}
+
+impl<F: FnMut(u64) -> io::Result<()> + Send + 'static> Flush for Scripted<F> {
+    fn flush(&mut self) -> io::Result<()> {
+        (self.script)(self.calls.fetch_add(1, Ordering::SeqCst))?;
+        self.disk.flush()
+    }
+}
+
+fn log(
+    path: &Path,
+    script: impl FnMut(u64) -> io::Result<()> + Send + 'static,
+) -> (LogStore, FailureWatch, Arc<AtomicU64>) {
+    let dir = DataDir::lock(path).unwrap();
+    dir.write_identity(Identity { cluster_id: ClusterId(1), node_id: 1, removed: false }).unwrap();
+    let health = Health::new();
+    let shared = Shared::open(&dir.log_path(), true, dir.clone(), health.clone()).unwrap();
+    let calls = Arc::new(AtomicU64::new(0));
+    let flush = Scripted { disk: FlushWal(shared.clone()), calls: calls.clone(), script };
+    (LogStore::with_flush(shared, flush).unwrap(), health.watch(), calls)
+}
+
+/// One flush fails; those after it would work.
+fn failing_once(at: u64) -> impl FnMut(u64) -> io::Result<()> {
+    move |call| if call == at { Err(io::Error::other("the disk is on fire")) } else { Ok(()) }
+}
+
+fn blank(index: u64) -> LogEntry {
+    LogEntry::new_blank(openraft::testing::log_id::<TypeConfig>(1, 1, index))
+}
+
+/// What the append answered and, if it was taken, what its callback was told.
+async fn append(log: &mut LogStore, index: u64) -> Result<io::Result<()>, io::Error> {
+    let (done, wait) = TypeConfig::oneshot();
+    log.append([blank(index)], IOFlushed::signal(done)).await?;
+    Ok(wait.await.expect("a callback is always called"))
+}
+
+#[tokio::test]
+async fn p12_failed_flush_acknowledges_nothing() {
+    let dir = tempfile::tempdir().unwrap();
+    let (mut log, mut failure, calls) = log(dir.path(), failing_once(2));
+    append(&mut log, 0).await.unwrap().unwrap();
+    log.save_vote(&Vote::new(2, 1)).await.unwrap();
+    assert!(failure.get().is_none());
+
+    append(&mut log, 1).await.unwrap().unwrap_err();
+    assert_eq!(failure.failed().await.attempted, "flush the log");
+
+    // Nobody knows what the failed flush left out, so that a good one proves nothing.
+    append(&mut log, 2).await.unwrap_err();
+    log.save_vote(&Vote::new(3, 1)).await.unwrap_err();
+    log.save_committed(Some(blank(0).log_id)).await.unwrap_err();
+    log.truncate_after(None).await.unwrap_err();
+    log.purge(blank(0).log_id).await.unwrap_err();
+    assert_eq!(calls.load(Ordering::SeqCst), 3, "a failed flush was tried again");
+}
+
+#[tokio::test]
+async fn p12_failed_flush_casts_no_vote() {
+    let dir = tempfile::tempdir().unwrap();
+    let (mut log, failure, _) = log(dir.path(), failing_once(0));
+    log.save_vote(&Vote::new(2, 1)).await.unwrap_err();
+    assert!(failure.get().is_some());
+}
+
+#[tokio::test]
+async fn appends_during_a_flush_share_the_next_one() {
+    let dir = tempfile::tempdir().unwrap();
+    let (begun, first_begun) = tokio::sync::oneshot::channel();
+    let (release, released) = std::sync::mpsc::channel::<()>();
+    let mut begun = Some(begun);
+    let (mut log, _, calls) = log(dir.path(), move |_| {
+        if let Some(begun) = begun.take() {
+            begun.send(()).expect("the test waits");
+            released.recv().expect("the test releases the flush");
+        }
+        Ok(())
+    });
+    let mut waiting = Vec::new();
+    let mut append = async |index| {
+        let (done, wait) = TypeConfig::oneshot();
+        log.append([blank(index)], IOFlushed::signal(done)).await.unwrap();
+        waiting.push(wait);
+    };
+    append(0).await;
+    first_begun.await.unwrap();
+    for index in 1..500 {
+        append(index).await;
+    }
+    release.send(()).unwrap();
+    for wait in waiting {
+        wait.await.expect("a callback is always called").unwrap();
+    }
+    assert_eq!(calls.load(Ordering::SeqCst), 2);
+}

@@ -1,0 +1,34 @@
+//! The bytes of what is nowhere public. A golden changes only together with its kind's version.
+
+use rollcall_registry::state::Header;
+use rollcall_registry::{ClusterTime, Digest, Epoch, Revision, WallTime};
+
+use super::frames::{Frame, Row};
+use super::rows::{StateHeader, Table};
+use crate::codec::{self, Kind};
+use crate::types::{StoredMembership, TypeConfig};
+
+#[test]
+fn p13_private_kinds_have_their_bytes() {
+    let header = StateHeader {
+        applied: Some(openraft::testing::log_id::<TypeConfig>(3, 1, 300)),
+        membership: StoredMembership::default(),
+        header: Header {
+            epoch: Epoch(1),
+            revision: Revision(2),
+            now: ClusterTime(3),
+            wall: WallTime(4),
+            digest: Digest(5),
+        },
+    };
+    let row = Row { key: vec![1, 2], record: vec![3] };
+    let frames = [
+        codec::encode(Kind::StateHeader, &header),
+        codec::encode(Kind::SnapshotFrame, &Frame::Head(header)),
+        codec::encode(Kind::SnapshotFrame, &Frame::Rows { table: Table::Instances, rows: vec![row] }),
+        codec::encode(Kind::SnapshotFrame, &Frame::End { rows: 7, digest: Digest(8) }),
+        codec::encode(Kind::Generation, &9u64),
+    ];
+    let hex = frames.map(|frame| frame.iter().map(|byte| format!("{byte:02x}")).collect::<String>());
+    assert_eq!(hex, ["", "", "", "", ""]);
+}

@@ -1,0 +1,162 @@
+//! What the tests of the stores share: commands that depend on a number only, and one node's stores.
+
+use std::path::Path;
+use std::sync::Arc;
+
+use futures_util::stream;
+use openraft::entry::RaftEntry;
+use openraft::storage::{RaftLogStorage, RaftLogStorageExt, RaftSnapshotBuilder, RaftStateMachine};
+use openraft::{Membership, RaftLogReader};
+use rollcall_registry::registration::MetadataValue;
+use rollcall_registry::{
+    ClusterTime, Command, Condition, Digest, InstanceId, Kind, LeaseId, LeaseSet, Metadata, Options, Proposal,
+    Protocol, Registration, ServiceName, State, TenantId, Term, Visibility, WallTime,
+};
+use rollcall_storage::{
+    ClusterId, DataDir, Identity, LogEntry, LogId, Member, Payload, Snapshot, Stores, TypeConfig,
+};
+
+pub(crate) const IDENTITY: Identity = Identity { cluster_id: ClusterId(0xC1), node_id: 7, removed: false };
+pub(crate) const TERM: u64 = 3;
+
+pub(crate) fn log_id(index: u64) -> LogId {
+    openraft::testing::log_id::<TypeConfig>(TERM, 1, index)
+}
+
+/// The log entry `index` of every test: a membership first, then commands of all kinds and a blank here and there.
+pub(crate) fn entry(index: u64) -> LogEntry {
+    match index {
+        0 => {
+            let member = Member { api_address: "a".to_owned(), peer_address: "p".to_owned(), learner: false };
+            let membership = Membership::new(vec![[1].into()], std::collections::BTreeMap::from([(1, member)]));
+            LogEntry::new_membership(log_id(0), membership.expect("the voter is a member"))
+        }
+        index if index % 23 == 0 => LogEntry::new_blank(log_id(index)),
+        index => LogEntry::new_normal(log_id(index), Payload(Arc::new(proposal(index)))),
+    }
+}
+
+pub(crate) fn entries(range: std::ops::Range<u64>) -> Vec<LogEntry> {
+    range.map(entry).collect()
+}
+
+pub(crate) fn proposal(n: u64) -> Proposal {
+    let tenant = TenantId::parse(if n % 5 == 0 { "t1" } else { "t2" }).expect("a valid tenant");
+    let id = InstanceId::parse(&format!("i{}", n % 37)).expect("a valid id");
+    let register = Command::Register {
+        tenant: tenant.clone(),
+        id: id.clone(),
+        registration: Arc::new(registration(n)),
+        condition: Condition::None,
+    };
+    let mut commands = vec![register];
+    if n % 3 == 0 {
+        let leases = LeaseSet::new((n.saturating_sub(20)..n).map(LeaseId).collect());
+        commands.push(Command::Renew { tenant: tenant.clone(), leases });
+    }
+    if n % 11 == 0 {
+        commands.push(Command::Deregister { tenant, id, lease: None, condition: Condition::None });
+    }
+    if n % 13 == 0 {
+        commands.push(Command::Expire { term: Term(TERM), up_to: ClusterTime(n * 100), limit: 3 });
+    }
+    Proposal { stamp: ClusterTime(n * 100), wall: WallTime(1_700_000_000_000 + n), commands }
+}
+
+pub(crate) fn registration(n: u64) -> Registration {
+    Registration {
+        name: ServiceName::parse("web").expect("a valid name"),
+        kind: Kind::Service,
+        protocol: Protocol::Http,
+        visibility: Visibility::Public,
+        weight: 1,
+        ttl_ms: 1000 + (n % 7) as u32 * 300,
+        reap_after_ms: if n % 2 == 0 { 500 } else { 0 },
+        url: format!("http://h/{}", n % 3).into(),
+        version: None,
+        owner: None,
+        tags: Box::default(),
+        capabilities: Box::default(),
+        consumed_events: Box::default(),
+        produced_events: Box::default(),
+        metadata: Metadata::new(vec![("n".into(), MetadataValue::Text(format!("{}", n % 2).into()))]),
+        extras: None,
+    }
+}
+
+/// The digest after the log entry `index`, worked out without any storage.
+pub(crate) fn digest_after(index: u64) -> Digest {
+    let mut state = State::new(Options::default());
+    for index in (1..=index).filter(|index| index % 23 != 0) {
+        state.apply(Term(TERM), &proposal(index));
+    }
+    state.digest()
+}
+
+pub(crate) fn lock(path: &Path) -> DataDir {
+    DataDir::lock(path).expect("the directory is free and ours")
+}
+
+/// Founds a node in a new directory, or opens the one that is there.
+pub(crate) fn open(path: &Path) -> Stores {
+    let dir = lock(path);
+    dir.write_identity(IDENTITY).expect("the directory is new or ours");
+    rollcall_storage::open(&dir, Options::default()).expect("the stores are whole")
+}
+
+/// Appends and waits until it is durable.
+pub(crate) async fn append(stores: &mut Stores, range: std::ops::Range<u64>) {
+    stores.log.blocking_append(entries(range)).await.expect("append");
+}
+
+pub(crate) async fn apply(stores: &mut Stores, range: std::ops::Range<u64>) {
+    let entries = entries(range).into_iter().map(|entry| Ok((entry, None)));
+    stores.state_machine.apply(stream::iter(entries)).await.expect("apply");
+}
+
+/// Applies what the log holds beyond the state, as a restart does.
+pub(crate) async fn replay(stores: &mut Stores) {
+    let start = stores.roll.applied().map_or(0, |applied| applied.index + 1);
+    let mut reader = stores.log.get_log_reader().await;
+    let held = reader.try_get_log_entries(start..).await.expect("read the log");
+    let held = held.into_iter().map(|entry| Ok((entry, None)));
+    stores.state_machine.apply(stream::iter(held)).await.expect("apply");
+}
+
+pub(crate) async fn checkpoint(stores: &mut Stores) -> Snapshot {
+    let builder = stores.state_machine.try_create_snapshot_builder(true).await;
+    builder.expect("a forced checkpoint").build_snapshot().await.expect("write a checkpoint")
+}
+
+pub(crate) async fn last_index(stores: &mut Stores) -> Option<u64> {
+    let state = stores.log.get_log_state().await.expect("read the log's state");
+    state.last_log_id.map(|last| last.index)
+}
+
+pub(crate) fn digest(stores: &Stores) -> Digest {
+    stores.roll.read(|state| {
+        state.assert_consistent();
+        state.digest()
+    })
+}
+
+/// A directory in memory where there is one, for tests that do not depend on the disk and would wait for it long.
+pub(crate) fn memory_dir() -> tempfile::TempDir {
+    let memory = Path::new("/dev/shm");
+    let dir = if memory.is_dir() { tempfile::tempdir_in(memory) } else { tempfile::tempdir() };
+    dir.expect("a directory")
+}
+
+/// What a kill leaves: the files as they are in the page cache.
+pub(crate) fn copy_dir(from: &Path, to: &Path) {
+    std::fs::create_dir_all(to).expect("create a directory");
+    for file in std::fs::read_dir(from).expect("read a directory") {
+        let file = file.expect("read a directory");
+        let target = to.join(file.file_name());
+        if file.file_type().expect("a file's type").is_dir() {
+            copy_dir(&file.path(), &target);
+        } else {
+            std::fs::copy(file.path(), target).expect("copy a file");
+        }
+    }
+}

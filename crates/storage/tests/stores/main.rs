@@ -1,0 +1,11 @@
+//! The stores through their public interface. Tests that hold a promise of the design bear its number.
+
+mod codec;
+mod common;
+mod crash;
+mod data_dir;
+mod log;
+#[path = "../power_loss/mod.rs"]
+mod power_loss;
+mod state;
+mod suite;
