@@ -107,8 +107,8 @@ pub(super) fn recover(db: &DB) -> Result<Position, LogOpenError> {
 
     let mut read_options = ReadOptions::default();
     read_options.fill_cache(false);
-    let mut expected = first;
-    for row in db.iterator_cf_opt(cf(db, LOG), read_options, IteratorMode::Start) {
+    let rows = db.iterator_cf_opt(cf(db, LOG), read_options, IteratorMode::Start);
+    for (expected, row) in (first..).zip(rows) {
         let (key, record) = row.map_err(LogOpenError::Read)?;
         let index = u64::from_be_bytes((*key).try_into().map_err(|_| LogOpenError::Key { bytes: key.len() })?);
         if index != expected {
@@ -124,7 +124,6 @@ pub(super) fn recover(db: &DB) -> Result<Position, LogOpenError> {
         }
         position.last = Some(log_id);
         position.tail.push(entry, record.len());
-        expected += 1;
     }
     Ok(position)
 }

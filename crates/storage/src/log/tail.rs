@@ -32,9 +32,10 @@ impl Tail {
 
     /// Forgets the entries from `index` on.
     pub(super) fn truncate(&mut self, index: u64) {
-        while let Some((entry, bytes)) = self.entries.pop_back_if(|(entry, _)| entry.index() >= index) {
-            drop(entry);
-            self.bytes -= bytes;
+        while self.entries.back().is_some_and(|(entry, _)| entry.index() >= index) {
+            if let Some((_, bytes)) = self.entries.pop_back() {
+                self.bytes -= bytes;
+            }
         }
     }
 

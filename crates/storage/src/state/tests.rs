@@ -30,5 +30,14 @@ fn p13_private_kinds_have_their_bytes() {
         codec::encode(Kind::Generation, &9u64),
     ];
     let hex = frames.map(|frame| frame.iter().map(|byte| format!("{byte:02x}")).collect::<String>());
-    assert_eq!(hex, ["", "", "", "", ""]);
+    assert_eq!(
+        hex,
+        [
+            "0601010301fb2c010000000102030405",
+            "070100010301fb2c010000000102030405",
+            "07010101010201020103",
+            "0701020708",
+            "0b0109",
+        ]
+    );
 }

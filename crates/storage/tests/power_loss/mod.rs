@@ -2,6 +2,7 @@
 
 use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::sync::OnceLock;
 
 /// A watched directory, and the shadow that holds what a disk would.
 pub(crate) struct PowerLoss {
@@ -11,21 +12,12 @@ pub(crate) struct PowerLoss {
 }
 
 impl PowerLoss {
-    /// Works in `dir`, which must be there. Compiles the library with `cc`.
+    /// Works in `dir`, which must be there.
     pub(crate) fn new(dir: &Path) -> Self {
         let dir = dir.canonicalize().expect("the directory is there");
-        let library = dir.join("power_loss.so");
-        let source = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/power_loss/power_loss.c");
-        let compiled = Command::new("cc")
-            .args(["-shared", "-fPIC", "-O1", "-o"])
-            .arg(&library)
-            .arg(source)
-            .args(["-ldl", "-lpthread"])
-            .status();
-        assert!(compiled.expect("a C compiler `cc`").success(), "power_loss.c does not compile");
         let (root, shadow) = (dir.join("root"), dir.join("shadow"));
         std::fs::create_dir_all(&root).expect("create the watched directory");
-        Self { library, root, shadow }
+        Self { library: library().to_owned(), root, shadow }
     }
 
     /// The watched directory, as it is after a kill.
@@ -52,4 +44,20 @@ impl PowerLoss {
         std::fs::rename(self.disk(), &self.root).expect("put the disk in its place");
         std::fs::remove_dir_all(&self.shadow).expect("remove the shadow");
     }
+}
+
+/// The library, compiled with `cc` once for each test process.
+fn library() -> &'static Path {
+    static LIBRARY: OnceLock<PathBuf> = OnceLock::new();
+    LIBRARY.get_or_init(|| {
+        let source = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/power_loss/power_loss.c");
+        let library = Path::new(env!("CARGO_TARGET_TMPDIR")).join("power_loss.so");
+        // Another test process may do the same at this moment, or use the library.
+        let own = library.with_extension(std::process::id().to_string());
+        let arguments = ["-shared", "-fPIC", "-O1", "-o"];
+        let compiled = Command::new("cc").args(arguments).arg(&own).arg(source).args(["-ldl", "-lpthread"]).status();
+        assert!(compiled.expect("a C compiler `cc`").success(), "power_loss.c does not compile");
+        std::fs::rename(&own, &library).expect("put the library in its place");
+        library
+    })
 }

@@ -41,7 +41,7 @@ pub(crate) fn entries(range: std::ops::Range<u64>) -> Vec<LogEntry> {
 }
 
 pub(crate) fn proposal(n: u64) -> Proposal {
-    let tenant = TenantId::parse(if n % 5 == 0 { "t1" } else { "t2" }).expect("a valid tenant");
+    let tenant = TenantId::parse(if n.is_multiple_of(5) { "t1" } else { "t2" }).expect("a valid tenant");
     let id = InstanceId::parse(&format!("i{}", n % 37)).expect("a valid id");
     let register = Command::Register {
         tenant: tenant.clone(),
@@ -50,14 +50,14 @@ pub(crate) fn proposal(n: u64) -> Proposal {
         condition: Condition::None,
     };
     let mut commands = vec![register];
-    if n % 3 == 0 {
+    if n.is_multiple_of(3) {
         let leases = LeaseSet::new((n.saturating_sub(20)..n).map(LeaseId).collect());
         commands.push(Command::Renew { tenant: tenant.clone(), leases });
     }
-    if n % 11 == 0 {
+    if n.is_multiple_of(11) {
         commands.push(Command::Deregister { tenant, id, lease: None, condition: Condition::None });
     }
-    if n % 13 == 0 {
+    if n.is_multiple_of(13) {
         commands.push(Command::Expire { term: Term(TERM), up_to: ClusterTime(n * 100), limit: 3 });
     }
     Proposal { stamp: ClusterTime(n * 100), wall: WallTime(1_700_000_000_000 + n), commands }
@@ -71,7 +71,7 @@ pub(crate) fn registration(n: u64) -> Registration {
         visibility: Visibility::Public,
         weight: 1,
         ttl_ms: 1000 + (n % 7) as u32 * 300,
-        reap_after_ms: if n % 2 == 0 { 500 } else { 0 },
+        reap_after_ms: if n.is_multiple_of(2) { 500 } else { 0 },
         url: format!("http://h/{}", n % 3).into(),
         version: None,
         owner: None,

@@ -93,7 +93,7 @@ async fn reads_are_cut_at_a_mebibyte_and_never_empty() {
         let read = reader.limited_get_log_entries(start, count).await.unwrap();
         assert!(!read.is_empty());
         assert_eq!(read, entries(start..start + read.len() as u64));
-        let bytes: usize = read.iter().map(|entry| bincode_bytes(entry)).sum();
+        let bytes: usize = read.iter().map(encoded_bytes).sum();
         assert!(bytes <= 1 << 20, "{bytes}");
     }
     let streamed: Vec<_> = reader.entries_stream(5..count).await.try_collect().await.unwrap();
@@ -103,7 +103,7 @@ async fn reads_are_cut_at_a_mebibyte_and_never_empty() {
     assert_eq!(last_index(&mut open(dir.path())).await, Some(count - 1));
 }
 
-fn bincode_bytes(entry: &LogEntry) -> usize {
+fn encoded_bytes(entry: &LogEntry) -> usize {
     rollcall_storage::codec::encode(rollcall_storage::codec::Kind::LogEntry, entry).len()
 }
 

@@ -8,7 +8,7 @@ struct Builder;
 
 impl StoreBuilder<TypeConfig, LogStore, StateMachine, tempfile::TempDir> for Builder {
     async fn build(&self) -> Result<(tempfile::TempDir, LogStore, StateMachine), StorageError<TypeConfig>> {
-        let dir = tempfile::tempdir().expect("a directory");
+        let dir = crate::common::memory_dir();
         let stores = crate::common::open(dir.path());
         Ok((dir, stores.log, stores.state_machine))
     }
