@@ -1,1 +1,36 @@
+//! One member of the Raft group that keeps the roll.
+//!
+//! It batches commands and proposes or forwards them, keeps the cluster clock while it leads, strikes off what lapsed,
+//! makes sure of what a read asks for, and takes new members in. It knows openraft and the storage; it knows nothing of
+//! HTTP, JSON, tenants' rules or faces, and it opens no socket: a [`Transport`] carries its bytes.
+//!
+//! - A write is answered when it is applied here; one whose fate is not known is never called refused.
+//! - Cluster time moves only at a leader that holds its quorum, never faster than real time, and never back.
+//! - Nothing is struck off but by an entry that went through the same queue as the heartbeats.
+//! - A read is never answered from a node that was not current since it started.
+//! - Every request between members names the cluster and the node it is meant for.
+//!
+//! Read in this order: [`replica`](Replica), `proposer` and `driver`, `clock` and `pacer`, `freshness`, `read_index`
+//! and `barrier`, `membership`, `network` and `handler`.
 
+mod barrier;
+mod clock;
+mod core;
+mod driver;
+mod freshness;
+mod handler;
+mod membership;
+mod message;
+mod network;
+mod pacer;
+mod peer;
+mod proposer;
+mod read_index;
+mod replica;
+
+pub use barrier::{BarrierError, Consistency, DigestError, Freshness};
+pub use membership::{ClusterStatus, MemberStatus};
+pub use peer::{ByteStream, PeerRefusal, PeerRoute, Transport, TransportError};
+pub use proposer::SubmitError;
+pub use replica::{Applied, Check, Failure, Options, Replica, StartError, StartMode};
+pub use rollcall_storage::{ClusterId, Member, NodeId, Roll};

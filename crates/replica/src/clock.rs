@@ -1,0 +1,117 @@
+//! The leader's cluster clock. Pure: instants come in as arguments, so that every claim about it can be tested without
+//! waiting.
+//!
+//! - It starts from the `now` of everything applied before the leader's first own entry.
+//! - It advances by the monotonic clock, each step capped, and only while the leader holds its quorum lease, so that it
+//!   never runs faster than real time and stands still while nobody could have received a heartbeat.
+//! - After it starts, and after every pause, nothing expires for a grace, so that agents can find the leader.
+
+use std::time::Duration;
+
+use rollcall_registry::ClusterTime;
+use tokio::time::Instant;
+
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct ClockOptions {
+    /// The longest stretch of real time credited at once: what a leader may be away without being deposed.
+    pub step_max: Duration,
+    /// How long nothing expires after the clock started or the leader was away.
+    pub grace: Duration,
+}
+
+/// One leadership's clock.
+#[derive(Clone, Debug)]
+pub(crate) struct LeaderClock {
+    options: ClockOptions,
+    /// Cluster time in full precision at `read_at`.
+    time: Duration,
+    read_at: Instant,
+    /// Before this nothing expires.
+    expires_from: Duration,
+}
+
+impl LeaderClock {
+    pub(crate) fn start(options: ClockOptions, base: ClusterTime, at: Instant) -> Self {
+        let time = Duration::from_millis(base.0);
+        Self { options, time, read_at: at, expires_from: time + options.grace }
+    }
+
+    /// Credits the real time since the last call, as far as the rules allow.
+    pub(crate) fn advance(&mut self, at: Instant, holds_quorum: bool) -> ClusterTime {
+        let elapsed = at.saturating_duration_since(self.read_at);
+        self.read_at = self.read_at.max(at);
+        if holds_quorum {
+            self.time += elapsed.min(self.options.step_max);
+        }
+        if !holds_quorum || elapsed > self.options.step_max {
+            self.expires_from = self.time + self.options.grace;
+        }
+        self.now()
+    }
+
+    pub(crate) fn now(&self) -> ClusterTime {
+        ClusterTime(u64::try_from(self.time.as_millis()).unwrap_or(u64::MAX))
+    }
+
+    pub(crate) fn may_expire(&self) -> bool {
+        self.time >= self.expires_from
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const OPTIONS: ClockOptions =
+        ClockOptions { step_max: Duration::from_millis(400), grace: Duration::from_millis(1_600) };
+
+    fn ms(ms: u64) -> Duration {
+        Duration::from_millis(ms)
+    }
+
+    #[test]
+    fn p6_it_starts_where_the_log_stood_and_never_goes_back() {
+        let start = Instant::now();
+        let mut clock = LeaderClock::start(OPTIONS, ClusterTime(5_000), start);
+        assert_eq!(clock.now(), ClusterTime(5_000));
+        assert_eq!(clock.advance(start + ms(100), true), ClusterTime(5_100));
+        // A monotonic clock that stumbles is not followed.
+        assert_eq!(clock.advance(start + ms(50), true), ClusterTime(5_100));
+        assert_eq!(clock.advance(start + ms(150), true), ClusterTime(5_150));
+    }
+
+    #[test]
+    fn p5_a_pause_counts_for_one_step_and_begins_a_grace() {
+        let start = Instant::now();
+        let mut clock = LeaderClock::start(OPTIONS, ClusterTime(0), start);
+        let mut at = start;
+        for _ in 0..20 {
+            at += ms(100);
+            clock.advance(at, true);
+        }
+        assert!(clock.may_expire());
+        at += ms(3_600_000);
+        assert_eq!(clock.advance(at, true), ClusterTime(2_400));
+        assert!(!clock.may_expire());
+    }
+
+    #[test]
+    fn p5_it_stands_still_without_a_quorum() {
+        let start = Instant::now();
+        let mut clock = LeaderClock::start(OPTIONS, ClusterTime(0), start);
+        assert_eq!(clock.advance(start + ms(100), false), ClusterTime(0));
+        assert_eq!(clock.advance(start + ms(200), true), ClusterTime(100));
+        assert!(!clock.may_expire());
+    }
+
+    #[test]
+    fn p4_it_runs_with_real_time_while_a_quorum_answers() {
+        let start = Instant::now();
+        let mut clock = LeaderClock::start(OPTIONS, ClusterTime(0), start);
+        for n in 1..=600 {
+            clock.advance(start + Duration::from_micros(16_700 * n), true);
+        }
+        assert_eq!(clock.now(), ClusterTime(10_020));
+        assert!(clock.may_expire());
+    }
+}

@@ -1,0 +1,162 @@
+//! What the replica's tasks share, and what they ask of it: who leads, what time it is, how fresh this node is.
+
+use std::time::Duration;
+
+use openraft::alias::CommittedLeaderIdOf;
+use openraft::async_runtime::WatchReceiver;
+use openraft::{Instant as _, RaftMetrics};
+use parking_lot::Mutex;
+use rollcall_registry::ClusterTime;
+use rollcall_storage::{ClusterId, NodeId, Roll, SnapshotReceiver, StateMachine, TypeConfig};
+use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
+
+use crate::clock::{ClockOptions, LeaderClock};
+use crate::freshness::Freshness;
+use crate::message::Lead;
+use crate::network::{Leadership, Network};
+use crate::proposer::Queue;
+use crate::read_index::Rounds;
+use crate::replica::Options;
+
+pub(crate) type Raft = openraft::Raft<TypeConfig, StateMachine>;
+pub(crate) type Metrics = RaftMetrics<TypeConfig>;
+pub(crate) type LeaderId = CommittedLeaderIdOf<TypeConfig>;
+
+pub(crate) struct Core {
+    pub options: Options,
+    pub cluster: ClusterId,
+    pub node_id: NodeId,
+    pub raft: Raft,
+    pub roll: Roll,
+    /// Where snapshots from a leader are received.
+    pub snapshots: SnapshotReceiver,
+    pub network: Network,
+    pub queue: Queue,
+    pub rounds: Rounds,
+    pub stop: CancellationToken,
+    /// One change of membership at a time.
+    pub membership: tokio::sync::Mutex<()>,
+    pub leading: Mutex<Option<(LeaderId, LeaderClock)>>,
+    pub freshness: Mutex<Freshness>,
+    /// The leader's clock as last told, and when.
+    pub told_clock: Mutex<Option<(Instant, ClusterTime)>>,
+}
+
+/// A leader's view of its own lead, once everything before its first own entry is applied.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Leading {
+    pub leader: LeaderId,
+    pub now: ClusterTime,
+    pub may_expire: bool,
+}
+
+impl Core {
+    pub(crate) fn metrics(&self) -> Metrics {
+        self.raft.metrics().borrow_watched().clone()
+    }
+
+    pub(crate) fn current_leader(&self) -> Option<NodeId> {
+        self.raft.metrics().borrow_watched().current_leader
+    }
+
+    /// What a leader may be away without being deposed, and what its lease lasts.
+    fn quorum_lease(&self) -> Duration {
+        Duration::from_millis(self.options.election_timeout_ms_min)
+    }
+
+    /// Reads the cluster clock if this node leads, and moves it on by what has passed.
+    pub(crate) fn lead(&self) -> Option<Leading> {
+        let (is_leader, leader) = {
+            let metrics = self.raft.metrics();
+            let is_leader = metrics.borrow_watched().state.is_leader();
+            (is_leader, self.raft.as_leader())
+        };
+        let mut leading = self.leading.lock();
+        let (true, Ok(leader)) = (is_leader, leader) else {
+            *leading = None;
+            self.network.set_lead(None);
+            return None;
+        };
+        let id = leader.to_committed_leader_id();
+        let at = Instant::now();
+        if leading.as_ref().is_none_or(|(led, _)| *led != id) {
+            // Its first own entry tells that everything before it is applied.
+            let applied = self.roll.applied()?;
+            if *applied.committed_leader_id() != id {
+                return None;
+            }
+            let options = ClockOptions { step_max: self.quorum_lease(), grace: self.grace() };
+            *leading = Some((id, LeaderClock::start(options, self.roll.read(|state| state.now()), at)));
+        }
+        let (_, clock) = leading.as_mut().expect("was just set");
+        let acked_at = leader.last_quorum_acked().and_then(|acked| at.checked_sub(acked.elapsed()));
+        let holds_quorum = acked_at.is_some_and(|acked| at.saturating_duration_since(acked) < self.quorum_lease());
+        let now = clock.advance(at, holds_quorum);
+        self.network.set_lead(acked_at.map(|acked| Leadership { clock: now, quorum_acked_at: acked }));
+        if let (Some(acked), Some(applied)) = (acked_at, self.roll.applied()) {
+            // Whatever the leader acknowledged until a quorum last answered it has applied.
+            self.freshness.lock().note(acked, applied.index(), applied.index());
+        }
+        Some(Leading { leader: id, now, may_expire: clock.may_expire() })
+    }
+
+    /// How long nothing expires after a change of leader: agents find the new one within two elections.
+    fn grace(&self) -> Duration {
+        Duration::from_millis(2 * self.options.election_timeout_ms_max)
+    }
+
+    /// Takes in what a leader said along with a request that this node accepted.
+    pub(crate) fn hear(&self, arrived: Instant, lead: Lead, committed_index: Option<u64>) {
+        *self.told_clock.lock() = Some((arrived, lead.clock));
+        if let Some(committed) = committed_index
+            && let Some(at) = arrived.checked_sub(Duration::from_millis(lead.quorum_age_ms))
+        {
+            self.freshness.lock().note(at, committed, self.roll.applied_index());
+        }
+    }
+
+    /// How long ago, at most, the state shown here was the cluster's; none before it ever was since the start.
+    pub(crate) fn staleness(&self) -> Option<Duration> {
+        self.freshness.lock().staleness(Instant::now(), self.roll.applied_index())
+    }
+
+    /// Cluster time as well as this node can tell, for people to read. Between the leader's words it runs on, but no
+    /// longer than a leader may be silent.
+    pub(crate) fn cluster_time(&self) -> ClusterTime {
+        let applied = self.roll.read(|state| state.now());
+        let told = self.lead().map(|lead| lead.now).or_else(|| {
+            let (at, clock) = (*self.told_clock.lock())?;
+            let since = at.elapsed().min(self.quorum_lease());
+            Some(clock.plus_ms(u64::try_from(since.as_millis()).unwrap_or(0)))
+        });
+        told.map_or(applied, |told| told.max(applied))
+    }
+
+    pub(crate) fn peer_address(&self, node: NodeId) -> Option<String> {
+        let metrics = self.raft.metrics();
+        let membership = metrics.borrow_watched().membership_config.clone();
+        membership.membership().get_node(&node).map(|member| member.peer_address.clone())
+    }
+
+    /// Waits until this entry is applied here, or until the deadline.
+    pub(crate) async fn wait_applied(&self, index: u64, deadline: Instant) -> bool {
+        let mut applied = self.roll.subscribe();
+        let reached = applied.wait_for(|applied| *applied >= index);
+        matches!(tokio::time::timeout_at(deadline, reached).await, Ok(Ok(_)))
+    }
+
+    /// Waits for a moment in which trying again may make sense: a change of leader, or a little while.
+    pub(crate) async fn before_retry(&self, seen_leader: Option<NodeId>) {
+        const PAUSE: Duration = Duration::from_millis(20);
+        let mut metrics = self.raft.server_metrics();
+        let changed = async {
+            while metrics.borrow_watched().current_leader == seen_leader {
+                if metrics.changed().await.is_err() {
+                    std::future::pending::<()>().await;
+                }
+            }
+        };
+        let _ = tokio::time::timeout(PAUSE, changed).await;
+    }
+}

@@ -1,0 +1,91 @@
+//! What nodes say to each other, besides what openraft has them say.
+
+use rollcall_registry::{ClusterTime, Command, Outcome, Revision};
+use rollcall_storage::{ClusterId, NodeId};
+use serde::{Deserialize, Serialize};
+
+/// What goes around every request between members, so that none acts on what was meant for another.
+#[derive(Debug, Serialize, Deserialize)]
+pub(crate) struct Envelope<T> {
+    pub cluster: ClusterId,
+    pub from: NodeId,
+    pub target: NodeId,
+    /// Present when the sender leads.
+    pub lead: Option<Lead>,
+    pub body: T,
+}
+
+/// What a leader tells along the way.
+#[derive(Clone, Copy, Debug, Serialize, Deserialize)]
+pub(crate) struct Lead {
+    pub clock: ClusterTime,
+    /// How long ago a quorum last answered the leader, in ms: what it says of the commit is that old.
+    pub quorum_age_ms: u64,
+}
+
+/// Commands collected by a follower, for the leader's next entry. Never forwarded a second time.
+#[derive(Debug, Serialize, Deserialize)]
+pub(crate) struct ProposeRequest {
+    pub commands: Vec<Command>,
+}
+
+#[derive(Debug, Serialize, Deserialize)]
+pub(crate) enum ProposeResponse {
+    Applied {
+        outcomes: Vec<Outcome>,
+        revision: Revision,
+        index: u64,
+    },
+    /// Not proposed: ask the leader named, or wait for one.
+    NotLeader {
+        leader: Option<NodeId>,
+    },
+    /// Not proposed: too much is waiting.
+    Overloaded {
+        retry_after_ms: u64,
+    },
+    /// Proposed, and lost sight of.
+    Unknown,
+}
+
+#[derive(Debug, Serialize, Deserialize)]
+pub(crate) enum ReadIndexResponse {
+    /// Whoever has applied this much shows everything that was acknowledged before the request.
+    Index(u64),
+    NotLeader {
+        leader: Option<NodeId>,
+    },
+}
+
+/// A node without an identity asks to be taken in.
+#[derive(Debug, Serialize, Deserialize)]
+pub(crate) struct JoinRequest {
+    pub api_address: String,
+    pub peer_address: String,
+    pub learner: bool,
+    pub token: Option<String>,
+}
+
+#[derive(Debug, Serialize, Deserialize)]
+pub(crate) enum JoinResponse {
+    Welcome {
+        cluster: ClusterId,
+        node_id: NodeId,
+    },
+    /// Ask the leader, if one is known; else again later.
+    NotLeader {
+        leader_peer_address: Option<String>,
+    },
+    Refused {
+        reason: String,
+    },
+}
+
+/// Who a node is and how far it got.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub(crate) struct InfoResponse {
+    pub cluster: ClusterId,
+    pub node_id: NodeId,
+    pub applied_index: u64,
+    pub version: String,
+}

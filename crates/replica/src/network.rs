@@ -1,0 +1,219 @@
+//! openraft's network over a [`Transport`]: every request in an envelope that names cluster, sender and target.
+
+use std::future::Future;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use futures_util::StreamExt;
+use openraft::errors::{RPCError, ReplicationClosed, StreamingError, Unreachable};
+use openraft::network::{RPCOption, RaftNetworkFactory, RaftNetworkV2};
+use openraft::raft::{
+    AppendEntriesRequest, AppendEntriesResponse, SnapshotResponse, TransferLeaderRequest, TransferLeaderResponse,
+    VoteRequest, VoteResponse,
+};
+use parking_lot::Mutex;
+use rollcall_registry::ClusterTime;
+use rollcall_storage::codec::{self, Kind};
+use rollcall_storage::{ClusterId, Member, NodeId, Snapshot, SnapshotData, TypeConfig, Vote};
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+use tokio::time::Instant;
+
+use crate::message::{Envelope, Lead};
+use crate::peer::{ByteStream, PeerRoute, Transport, TransportError};
+
+/// How long a snapshot may take. Large states on slow disks and wires need minutes.
+const SNAPSHOT_TIMEOUT: Duration = Duration::from_secs(600);
+
+type CallFuture = Pin<Box<dyn Future<Output = Result<Bytes, TransportError>> + Send>>;
+
+/// A [`Transport`] behind a pointer, so that nothing above is generic over it.
+pub(crate) trait AnyTransport: Send + Sync {
+    fn call(&self, address: String, route: PeerRoute, body: Bytes, timeout: Duration) -> CallFuture;
+    fn call_streaming(&self, address: String, route: PeerRoute, body: ByteStream, timeout: Duration) -> CallFuture;
+}
+
+impl<T: Transport> AnyTransport for Arc<T> {
+    fn call(&self, address: String, route: PeerRoute, body: Bytes, timeout: Duration) -> CallFuture {
+        let transport = self.clone();
+        Box::pin(async move { T::call(&transport, &address, route, body, timeout).await })
+    }
+
+    fn call_streaming(&self, address: String, route: PeerRoute, body: ByteStream, timeout: Duration) -> CallFuture {
+        let transport = self.clone();
+        Box::pin(async move { T::call_streaming(&transport, &address, route, body, timeout).await })
+    }
+}
+
+/// Why a member gave no usable answer.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum CallError {
+    #[error(transparent)]
+    Transport(#[from] TransportError),
+    #[error("peer {address} answered in a form this node does not know")]
+    Answer {
+        address: String,
+        #[source]
+        source: codec::CodecError,
+    },
+}
+
+impl CallError {
+    /// True when the peer certainly did not act on the request.
+    pub(crate) fn was_not_sent(&self) -> bool {
+        matches!(self, Self::Transport(TransportError::Unreachable { .. } | TransportError::Refused { .. }))
+    }
+}
+
+/// This node's way to its peers.
+#[derive(Clone)]
+pub(crate) struct Network {
+    transport: Arc<dyn AnyTransport>,
+    cluster: ClusterId,
+    node_id: NodeId,
+    /// What goes along while this node leads.
+    lead: Arc<Mutex<Option<Leadership>>>,
+}
+
+/// What a leader knows of its own lead.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Leadership {
+    pub clock: ClusterTime,
+    /// When the last request that a quorum answered was sent.
+    pub quorum_acked_at: Instant,
+}
+
+impl Network {
+    pub(crate) fn new(transport: Arc<dyn AnyTransport>, cluster: ClusterId, node_id: NodeId) -> Self {
+        Self { transport, cluster, node_id, lead: Arc::default() }
+    }
+
+    pub(crate) fn set_lead(&self, lead: Option<Leadership>) {
+        *self.lead.lock() = lead;
+    }
+
+    fn envelope<T>(&self, target: NodeId, body: T) -> Envelope<T> {
+        let lead = self.lead.lock().map(|lead| Lead {
+            clock: lead.clock,
+            quorum_age_ms: u64::try_from(lead.quorum_acked_at.elapsed().as_millis()).unwrap_or(u64::MAX),
+        });
+        Envelope { cluster: self.cluster, from: self.node_id, target, lead, body }
+    }
+
+    pub(crate) async fn call<Q: Serialize, A: DeserializeOwned>(
+        &self,
+        target: NodeId,
+        address: &str,
+        route: PeerRoute,
+        body: Q,
+        timeout: Duration,
+    ) -> Result<A, CallError> {
+        call(&*self.transport, address, route, &self.envelope(target, body), timeout).await
+    }
+}
+
+/// A request outside of any cluster: join and info.
+pub(crate) async fn call<Q: Serialize, A: DeserializeOwned>(
+    transport: &dyn AnyTransport,
+    address: &str,
+    route: PeerRoute,
+    request: &Q,
+    timeout: Duration,
+) -> Result<A, CallError> {
+    let owned = || address.to_owned();
+    let body = codec::encode(Kind::PeerRequest, request);
+    let answer = transport.call(owned(), route, Bytes::from(body), timeout).await?;
+    codec::decode(Kind::PeerResponse, &answer).map_err(|source| CallError::Answer { address: owned(), source })
+}
+
+impl RaftNetworkFactory<TypeConfig> for Network {
+    type Network = Connection;
+
+    async fn new_client(&mut self, target: NodeId, member: &Member) -> Connection {
+        Connection { network: self.clone(), target, address: member.peer_address.clone() }
+    }
+}
+
+/// The way to one peer.
+pub(crate) struct Connection {
+    network: Network,
+    target: NodeId,
+    address: String,
+}
+
+impl Connection {
+    async fn raft_call<Q: Serialize, A: DeserializeOwned>(
+        &self,
+        route: PeerRoute,
+        body: Q,
+        option: &RPCOption,
+    ) -> Result<A, RPCError<TypeConfig>> {
+        let answer = self.network.call(self.target, &self.address, route, body, option.hard_ttl()).await;
+        // Unreachable makes openraft back off; its other errors retry at once and would fill the log of a dead peer.
+        answer.map_err(|error| RPCError::Unreachable(Unreachable::new(&error)))
+    }
+}
+
+impl RaftNetworkV2<TypeConfig> for Connection {
+    type SnapshotData = SnapshotData;
+
+    async fn append_entries(
+        &mut self,
+        request: AppendEntriesRequest<TypeConfig>,
+        option: RPCOption,
+    ) -> Result<AppendEntriesResponse<TypeConfig>, RPCError<TypeConfig>> {
+        self.raft_call(PeerRoute::Append, request, &option).await
+    }
+
+    async fn vote(
+        &mut self,
+        request: VoteRequest<TypeConfig>,
+        option: RPCOption,
+    ) -> Result<VoteResponse<TypeConfig>, RPCError<TypeConfig>> {
+        self.raft_call(PeerRoute::Vote, request, &option).await
+    }
+
+    async fn pre_vote(
+        &mut self,
+        request: VoteRequest<TypeConfig>,
+        option: RPCOption,
+    ) -> Result<VoteResponse<TypeConfig>, RPCError<TypeConfig>> {
+        self.raft_call(PeerRoute::PreVote, request, &option).await
+    }
+
+    async fn transfer_leader(
+        &mut self,
+        request: TransferLeaderRequest<TypeConfig>,
+        option: RPCOption,
+    ) -> Result<TransferLeaderResponse<TypeConfig>, RPCError<TypeConfig>> {
+        self.raft_call(PeerRoute::TransferLeader, request, &option).await
+    }
+
+    async fn full_snapshot(
+        &mut self,
+        vote: Vote,
+        snapshot: Snapshot,
+        cancel: impl Future<Output = ReplicationClosed> + Send + 'static,
+        _option: RPCOption,
+    ) -> Result<SnapshotResponse<TypeConfig>, StreamingError<TypeConfig>> {
+        let unreachable = |error: &CallError| StreamingError::Unreachable(Unreachable::new(error));
+        let network = &self.network;
+        let envelope = network.envelope(self.target, (vote, snapshot.meta));
+        let address = self.address.clone();
+        let head = codec::encode(Kind::PeerRequest, &envelope);
+        // The envelope's length comes first, because the stream has no other seam.
+        let length = u32::try_from(head.len()).expect("an envelope is small").to_le_bytes();
+        let head = Bytes::from([&length[..], &head].concat());
+        let body: ByteStream =
+            Box::pin(futures_util::stream::once(async { Ok(head) }).chain(snapshot.snapshot.into_stream()));
+        let sending = network.transport.call_streaming(address.clone(), PeerRoute::Snapshot, body, SNAPSHOT_TIMEOUT);
+        let answer = tokio::select! {
+            answer = sending => answer.map_err(|error| unreachable(&error.into()))?,
+            closed = cancel => return Err(StreamingError::Closed(closed)),
+        };
+        codec::decode(Kind::PeerResponse, &answer)
+            .map_err(|source| unreachable(&CallError::Answer { address, source }))
+    }
+}

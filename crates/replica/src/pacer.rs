@@ -1,0 +1,61 @@
+//! The leader's heartbeat: it moves the cluster clock on, and strikes off what lapsed.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use rollcall_registry::{Command, Outcome, Term};
+use tokio::time::{Instant, MissedTickBehavior};
+
+use crate::core::{Core, Leading};
+
+/// How often the clock is read and the next deadline looked at. A lapse is noticed this much late at most.
+const TICK: Duration = Duration::from_millis(50);
+
+/// Instances one entry strikes off. A mass expiry takes many entries, and heartbeats get in between.
+const EXPIRE_MAX: u32 = 256;
+
+pub(crate) async fn drive(core: Arc<Core>) {
+    let mut ticks = tokio::time::interval(TICK);
+    ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    loop {
+        tokio::select! {
+            () = core.stop.cancelled() => return,
+            _ = ticks.tick() => {}
+        }
+        let Some(lead) = core.lead() else { continue };
+        tokio::select! {
+            () = core.stop.cancelled() => return,
+            () = expire(&core, lead) => {}
+        }
+    }
+}
+
+/// Goes through the same queue as every write: the heartbeats that this node has received are ahead of it.
+async fn expire(core: &Core, mut lead: Leading) {
+    while lead.may_expire && core.roll.next_due().is_some_and(|due| due <= lead.now) {
+        let command = Command::Expire { term: Term(lead.leader.term), up_to: lead.now, limit: EXPIRE_MAX };
+        let deadline = Instant::now() + Duration::from_millis(core.options.election_timeout_ms_max);
+        match core.queue.submit(vec![command], true, deadline).await {
+            Ok(answer) => match answer.outcomes.as_slice() {
+                [Outcome::Expired { count, more }] => {
+                    tracing::debug!(count, more, "struck off what lapsed");
+                    if !more {
+                        return;
+                    }
+                }
+                outcomes => {
+                    tracing::debug!(?outcomes, "an expiry was refused");
+                    return;
+                }
+            },
+            Err(error) => {
+                tracing::debug!(%error, "an expiry was not proposed");
+                return;
+            }
+        }
+        match core.lead() {
+            Some(now) => lead = now,
+            None => return,
+        }
+    }
+}

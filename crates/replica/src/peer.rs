@@ -1,0 +1,117 @@
+//! The seam between a replica and the wires that the edge lays: opaque bytes to and from a peer address.
+
+use std::future::Future;
+use std::pin::Pin;
+use std::time::Duration;
+
+use bytes::Bytes;
+use futures_util::Stream;
+
+/// What a peer is asked. The name is the last path segment on the peer port.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum PeerRoute {
+    Append,
+    Vote,
+    PreVote,
+    TransferLeader,
+    /// The only one whose body is a stream.
+    Snapshot,
+    /// A batch of commands for the leader.
+    Propose,
+    /// The leader's read index.
+    ReadIndex,
+    /// A node that has no id yet asks to be taken in.
+    Join,
+    /// Who are you, and whom do you know?
+    Info,
+}
+
+impl PeerRoute {
+    pub const ALL: &[Self] = &[
+        Self::Append,
+        Self::Vote,
+        Self::PreVote,
+        Self::TransferLeader,
+        Self::Snapshot,
+        Self::Propose,
+        Self::ReadIndex,
+        Self::Join,
+        Self::Info,
+    ];
+
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Append => "append",
+            Self::Vote => "vote",
+            Self::PreVote => "pre-vote",
+            Self::TransferLeader => "transfer-leader",
+            Self::Snapshot => "snapshot",
+            Self::Propose => "propose",
+            Self::ReadIndex => "read-index",
+            Self::Join => "join",
+            Self::Info => "info",
+        }
+    }
+
+    pub fn parse(text: &str) -> Option<Self> {
+        Self::ALL.iter().copied().find(|route| route.as_str() == text)
+    }
+}
+
+/// Why a peer gave no answer.
+#[derive(Debug, thiserror::Error)]
+pub enum TransportError {
+    /// Nothing was sent: the peer does not listen or the address is wrong.
+    #[error("cannot reach peer {address}")]
+    Unreachable {
+        address: String,
+        #[source]
+        source: Box<dyn std::error::Error + Send + Sync>,
+    },
+    /// Something was sent; whether the peer acted on it is not known.
+    #[error("lost peer {address} before it answered")]
+    Lost {
+        address: String,
+        #[source]
+        source: Box<dyn std::error::Error + Send + Sync>,
+    },
+    /// The peer understood and refused.
+    #[error("peer {address} refused: {reason}")]
+    Refused { address: String, reason: String },
+}
+
+pub type ByteStream = Pin<Box<dyn Stream<Item = Result<Bytes, std::io::Error>> + Send>>;
+
+/// Carries bytes to peers. Connections are kept; a broken one is dropped at once.
+pub trait Transport: Send + Sync + 'static {
+    fn call(
+        &self,
+        address: &str,
+        route: PeerRoute,
+        body: Bytes,
+        timeout: Duration,
+    ) -> impl Future<Output = Result<Bytes, TransportError>> + Send;
+
+    /// As `call`, with a body too large for memory.
+    fn call_streaming(
+        &self,
+        address: &str,
+        route: PeerRoute,
+        body: ByteStream,
+        timeout: Duration,
+    ) -> impl Future<Output = Result<Bytes, TransportError>> + Send;
+}
+
+/// Why a peer's request was refused.
+#[derive(Debug, thiserror::Error)]
+pub enum PeerRefusal {
+    /// Another cluster, another node than the one meant, or a format we do not speak. Never retried blindly.
+    #[error("{0}")]
+    Misdirected(String),
+    /// Bytes that do not decode.
+    #[error("{0}")]
+    Malformed(String),
+    /// This node is stopping or broken.
+    #[error("{0}")]
+    Unavailable(String),
+}

@@ -1,0 +1,454 @@
+//! The handle to one member: options in, tasks until shutdown, a cheap handle out.
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use openraft::async_runtime::WatchReceiver;
+use openraft::{Config, SnapshotPolicy};
+use parking_lot::Mutex;
+use rollcall_registry::{ClusterTime, Command, Digest, Outcome, Revision};
+use rollcall_storage::{
+    ClusterId, DataDir, DataDirError, FailureWatch, Identity, Member, NodeId, OpenError, Roll, StoreFailure,
+};
+use tokio::task::JoinHandle;
+use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
+
+use crate::barrier::{BarrierError, Consistency, DigestError, Freshness};
+use crate::core::{Core, Raft};
+use crate::membership::{self, ClusterStatus};
+use crate::message::{JoinRequest, JoinResponse};
+use crate::network::{self, AnyTransport, Network};
+use crate::peer::{ByteStream, PeerRefusal, PeerRoute, Transport};
+use crate::proposer::{self, SubmitError};
+use crate::{driver, handler, pacer, read_index};
+
+/// The founder's id. Later ones are indexes of log entries, and the founder's own entries come before the first of them.
+const FOUNDER: NodeId = 1;
+
+/// How long one attempt to join may take.
+const JOIN_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// Between two rounds of asking everybody to be taken in.
+const JOIN_PAUSE: Duration = Duration::from_millis(250);
+
+/// What a member needs to know to start.
+#[derive(Clone, Debug)]
+pub struct Options {
+    pub data_dir: PathBuf,
+    /// `host:port` where clients reach this node, as others are told.
+    pub api_address: String,
+    /// `host:port` where peers reach this node, as others are told.
+    pub peer_address: String,
+    pub start: StartMode,
+    /// Stay a learner: hold everything, answer reads, never vote.
+    pub learner: bool,
+    pub heartbeat_interval_ms: u64,
+    pub election_timeout_ms_min: u64,
+    pub election_timeout_ms_max: u64,
+    /// Log entries between two checkpoints.
+    pub snapshot_entries: u64,
+    /// Log entries kept behind a checkpoint, so that a follower that was away briefly needs no snapshot.
+    pub log_entries_kept: u64,
+    /// Of the program, as others are told.
+    pub version: &'static str,
+}
+
+/// How a node without an identity comes to one. A directory that already is a node's is resumed in any mode.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum StartMode {
+    /// Founds a cluster of one.
+    Bootstrap,
+    /// Asks these peer addresses to be taken in, until one does.
+    Join {
+        peers: Vec<String>,
+        token: Option<String>,
+    },
+    Existing,
+}
+
+/// Why a member did not start.
+#[derive(Debug, thiserror::Error)]
+pub enum StartError {
+    #[error(transparent)]
+    DataDir(#[from] DataDirError),
+    #[error("open the store in {path}")]
+    Open {
+        path: PathBuf,
+        #[source]
+        source: OpenError,
+    },
+    #[error("{path} belongs to no cluster yet: start with --bootstrap to found one, or with --join to join one")]
+    NoCluster { path: PathBuf },
+    #[error("the timing is not possible: {reason}")]
+    Timing { reason: String },
+    #[error("{peer} refused to take this node in: {reason}")]
+    JoinRefused { peer: String, reason: String },
+    #[error("start the raft member")]
+    Raft {
+        #[source]
+        source: Box<dyn std::error::Error + Send + Sync>,
+    },
+    #[error("stopped before it had started")]
+    Stopped,
+}
+
+/// Why a member broke. The process must end: nothing it could do would be safe.
+#[derive(Debug, Clone, thiserror::Error)]
+pub enum Failure {
+    #[error("the store failed")]
+    Store(#[source] StoreFailure),
+    #[error("the raft member stopped: {0}")]
+    Raft(String),
+    #[error("a task of this member panicked")]
+    Task,
+}
+
+/// What became of a command.
+#[derive(Clone, Debug)]
+pub struct Applied {
+    pub outcome: Outcome,
+    /// The roll's revision after the entry.
+    pub revision: Revision,
+}
+
+/// One named condition of readiness.
+#[derive(Clone, Debug)]
+pub struct Check {
+    pub name: &'static str,
+    pub ok: bool,
+    pub detail: String,
+}
+
+/// A running member. Cheap to clone.
+#[derive(Clone)]
+pub struct Replica {
+    core: Arc<Core>,
+    failure: FailureWatch,
+    tasks: Arc<Mutex<Vec<JoinHandle<()>>>>,
+    broken: CancellationToken,
+}
+
+impl Replica {
+    /// Opens the directory, founds or joins or resumes, and starts the member's tasks. Joining goes on until a member
+    /// answers; drop the future to give up.
+    pub async fn start<T: Transport>(options: Options, transport: T) -> Result<Self, StartError> {
+        let config = config(&options)?;
+        let dir = DataDir::lock(&options.data_dir)?;
+        let transport: Arc<dyn AnyTransport> = Arc::new(Arc::new(transport));
+        let identity = match dir.identity() {
+            Some(identity) => identity,
+            None => {
+                let identity = first_identity(&options, &*transport).await?;
+                dir.write_identity(identity.clone())?;
+                identity
+            }
+        };
+        let Identity { cluster_id: cluster, node_id, .. } = identity;
+        let registry = rollcall_registry::Options { seed: rand::random(), ..Default::default() };
+        let opened = {
+            let dir = dir.clone();
+            let opening = tokio::task::spawn_blocking(move || rollcall_storage::open(&dir, registry));
+            let opened = opening.await.map_err(|error| StartError::Raft { source: error.into() })?;
+            opened.map_err(|source| StartError::Open { path: options.data_dir.clone(), source })?
+        };
+        let network = Network::new(transport.clone(), cluster, node_id);
+        let raft = Raft::new(node_id, config, network.clone(), opened.log, opened.state_machine)
+            .await
+            .map_err(|error| StartError::Raft { source: error.into() })?;
+        if node_id == FOUNDER && options.start == StartMode::Bootstrap {
+            found(&raft, &options).await?;
+        }
+        let (queue, waiting) = proposer::queue();
+        let (rounds, readers) = read_index::rounds();
+        let core = Arc::new(Core {
+            options,
+            cluster,
+            node_id,
+            raft,
+            roll: opened.roll,
+            snapshots: opened.receiver,
+            network,
+            queue,
+            rounds,
+            stop: CancellationToken::new(),
+            membership: tokio::sync::Mutex::new(()),
+            leading: Mutex::new(None),
+            freshness: Mutex::default(),
+            told_clock: Mutex::new(None),
+        });
+        let broken = CancellationToken::new();
+        let watched = |task: JoinHandle<()>| {
+            let broken = broken.clone();
+            tokio::spawn(async move {
+                if task.await.is_err_and(|error| error.is_panic()) {
+                    broken.cancel();
+                }
+            })
+        };
+        let tasks = vec![
+            watched(tokio::spawn(driver::drive(core.clone(), waiting))),
+            watched(tokio::spawn(read_index::drive(core.clone(), readers))),
+            watched(tokio::spawn(pacer::drive(core.clone()))),
+            watched(tokio::spawn(membership::promote(core.clone()))),
+        ];
+        tracing::info!(%cluster, node = node_id, "the member runs");
+        Ok(Self { core, failure: opened.failure, tasks: Arc::new(Mutex::new(tasks)), broken })
+    }
+
+    /// Proposes one command and waits until it is applied here. It is held through elections until `deadline`.
+    pub async fn submit(&self, command: Command, deadline: Instant) -> Result<Applied, SubmitError> {
+        let mut answer = self.core.queue.submit(vec![command], false, deadline).await?;
+        // Applied at the leader is done; applied here too, whoever asks this node next sees it.
+        self.core.wait_applied(answer.index, deadline).await;
+        match answer.outcomes.pop() {
+            Some(outcome) => Ok(Applied { outcome, revision: answer.revision }),
+            None => Err(SubmitError::Unknown),
+        }
+    }
+
+    /// Makes sure that what [`Self::roll`] shows next fulfils the requirement.
+    pub async fn barrier(&self, wanted: Consistency, deadline: Instant) -> Result<Freshness, BarrierError> {
+        self.core.barrier(wanted, deadline).await
+    }
+
+    pub fn roll(&self) -> &Roll {
+        &self.core.roll
+    }
+
+    pub fn cluster_id(&self) -> ClusterId {
+        self.core.cluster
+    }
+
+    pub fn node_id(&self) -> NodeId {
+        self.core.node_id
+    }
+
+    /// Cluster time as well as this node can tell. For showing what remains of a lease; it decides nothing.
+    pub fn cluster_time(&self) -> ClusterTime {
+        self.core.cluster_time()
+    }
+
+    /// Asks the other members how they are; those that do not answer within half a second count as out of reach.
+    pub async fn status(&self) -> ClusterStatus {
+        membership::status(&self.core).await
+    }
+
+    /// A digest of the whole state at exactly `index`, or where this node is now.
+    pub async fn digest(&self, index: Option<u64>, deadline: Instant) -> Result<(u64, Digest), DigestError> {
+        self.core.digest(index, deadline).await
+    }
+
+    /// What must hold for this node to be given work.
+    pub fn readiness(&self) -> Vec<Check> {
+        let leader = self.core.current_leader();
+        let staleness = self.core.staleness();
+        let failure = self.failure.get();
+        vec![
+            Check {
+                name: "leader",
+                ok: leader.is_some(),
+                detail: leader.map_or("no leader is known".to_owned(), |leader| format!("node {leader} leads")),
+            },
+            Check {
+                name: "caught_up",
+                ok: staleness.is_some(),
+                detail: staleness.map_or("not current since it started".to_owned(), |staleness| {
+                    format!("current {} ms ago", staleness.as_millis())
+                }),
+            },
+            Check {
+                name: "disk",
+                ok: failure.is_none(),
+                detail: failure.map_or("writes succeed".to_owned(), |failure| failure.to_string()),
+            },
+        ]
+    }
+
+    /// Whether the member's own machinery runs. Does not depend on the quorum.
+    pub fn is_alive(&self) -> bool {
+        let metrics = self.core.raft.metrics();
+        let runs = metrics.borrow_watched().running_state.is_ok();
+        runs && self.failure.get().is_none() && !self.broken.is_cancelled()
+    }
+
+    /// Answers a peer; every route but the snapshot's.
+    pub async fn handle_peer(&self, route: PeerRoute, body: Bytes) -> Result<Bytes, PeerRefusal> {
+        handler::handle(&self.core, route, body).await
+    }
+
+    /// Takes in a snapshot that a leader streams.
+    pub async fn handle_snapshot(&self, body: ByteStream) -> Result<Bytes, PeerRefusal> {
+        handler::receive_snapshot(&self.core, body).await
+    }
+
+    /// Resolves when the member broke.
+    pub async fn failed(&self) -> Failure {
+        let mut store = self.failure.clone();
+        let mut metrics = self.core.raft.metrics();
+        let raft = async {
+            loop {
+                let running = metrics.borrow_watched().running_state.clone();
+                match running {
+                    Err(openraft::errors::Fatal::Stopped) | Ok(()) => {}
+                    Err(fatal) => return fatal.to_string(),
+                }
+                if metrics.changed().await.is_err() {
+                    // A shutdown that was asked for is no failure.
+                    std::future::pending::<()>().await;
+                }
+            }
+        };
+        tokio::select! {
+            // Whatever broke, the store's own word names the cause.
+            biased;
+            failure = store.failed() => Failure::Store(failure),
+            fatal = raft => self.failure.get().map_or(Failure::Raft(fatal), Failure::Store),
+            () = self.broken.cancelled() => Failure::Task,
+        }
+    }
+
+    /// Hands over the lead if this node has it, then stops the member. Safe to call twice.
+    pub async fn shutdown(&self) {
+        if self.core.stop.is_cancelled() {
+            return;
+        }
+        hand_over(&self.core).await;
+        self.core.stop.cancel();
+        let tasks = std::mem::take(&mut *self.tasks.lock());
+        for task in tasks {
+            // Only a panic makes this fail, and that was reported already.
+            let _ = task.await;
+        }
+        if let Err(error) = self.core.raft.shutdown().await {
+            tracing::warn!(%error, "the raft member did not stop cleanly");
+        }
+    }
+}
+
+fn config(options: &Options) -> Result<Arc<Config>, StartError> {
+    let config = Config {
+        cluster_name: "rollcall".to_owned(),
+        heartbeat_interval: options.heartbeat_interval_ms,
+        election_timeout_min: options.election_timeout_ms_min,
+        election_timeout_max: options.election_timeout_ms_max,
+        snapshot_policy: SnapshotPolicy::LogsSinceLast(options.snapshot_entries),
+        max_in_snapshot_log_to_keep: options.log_entries_kept,
+        // A learner this far behind is sent a snapshot; it must not be less than what is kept between two.
+        replication_lag_threshold: options.snapshot_entries.saturating_add(options.log_entries_kept).max(1_000),
+        purge_batch_size: (options.log_entries_kept / 8).clamp(1, 1_024),
+        max_payload_entries: 256,
+        install_snapshot_timeout: 600_000,
+        enable_pre_vote: Some(true),
+        // A leader that restarts asks again: its lease is not what it was.
+        enable_leader_restore: Some(false),
+        quorum_loss_probe_interval: Some(2 * options.election_timeout_ms_max),
+        backoff: "50ms 100ms 200ms 400ms ...1s".to_owned(),
+        ..Config::default()
+    };
+    let config = config.validate().map_err(|error| StartError::Timing { reason: error.to_string() })?;
+    Ok(Arc::new(config))
+}
+
+async fn first_identity(options: &Options, transport: &dyn AnyTransport) -> Result<Identity, StartError> {
+    match &options.start {
+        StartMode::Existing => Err(StartError::NoCluster { path: options.data_dir.clone() }),
+        StartMode::Bootstrap => {
+            let cluster_id = ClusterId(rand::random());
+            tracing::info!(cluster = %cluster_id, "founding a cluster");
+            Ok(Identity { cluster_id, node_id: FOUNDER, removed: false })
+        }
+        StartMode::Join { peers, token } => join(options, transport, peers, token.clone()).await,
+    }
+}
+
+/// Asks one member after the other, following their word about the leader, until one takes this node in.
+async fn join(
+    options: &Options,
+    transport: &dyn AnyTransport,
+    peers: &[String],
+    token: Option<String>,
+) -> Result<Identity, StartError> {
+    let request = JoinRequest {
+        api_address: options.api_address.clone(),
+        peer_address: options.peer_address.clone(),
+        learner: options.learner,
+        token,
+    };
+    let mut told = false;
+    loop {
+        for peer in peers {
+            let mut address = peer.clone();
+            // The address given, then the leader it names, then the one that names if the lead just changed.
+            for _ in 0..3 {
+                let asked = network::call(transport, &address, PeerRoute::Join, &request, JOIN_TIMEOUT).await;
+                match asked {
+                    Ok(JoinResponse::Welcome { cluster, node_id }) => {
+                        tracing::info!(%cluster, node = node_id, peer = address, "taken in by the cluster");
+                        return Ok(Identity { cluster_id: cluster, node_id, removed: false });
+                    }
+                    Ok(JoinResponse::Refused { reason }) => {
+                        return Err(StartError::JoinRefused { peer: address, reason });
+                    }
+                    Ok(JoinResponse::NotLeader { leader_peer_address: Some(leader) }) => address = leader,
+                    Ok(JoinResponse::NotLeader { leader_peer_address: None }) => break,
+                    Err(error) => {
+                        tracing::debug!(%error, peer = address, "not taken in yet");
+                        break;
+                    }
+                }
+            }
+        }
+        if !told {
+            tracing::info!(?peers, "waiting for a member that takes this node in");
+            told = true;
+        }
+        tokio::time::sleep(JOIN_PAUSE).await;
+    }
+}
+
+/// The first membership: the founder alone. Does nothing when it was written already.
+async fn found(raft: &Raft, options: &Options) -> Result<(), StartError> {
+    let fatal = |source: Box<dyn std::error::Error + Send + Sync>| StartError::Raft { source };
+    if raft.is_initialized().await.map_err(|error| fatal(error.into()))? {
+        return Ok(());
+    }
+    let founder = Member {
+        api_address: options.api_address.clone(),
+        peer_address: options.peer_address.clone(),
+        learner: false,
+    };
+    raft.initialize(BTreeMap::from([(FOUNDER, founder)])).await.map_err(|error| fatal(error.into()))
+}
+
+/// Gives the lead to the follower that has got furthest, so that clients wait a round trip and not an election.
+async fn hand_over(core: &Core) {
+    let metrics = core.metrics();
+    let Some(replication) = metrics.replication.as_ref().filter(|_| metrics.state.is_leader()) else { return };
+    let membership = metrics.membership_config.membership();
+    let successor = membership
+        .voter_ids()
+        .filter(|id| *id != core.node_id)
+        .filter_map(|id| Some((replication.get(&id)?.as_ref()?.index(), id)))
+        .max();
+    let Some((_, successor)) = successor else { return };
+    if core.raft.trigger().transfer_leader(successor).await.is_err() {
+        return;
+    }
+    let patience = Duration::from_millis(2 * core.options.election_timeout_ms_max);
+    let mut server = core.raft.server_metrics();
+    let moved = async {
+        while server.borrow_watched().current_leader.is_none_or(|leader| leader == core.node_id) {
+            if server.changed().await.is_err() {
+                return;
+            }
+        }
+    };
+    match tokio::time::timeout(patience, moved).await {
+        Ok(()) => tracing::info!(successor, "handed over the lead"),
+        Err(_) => tracing::warn!(successor, "no one took over the lead in time; the others will elect"),
+    }
+}

@@ -1,0 +1,326 @@
+//! Whole members in one process: real stores, a transport that a test can cut.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use bytes::Bytes;
+use rollcall_registry::*;
+use rollcall_replica::{
+    Applied, BarrierError, ByteStream, Consistency, Options, PeerRefusal, PeerRoute, Replica, StartMode, Transport,
+    TransportError,
+};
+use tempfile::TempDir;
+use tokio::time::Instant;
+
+/// Carries requests straight to the member at an address, unless the way is cut.
+#[derive(Clone, Default)]
+struct Wires {
+    members: Arc<Mutex<BTreeMap<String, Replica>>>,
+    cut: Arc<Mutex<BTreeSet<String>>>,
+}
+
+struct Wire {
+    wires: Wires,
+    from: String,
+}
+
+impl Wire {
+    fn member(&self, address: &str) -> Result<Replica, TransportError> {
+        let cut = self.wires.cut.lock().unwrap();
+        let member = self.wires.members.lock().unwrap().get(address).cloned();
+        match member {
+            Some(member) if !cut.contains(address) && !cut.contains(&self.from) => Ok(member),
+            _ => Err(TransportError::Unreachable { address: address.to_owned(), source: "cut".into() }),
+        }
+    }
+}
+
+impl Transport for Wire {
+    async fn call(
+        &self,
+        address: &str,
+        route: PeerRoute,
+        body: Bytes,
+        timeout: Duration,
+    ) -> Result<Bytes, TransportError> {
+        let lost = |source: String| TransportError::Lost { address: address.to_owned(), source: source.into() };
+        let member = self.member(address)?;
+        let answer = tokio::time::timeout(timeout, member.handle_peer(route, body)).await;
+        self.member(address).map_err(|_| lost("cut on the way back".to_owned()))?;
+        answer
+            .map_err(|_| lost("timeout".to_owned()))?
+            .map_err(|refusal| TransportError::Refused { address: address.to_owned(), reason: refusal.to_string() })
+    }
+
+    async fn call_streaming(
+        &self,
+        address: &str,
+        _route: PeerRoute,
+        body: ByteStream,
+        _timeout: Duration,
+    ) -> Result<Bytes, TransportError> {
+        let member = self.member(address)?;
+        member
+            .handle_snapshot(body)
+            .await
+            .map_err(|refusal| TransportError::Refused { address: address.to_owned(), reason: refusal.to_string() })
+    }
+}
+
+impl Wires {
+    async fn start(&self, dir: &TempDir, name: &str, start: StartMode) -> Replica {
+        let options = Options {
+            data_dir: dir.path().join(name),
+            api_address: format!("{name}:7900"),
+            peer_address: name.to_owned(),
+            start,
+            learner: false,
+            heartbeat_interval_ms: 100,
+            election_timeout_ms_min: 400,
+            election_timeout_ms_max: 800,
+            snapshot_entries: 20,
+            log_entries_kept: 5,
+            version: "test",
+        };
+        let wire = Wire { wires: self.clone(), from: name.to_owned() };
+        let replica = Replica::start(options, wire).await.expect("a member starts");
+        self.members.lock().unwrap().insert(name.to_owned(), replica.clone());
+        replica
+    }
+
+    async fn three(&self, dir: &TempDir) -> [Replica; 3] {
+        let a = self.start(dir, "a", StartMode::Bootstrap).await;
+        let join = || StartMode::Join { peers: vec!["a".to_owned()], token: None };
+        let b = self.start(dir, "b", join()).await;
+        let c = self.start(dir, "c", join()).await;
+        for member in [&a, &b, &c] {
+            until("three voters", || async {
+                let status = member.status().await;
+                status.members.len() == 3 && status.members.iter().all(|m| m.voter && m.reachable)
+            })
+            .await;
+            until("a member that is ready", || async { member.readiness().iter().all(|check| check.ok) }).await;
+        }
+        [a, b, c]
+    }
+
+    fn cut(&self, name: &str) {
+        self.cut.lock().unwrap().insert(name.to_owned());
+    }
+
+    fn heal(&self) {
+        self.cut.lock().unwrap().clear();
+    }
+}
+
+async fn until<F: Future<Output = bool>>(what: &str, mut holds: impl FnMut() -> F) {
+    let deadline = Instant::now() + Duration::from_secs(30);
+    while !holds().await {
+        assert!(Instant::now() < deadline, "waited in vain for {what}");
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+}
+
+fn soon() -> Instant {
+    Instant::now() + Duration::from_secs(20)
+}
+
+fn tenant() -> TenantId {
+    TenantId::parse("default").unwrap()
+}
+
+fn id(text: &str) -> InstanceId {
+    InstanceId::parse(text).unwrap()
+}
+
+fn register(name: &str, url: &str) -> Command {
+    let registration = Registration {
+        name: ServiceName::parse("web").unwrap(),
+        kind: Kind::Service,
+        protocol: Protocol::Http,
+        visibility: Visibility::Private,
+        weight: 1,
+        ttl_ms: 60_000,
+        reap_after_ms: 0,
+        url: url.into(),
+        version: None,
+        owner: None,
+        tags: Box::default(),
+        capabilities: Box::default(),
+        consumed_events: Box::default(),
+        produced_events: Box::default(),
+        metadata: Metadata::default(),
+        extras: None,
+    };
+    Command::Register {
+        tenant: tenant(),
+        id: id(name),
+        registration: Arc::new(registration),
+        condition: Condition::None,
+    }
+}
+
+fn registered(applied: &Applied) -> Registered {
+    match &applied.outcome {
+        Outcome::Registered(registered) => *registered,
+        other => panic!("not registered: {other:?}"),
+    }
+}
+
+fn shows(member: &Replica, name: &str) -> bool {
+    member.roll().read(|state| state.get(&tenant(), &id(name)).is_some())
+}
+
+async fn same_digests(members: &[&Replica]) {
+    until("equal digests", || async {
+        let mut seen = BTreeSet::new();
+        for member in members {
+            let (index, digest) = member.digest(None, soon()).await.expect("a digest of now");
+            seen.insert((index, digest.0));
+        }
+        seen.len() == 1
+    })
+    .await;
+}
+
+const LINEARIZABLE: Consistency = Consistency { linearizable: true, min_revision: None, max_staleness_ms: None };
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_single_member_does_the_whole_job_and_resumes() {
+    let (dir, wires) = (TempDir::new().unwrap(), Wires::default());
+    let a = wires.start(&dir, "a", StartMode::Bootstrap).await;
+    let first = registered(&a.submit(register("x", "http://x"), soon()).await.unwrap());
+    assert!(first.created);
+    assert_eq!(first.revision, Revision(1));
+    a.barrier(LINEARIZABLE, soon()).await.unwrap();
+    assert!(shows(&a, "x"));
+    let (index, digest) = a.digest(None, soon()).await.unwrap();
+    a.shutdown().await;
+    wires.members.lock().unwrap().clear();
+    drop(a);
+
+    let a = wires.start(&dir, "a", StartMode::Bootstrap).await;
+    a.barrier(LINEARIZABLE, soon()).await.unwrap();
+    assert!(shows(&a, "x"), "p1: an acknowledged write is lost by a restart");
+    let again = registered(&a.submit(register("x", "http://x"), soon()).await.unwrap());
+    assert_eq!(again.lease, first.lease, "the same content again is a renewal");
+    assert!(a.roll().applied_index() > index);
+    assert_eq!(a.roll().read(|state| state.revision()), Revision(1));
+    assert_ne!(a.digest(None, soon()).await.unwrap().1, digest, "the renewal moved the deadline");
+    a.shutdown().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn p8_a_write_at_each_member_is_read_at_each_other() {
+    let (dir, wires) = (TempDir::new().unwrap(), Wires::default());
+    let members = wires.three(&dir).await;
+    for (n, writer) in members.iter().enumerate() {
+        let name = format!("x{n}");
+        let applied = writer.submit(register(&name, "http://x"), soon()).await.unwrap();
+        assert!(shows(writer, &name), "whoever took the write shows it at once");
+        for reader in &members {
+            let wanted = Consistency { min_revision: Some(applied.revision), ..Consistency::default() };
+            reader.barrier(wanted, soon()).await.unwrap();
+            assert!(shows(reader, &name));
+        }
+        let name = format!("y{n}");
+        writer.submit(register(&name, "http://y"), soon()).await.unwrap();
+        for reader in &members {
+            assert_eq!(reader.barrier(LINEARIZABLE, soon()).await.unwrap().staleness_ms, 0);
+            assert!(shows(reader, &name));
+        }
+    }
+    same_digests(&members.each_ref()).await;
+    for member in &members {
+        member.shutdown().await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn p1_a_write_is_held_through_an_election() {
+    let (dir, wires) = (TempDir::new().unwrap(), Wires::default());
+    let members = wires.three(&dir).await;
+    let before = members[1].submit(register("before", "http://x"), soon()).await.unwrap();
+    wires.cut("a");
+    let during = members[1].submit(register("during", "http://x"), soon()).await.unwrap();
+    assert!(during.revision > before.revision);
+    until("another leader", || async { members[2].status().await.leader_id != Some(1) }).await;
+
+    // The old leader, alone, neither acknowledges nor calls itself fresh.
+    let alone = members[0].submit(register("alone", "http://x"), Instant::now() + Duration::from_millis(1_500)).await;
+    assert!(alone.is_err());
+    let wanted = Consistency { max_staleness_ms: Some(500), ..Consistency::default() };
+    let stale = members[0].barrier(wanted, Instant::now() + Duration::from_millis(200)).await;
+    assert!(matches!(stale, Err(BarrierError::TooStale { .. })), "{stale:?}");
+    let cut_off = members[0].barrier(LINEARIZABLE, Instant::now() + Duration::from_millis(500)).await;
+    assert_eq!(cut_off, Err(BarrierError::NoLeader));
+
+    wires.heal();
+    until("the old leader to learn", || async { shows(&members[0], "during") }).await;
+    same_digests(&members.each_ref()).await;
+    for member in &members {
+        member.shutdown().await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn p2_a_member_far_behind_catches_up_by_snapshot() {
+    let (dir, wires) = (TempDir::new().unwrap(), Wires::default());
+    let members = wires.three(&dir).await;
+    wires.cut("c");
+    for n in 0..200 {
+        members[0].submit(register(&format!("x{n}"), "http://x"), soon()).await.unwrap();
+    }
+    wires.heal();
+    until("the last write", || async { shows(&members[2], "x199") }).await;
+    same_digests(&members.each_ref()).await;
+    assert_eq!(members[2].roll().read(|state| state.len()), 200);
+    for member in &members {
+        member.shutdown().await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn p13_another_clusters_member_and_another_node_are_refused() {
+    let (dir, wires) = (TempDir::new().unwrap(), Wires::default());
+    let a = wires.start(&dir, "a", StartMode::Bootstrap).await;
+    let stranger = wires.start(&dir, "s", StartMode::Bootstrap).await;
+    assert_ne!(a.cluster_id(), stranger.cluster_id());
+    let garbage = a.handle_peer(PeerRoute::Append, Bytes::from_static(b"\xff\xff\xff")).await;
+    assert!(matches!(garbage, Err(PeerRefusal::Malformed(_))), "{garbage:?}");
+    for route in PeerRoute::ALL {
+        let empty = a.handle_peer(*route, Bytes::new()).await;
+        assert!(matches!(empty, Err(PeerRefusal::Malformed(_))), "{route:?}: {empty:?}");
+    }
+    a.shutdown().await;
+    stranger.shutdown().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn p4_a_silent_instance_is_struck_off_and_a_beating_one_is_not() {
+    let (dir, wires) = (TempDir::new().unwrap(), Wires::default());
+    let members = wires.three(&dir).await;
+    let with_ttl = |name: &str, ttl_ms| match register(name, "http://x") {
+        Command::Register { tenant, id, registration, condition } => {
+            let registration = Arc::new(Registration { ttl_ms, ..(*registration).clone() });
+            Command::Register { tenant, id, registration, condition }
+        }
+        _ => unreachable!(),
+    };
+    members[1].submit(with_ttl("silent", 1_000), soon()).await.unwrap();
+    let beating = registered(&members[2].submit(with_ttl("beating", 3_000), soon()).await.unwrap());
+    until("the silent one to go", || async {
+        let leases = LeaseSet::new(vec![beating.lease]);
+        let renewed = members[1].submit(Command::Renew { tenant: tenant(), leases }, soon()).await.unwrap();
+        let nobody = LeaseSet::default();
+        assert_eq!(renewed.outcome, Outcome::Renewed { not_found: nobody.clone(), superseded: nobody });
+        !shows(&members[1], "silent")
+    })
+    .await;
+    assert!(shows(&members[1], "beating"));
+    same_digests(&members.each_ref()).await;
+    for member in &members {
+        member.shutdown().await;
+    }
+}
