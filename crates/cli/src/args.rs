@@ -1,0 +1,387 @@
+//! The command line: names, flags, and the environment variables behind them.
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use clap::{Args, Parser, Subcommand};
+use rollcall_client::{Consistency, DiscoverQuery, Sort};
+use rollcall_server::config::Settings;
+
+use crate::output::Format;
+
+/// The live roll of agents and services: who is here now, what they can do, and how to reach them.
+#[derive(Debug, Parser)]
+#[command(name = "rollcall", version, arg_required_else_help = true, after_help = EXIT_CODES)]
+pub(crate) struct Cli {
+    #[command(flatten)]
+    pub(crate) global: Global,
+    #[command(subcommand)]
+    pub(crate) command: Command,
+}
+
+const EXIT_CODES: &str =
+    "Exit codes: 0 ok, 1 error, 2 usage, 3 not found, 4 conflict, 5 not allowed, 6 unavailable, 7 timeout";
+
+#[derive(Args, Debug)]
+#[command(next_help_heading = "Global options")]
+pub(crate) struct Global {
+    /// A node's client address; repeat it or separate by commas, so that another node is asked when one is gone
+    #[arg(
+        long = "endpoint",
+        global = true,
+        value_name = "URL",
+        env = "ROLLCALL_ENDPOINTS",
+        value_delimiter = ',',
+        default_value = "http://127.0.0.1:7900"
+    )]
+    pub(crate) endpoints: Vec<String>,
+    /// The bearer token that says who asks
+    #[arg(long, global = true, env = "ROLLCALL_TOKEN", hide_env_values = true)]
+    pub(crate) token: Option<String>,
+    /// Whose roll is meant, where the cluster runs without tokens
+    #[arg(long, global = true, env = "ROLLCALL_TENANT")]
+    pub(crate) tenant: Option<String>,
+    /// A certificate authority (PEM) that https endpoints are checked against
+    #[arg(long, global = true, value_name = "FILE", env = "ROLLCALL_CA")]
+    pub(crate) ca: Option<PathBuf>,
+    /// How answers are printed
+    #[arg(short, long, global = true, value_enum, default_value = "table")]
+    pub(crate) output: Format,
+    /// How long a request may take in all: `10s`, `500ms`, `2m`, or a number of seconds [default: 10s]
+    #[arg(long, global = true, value_parser = parse_duration)]
+    pub(crate) timeout: Option<Duration>,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum Command {
+    /// Run a node
+    Serve(Box<Serve>),
+    /// Run a whole cluster on this machine, in the foreground
+    Dev(Dev),
+    /// Look at the cluster
+    #[command(subcommand)]
+    Cluster(Cluster),
+    /// Put an instance on the roll
+    Register(Box<Register>),
+    /// Call in for an instance once
+    Heartbeat(Heartbeat),
+    /// Take an instance off the roll
+    Deregister(Deregister),
+    /// Show one instance
+    Get(Get),
+    /// Find who is present
+    Discover(Box<Discover>),
+    /// Work with configuration files
+    #[command(subcommand)]
+    Config(Config),
+    /// Print a completion script for a shell
+    Completions { shell: clap_complete::Shell },
+}
+
+#[derive(Args, Debug)]
+pub(crate) struct Serve {
+    #[command(flatten)]
+    pub(crate) settings: Settings,
+}
+
+#[derive(Args, Debug)]
+pub(crate) struct Dev {
+    /// How many nodes
+    #[arg(long, default_value_t = 3, value_parser = clap::value_parser!(u16).range(1..=9))]
+    pub(crate) nodes: u16,
+    /// Where the nodes keep their data and logs; an earlier cluster there goes on
+    #[arg(long, default_value = "data", value_name = "DIR")]
+    pub(crate) data_dir: PathBuf,
+    /// The first node's client port; its peer port is the next, and further nodes stand ten ports apart
+    #[arg(long, default_value_t = rollcall_api::CLIENT_PORT, value_name = "BASE", value_parser = clap::value_parser!(u16).range(1..=65_000))]
+    pub(crate) port: u16,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum Cluster {
+    /// Show the members, the leader, and how far each node is
+    Status,
+    /// Wait until the cluster can do its work
+    Wait(Wait),
+}
+
+#[derive(Args, Debug)]
+#[group(required = true, multiple = true)]
+pub(crate) struct Wait {
+    /// Until every endpoint is ready to serve
+    #[arg(long)]
+    pub(crate) ready: bool,
+    /// Until the cluster has this many voters and all of them are reachable
+    #[arg(long, value_name = "N")]
+    pub(crate) voters: Option<usize>,
+}
+
+#[derive(Args, Debug)]
+pub(crate) struct Register {
+    /// The registration as JSON; `-` reads standard input. Flags win over what the file says
+    #[arg(value_name = "FILE", required_unless_present_all = ["name", "url"])]
+    pub(crate) file: Option<PathBuf>,
+    #[command(flatten)]
+    pub(crate) fields: RegistrationFields,
+    /// Only if the id is not on the roll
+    #[arg(long, conflicts_with_all = ["if_revision", "keep_alive"])]
+    pub(crate) if_absent: bool,
+    /// Only if the id's last change is this revision
+    #[arg(long, value_name = "REVISION", conflicts_with = "keep_alive")]
+    pub(crate) if_revision: Option<u64>,
+    /// Beat until a signal or until COMMAND ends, then deregister
+    #[arg(long)]
+    pub(crate) keep_alive: bool,
+    /// Run this program for as long as it is registered; signals are passed on, and its exit code is ours
+    #[arg(last = true, value_name = "COMMAND", requires = "keep_alive")]
+    pub(crate) command: Vec<String>,
+}
+
+#[derive(Args, Debug, Default)]
+pub(crate) struct RegistrationFields {
+    #[arg(long)]
+    pub(crate) id: Option<String>,
+    /// The name that the instances of one service share
+    #[arg(long)]
+    pub(crate) name: Option<String>,
+    /// agent, tool, service, api, device, node, gateway or validator
+    #[arg(long = "type", value_name = "TYPE")]
+    pub(crate) kind: Option<String>,
+    /// Where the instance is reached
+    #[arg(long)]
+    pub(crate) url: Option<String>,
+    #[arg(long)]
+    pub(crate) version: Option<String>,
+    #[arg(long)]
+    pub(crate) owner: Option<String>,
+    #[arg(long)]
+    pub(crate) visibility: Option<String>,
+    /// Repeat or separate by commas
+    #[arg(long = "tag", visible_alias = "tags", value_delimiter = ',', value_name = "TAG")]
+    pub(crate) tags: Vec<String>,
+    /// Repeat or separate by commas
+    #[arg(long = "capability", visible_alias = "capabilities", value_delimiter = ',', value_name = "NAME")]
+    pub(crate) capabilities: Vec<String>,
+    /// Repeat for several; the value is JSON where it can be read as such, otherwise text
+    #[arg(long, value_name = "KEY=VALUE", value_parser = parse_pair)]
+    pub(crate) metadata: Vec<(String, serde_json::Value)>,
+    #[arg(long)]
+    pub(crate) weight: Option<u32>,
+    /// How long the lease lasts after a heartbeat, in milliseconds
+    #[arg(long, value_name = "MS")]
+    pub(crate) ttl_ms: Option<u64>,
+    /// How long a lapsed instance stays on the roll as `offline`, in milliseconds
+    #[arg(long, value_name = "MS")]
+    pub(crate) reap_after_ms: Option<u64>,
+}
+
+#[derive(Args, Debug)]
+pub(crate) struct Heartbeat {
+    pub(crate) id: String,
+    /// Only if this lease still holds the instance
+    #[arg(long, value_name = "LEASE")]
+    pub(crate) lease_id: Option<u64>,
+    /// What the instance says of its condition: active, degraded, maintenance, error or offline
+    #[arg(long)]
+    pub(crate) status: Option<rollcall_api::Status>,
+    /// Repeat for several; the value is JSON where it can be read as such, otherwise text
+    #[arg(long, value_name = "KEY=VALUE", value_parser = parse_pair)]
+    pub(crate) metadata: Vec<(String, serde_json::Value)>,
+}
+
+#[derive(Args, Debug)]
+pub(crate) struct Deregister {
+    pub(crate) id: String,
+    /// Only if this lease still holds the instance
+    #[arg(long, value_name = "LEASE")]
+    pub(crate) lease_id: Option<u64>,
+}
+
+#[derive(Args, Debug)]
+pub(crate) struct Get {
+    pub(crate) id: String,
+    #[command(flatten)]
+    pub(crate) freshness: Freshness,
+}
+
+#[derive(Args, Debug, Default)]
+#[command(next_help_heading = "Freshness")]
+pub(crate) struct Freshness {
+    /// Whether to show what the asked node has, or every write acknowledged before
+    #[arg(long, value_enum, default_value_t)]
+    pub(crate) consistency: Level,
+    /// Show at least this revision
+    #[arg(long, value_name = "REVISION")]
+    pub(crate) min_revision: Option<u64>,
+    /// Fail rather than show a state older than this, in milliseconds
+    #[arg(long, value_name = "MS")]
+    pub(crate) max_staleness_ms: Option<u64>,
+}
+
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, clap::ValueEnum)]
+pub(crate) enum Level {
+    #[default]
+    Local,
+    Linearizable,
+}
+
+impl From<&Freshness> for Consistency {
+    fn from(freshness: &Freshness) -> Self {
+        Self {
+            linearizable: freshness.consistency == Level::Linearizable,
+            min_revision: freshness.min_revision,
+            max_staleness_ms: freshness.max_staleness_ms,
+        }
+    }
+}
+
+/// Filters may be repeated or hold several values separated by commas. All tags, capabilities and selectors must fit;
+/// of the other filters any value may.
+#[derive(Args, Debug)]
+#[command(next_help_heading = "Filters")]
+pub(crate) struct Discover {
+    #[arg(long)]
+    name: Vec<String>,
+    #[arg(long = "type", value_name = "TYPE")]
+    kind: Vec<String>,
+    #[arg(long, visible_alias = "tag", value_name = "TAG")]
+    tags: Vec<String>,
+    #[arg(long, visible_alias = "capability", value_name = "CAPABILITY")]
+    capabilities: Vec<String>,
+    /// Default: everything but `offline`
+    #[arg(long)]
+    status: Vec<String>,
+    #[arg(long)]
+    visibility: Vec<String>,
+    #[arg(long)]
+    owner: Vec<String>,
+    #[arg(long)]
+    protocol: Vec<String>,
+    /// A semver range, as `>=1.2, <2`
+    #[arg(long)]
+    version: Vec<String>,
+    #[arg(long, value_name = "EVENT")]
+    consumed_event: Vec<String>,
+    #[arg(long, value_name = "EVENT")]
+    produced_event: Vec<String>,
+    #[arg(long)]
+    region: Vec<String>,
+    #[arg(long)]
+    zone: Vec<String>,
+    /// Labels of the metadata, as `env=prod,tier in (a,b),!canary`
+    #[arg(short = 'l', long)]
+    selector: Vec<String>,
+    /// At most this many, 1 to 1,000 [default: 50]
+    #[arg(long, help_heading = "Paging")]
+    limit: Option<u32>,
+    /// Where the page before ended
+    #[arg(long, help_heading = "Paging")]
+    cursor: Option<String>,
+    #[arg(long, value_enum, help_heading = "Paging")]
+    sort: Option<Order>,
+    #[command(flatten)]
+    freshness: Freshness,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
+enum Order {
+    Id,
+    Rank,
+}
+
+impl From<Discover> for DiscoverQuery {
+    fn from(args: Discover) -> Self {
+        Self {
+            consistency: Consistency::from(&args.freshness),
+            names: args.name,
+            types: args.kind,
+            tags: args.tags,
+            capabilities: args.capabilities,
+            statuses: args.status,
+            visibilities: args.visibility,
+            owners: args.owner,
+            protocols: args.protocol,
+            versions: args.version,
+            consumed_events: args.consumed_event,
+            produced_events: args.produced_event,
+            regions: args.region,
+            zones: args.zone,
+            selectors: args.selector,
+            limit: args.limit,
+            cursor: args.cursor,
+            sort: args.sort.map(|order| match order {
+                Order::Id => Sort::Id,
+                Order::Rank => Sort::Rank,
+            }),
+        }
+    }
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum Config {
+    /// Read a node's configuration file and name every fault in it
+    Check { file: PathBuf },
+}
+
+/// A number of seconds, or a number with `ms`, `s` or `m`. Above zero.
+fn parse_duration(text: &str) -> Result<Duration, String> {
+    let digits = text.trim_end_matches(|c: char| c.is_ascii_alphabetic());
+    let number: u64 = digits.parse().map_err(|_| "expected a number with `ms`, `s` or `m`".to_owned())?;
+    let ms_per_unit: u64 = match &text[digits.len()..] {
+        "ms" => 1,
+        "" | "s" => 1_000,
+        "m" => 60_000,
+        unit => return Err(format!("unknown unit `{unit}`; use `ms`, `s` or `m`")),
+    };
+    match number.checked_mul(ms_per_unit) {
+        None => Err("too long".to_owned()),
+        Some(0) => Err("must be more than zero".to_owned()),
+        Some(ms) => Ok(Duration::from_millis(ms)),
+    }
+}
+
+fn parse_pair(text: &str) -> Result<(String, serde_json::Value), String> {
+    let (key, value) = text.split_once('=').ok_or_else(|| "expected KEY=VALUE".to_owned())?;
+    let value = serde_json::from_str(value).unwrap_or_else(|_| serde_json::Value::String(value.to_owned()));
+    Ok((key.to_owned(), value))
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory;
+
+    use super::*;
+
+    #[test]
+    fn the_command_line_is_consistent() {
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn durations_have_units() {
+        assert_eq!(parse_duration("500ms"), Ok(Duration::from_millis(500)));
+        assert_eq!(parse_duration("3"), Ok(Duration::from_secs(3)));
+        assert_eq!(parse_duration("3s"), Ok(Duration::from_secs(3)));
+        assert_eq!(parse_duration("2m"), Ok(Duration::from_secs(120)));
+        for text in ["", "0", "0ms", "-1", "s", "1h", "1.5s", "99999999999999999999"] {
+            assert!(parse_duration(text).is_err(), "{text}");
+        }
+    }
+
+    #[test]
+    fn metadata_values_are_json_or_text() {
+        assert_eq!(parse_pair("a=1"), Ok(("a".into(), 1.into())));
+        assert_eq!(parse_pair("a=x=y"), Ok(("a".into(), "x=y".into())));
+        assert!(parse_pair("a").is_err());
+    }
+
+    #[test]
+    fn a_registration_is_a_file_or_at_least_a_name_and_a_url() {
+        let parse = |args: &[&str]| Cli::try_parse_from([&["rollcall", "register"], args].concat());
+        assert!(parse(&["-"]).is_ok());
+        assert!(parse(&["--name", "web", "--url", "http://a"]).is_ok());
+        assert!(parse(&["--name", "web"]).is_err());
+        assert!(parse(&["f.json", "--", "true"]).is_err(), "a command needs --keep-alive");
+        assert!(parse(&["f.json", "--keep-alive", "--", "sleep", "-1"]).is_ok());
+    }
+}

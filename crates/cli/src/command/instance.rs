@@ -1,0 +1,109 @@
+//! `rollcall heartbeat | deregister | get | discover`: one request each.
+
+use rollcall_api::{HeartbeatRequest, ServiceObject};
+use rollcall_client::{Consistency, DiscoverQuery};
+use serde_json::Value;
+
+use super::{attempt, client};
+use crate::args::{Deregister, Discover, Get, Global, Heartbeat};
+use crate::failure::Failure;
+use crate::output::{self, Table};
+
+pub(super) async fn heartbeat(global: &Global, args: Heartbeat) -> Result<(), Failure> {
+    let metadata = (!args.metadata.is_empty()).then(|| args.metadata.into_iter().collect());
+    let beat = HeartbeatRequest { lease_id: args.lease_id, status: args.status, metadata };
+    let answer = attempt(format!("renew `{}`", args.id), client(global)?.heartbeat(&args.id, &beat).await)?;
+    output::show(global.output, &answer, |answer| {
+        let (lease, due) = (answer.lease, answer.next_heartbeat_in_ms);
+        format!(
+            "renewed {}, lease {} for {} ms; beat again within {due} ms\n",
+            answer.service_id, lease.id, lease.ttl_ms
+        )
+    })
+}
+
+pub(super) async fn deregister(global: &Global, args: &Deregister) -> Result<(), Failure> {
+    let answer = client(global)?.deregister(&args.id, args.lease_id).await;
+    let answer = attempt(format!("deregister `{}`", args.id), answer)?;
+    output::show(global.output, &answer, |answer| {
+        format!("deregistered {} at revision {}\n", output::printable(&answer.service_id), answer.revision)
+    })
+}
+
+pub(super) async fn get(global: &Global, args: &Get) -> Result<(), Failure> {
+    let service = client(global)?.get(&args.id, Consistency::from(&args.freshness)).await;
+    let service = attempt(format!("get `{}`", args.id), service)?;
+    output::show(global.output, &service, describe)
+}
+
+pub(super) async fn discover(global: &Global, args: Discover) -> Result<(), Failure> {
+    let found = client(global)?.discover(&DiscoverQuery::from(args)).await;
+    let found = attempt("discover", found)?;
+    output::show(global.output, &found, |found| {
+        let mut table = Table::new(&["ID", "NAME", "TYPE", "STATUS", "URL", "CAPABILITIES", "LEASE LEFT"]);
+        for service in &found.services {
+            table.row(vec![
+                service.id.clone(),
+                service.name.clone(),
+                service.kind.to_string(),
+                service.status.to_string(),
+                service.url.clone(),
+                capabilities(service),
+                seconds(service.lease.expires_in_ms),
+            ]);
+        }
+        let mut text = table.render();
+        text.push_str(&format!("{} of {} at revision {}", found.services.len(), found.total_count, found.revision));
+        if let Some(cursor) = &found.next_cursor {
+            text.push_str(&format!("; the next page: --cursor {cursor}"));
+        }
+        text.push('\n');
+        text
+    })
+}
+
+/// One instance, field by field; what it did not say is left out.
+pub(super) fn describe(service: &ServiceObject) -> String {
+    let locality = service.locality.clone().unwrap_or_default();
+    let locality: Vec<_> = [locality.region, locality.zone].into_iter().flatten().collect();
+    let metadata: Vec<_> = service.metadata.iter().map(|(key, value)| format!("{key}={}", plain(value))).collect();
+    let lease = service.lease;
+    let pairs = [
+        ("id", service.id.clone()),
+        ("name", service.name.clone()),
+        ("type", service.kind.to_string()),
+        ("status", service.status.to_string()),
+        ("url", service.url.clone()),
+        ("protocol", service.protocol.to_string()),
+        ("version", service.version.clone().unwrap_or_default()),
+        ("tags", service.tags.join(", ")),
+        ("capabilities", capabilities(service)),
+        ("metadata", metadata.join(", ")),
+        ("locality", locality.join("/")),
+        ("owner", service.owner.clone().unwrap_or_default()),
+        ("visibility", service.visibility.to_string()),
+        ("tenant", service.tenant.clone()),
+        ("lease", format!("{}, {} ms, {} left", lease.id, lease.ttl_ms, seconds(lease.expires_in_ms))),
+        ("revision", format!("{} (created at {})", service.revision, service.created_revision)),
+        ("registered", service.registered_at.clone()),
+        ("heartbeat", service.heartbeat.clone()),
+    ];
+    output::fields(&pairs.into_iter().filter(|(_, value)| !value.is_empty()).collect::<Vec<_>>())
+}
+
+/// Names only; the details are in the JSON.
+fn capabilities(service: &ServiceObject) -> String {
+    let name = |capability: &Value| match capability {
+        Value::String(name) => name.clone(),
+        detail => plain(&detail["capability_name"]),
+    };
+    service.capabilities.iter().map(name).collect::<Vec<_>>().join(", ")
+}
+
+fn plain(value: &Value) -> String {
+    value.as_str().map_or_else(|| value.to_string(), str::to_owned)
+}
+
+fn seconds(ms: u64) -> String {
+    format!("{}.{} s", ms / 1_000, ms % 1_000 / 100)
+}

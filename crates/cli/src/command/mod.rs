@@ -1,0 +1,69 @@
+//! One file for each group of commands.
+
+mod cluster;
+mod completions;
+mod config;
+mod dev;
+mod instance;
+mod register;
+mod serve;
+
+use std::future::Future;
+
+use rollcall_client::Client;
+use rollcall_server::config::LogFormat;
+
+use crate::args::{Cli, Command, Global};
+use crate::failure::Failure;
+use crate::logging;
+
+/// Runs the command; the exit code of a success is 0 unless it is another program's.
+pub(crate) fn run(cli: Cli) -> Result<u8, Failure> {
+    let Cli { global, command } = cli;
+    let done = |()| 0;
+    match command {
+        Command::Serve(args) => serve::run(args.settings).map(done),
+        Command::Config(args) => config::run(&args).map(done),
+        Command::Completions { shell } => completions::run(shell).map(done),
+        Command::Dev(args) => block_on(dev::run(&args, global.output)).map(done),
+        Command::Cluster(args) => block_on(cluster::run(&global, &args)).map(done),
+        Command::Register(args) => block_on(register::run(&global, *args)),
+        Command::Heartbeat(args) => block_on(instance::heartbeat(&global, args)).map(done),
+        Command::Deregister(args) => block_on(instance::deregister(&global, &args)).map(done),
+        Command::Get(args) => block_on(instance::get(&global, &args)).map(done),
+        Command::Discover(args) => block_on(instance::discover(&global, *args)).map(done),
+    }
+}
+
+/// Everything but a node does with the main thread alone; programs are started on it and tied to it.
+fn block_on<T>(work: impl Future<Output = Result<T, Failure>>) -> Result<T, Failure> {
+    let level = std::env::var("ROLLCALL_LOG_LEVEL").unwrap_or_else(|_| "warn".to_owned());
+    logging::start(LogFormat::Text, &level)?;
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .map_err(|source| Failure::Runtime { source })?;
+    runtime.block_on(work)
+}
+
+fn client(global: &Global) -> Result<Client, Failure> {
+    if global.ca.is_some() {
+        return Err(Failure::Usage { what: "--ca: this program speaks no TLS; put a proxy before it".to_owned() });
+    }
+    let mut builder = Client::builder().endpoints(global.endpoints.iter().filter(|text| !text.is_empty()));
+    if let Some(token) = &global.token {
+        builder = builder.token(token);
+    }
+    if let Some(tenant) = &global.tenant {
+        builder = builder.tenant(tenant);
+    }
+    if let Some(timeout) = global.timeout {
+        builder = builder.timeout(timeout);
+    }
+    builder.build().map_err(|source| Failure::Endpoints { source })
+}
+
+/// Says what was attempted when a request fails.
+fn attempt<T>(action: impl Into<String>, result: Result<T, rollcall_client::Error>) -> Result<T, Failure> {
+    result.map_err(|source| Failure::Request { action: action.into(), source })
+}

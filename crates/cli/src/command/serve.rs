@@ -1,0 +1,28 @@
+//! `rollcall serve`.
+
+use rollcall_server::config::{Settings, unknown_variables};
+
+use crate::failure::Failure;
+use crate::logging;
+use crate::process::Signals;
+
+pub(super) fn run(settings: Settings) -> Result<(), Failure> {
+    let config = settings.resolve().map_err(|source| Failure::Settings { source })?;
+    logging::start(config.log_format, &config.log_level)?;
+    let variables = std::env::vars_os().filter_map(|(name, _)| name.into_string().ok());
+    for name in unknown_variables(variables) {
+        tracing::warn!(name, "this environment variable means nothing; is it misspelled?");
+    }
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .enable_all()
+        .build()
+        .map_err(|source| Failure::Runtime { source })?;
+    runtime.block_on(async {
+        let mut signals = Signals::new()?;
+        let shutdown = async move {
+            let signal = signals.next().await;
+            tracing::info!(?signal, "shutting down");
+        };
+        rollcall_server::run(config, shutdown).await.map_err(|source| Failure::Serve { source })
+    })
+}

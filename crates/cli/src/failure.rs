@@ -1,0 +1,267 @@
+//! Why a command failed, which exit code that is, and what the operator can do next. The one place for all three.
+
+use std::error::Error as _;
+use std::fmt::Write as _;
+use std::io;
+use std::path::PathBuf;
+
+use rollcall_client::{BuildError, Error as ClientError, KeepAliveError};
+use rollcall_server::RunError;
+use rollcall_server::config::ConfigError;
+
+/// Scripts rely on these numbers.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u8)]
+pub(crate) enum ExitCode {
+    Error = 1,
+    /// The command line, or a setting that could stand on it.
+    Usage = 2,
+    NotFound = 3,
+    Conflict = 4,
+    NotAllowed = 5,
+    Unavailable = 6,
+    Timeout = 7,
+}
+
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum Failure {
+    #[error("{what}")]
+    Usage { what: String },
+    #[error("use the given endpoints")]
+    Endpoints {
+        #[source]
+        source: BuildError,
+    },
+    #[error("{action}")]
+    Request {
+        action: String,
+        #[source]
+        source: ClientError,
+    },
+    #[error("keep the registration")]
+    KeepAlive {
+        #[source]
+        source: KeepAliveError,
+    },
+    #[error("read the registration {path}")]
+    ReadRegistration {
+        path: PathBuf,
+        #[source]
+        source: io::Error,
+    },
+    #[error("parse the registration {path}")]
+    ParseRegistration {
+        path: PathBuf,
+        #[source]
+        source: serde_json::Error,
+    },
+    #[error("the registration {path} is not a JSON object")]
+    RegistrationForm { path: PathBuf },
+    #[error("start `{program}`")]
+    Spawn {
+        program: String,
+        #[source]
+        source: io::Error,
+    },
+    #[error("watch over `{program}`")]
+    Child {
+        program: String,
+        #[source]
+        source: io::Error,
+    },
+    #[error("listen for signals")]
+    Signals {
+        #[source]
+        source: io::Error,
+    },
+    #[error("use `{level}` as log_level")]
+    LogLevel {
+        level: String,
+        #[source]
+        source: tracing_subscriber::filter::ParseError,
+    },
+    #[error("configure the node")]
+    Settings {
+        #[source]
+        source: ConfigError,
+    },
+    #[error("check the configuration")]
+    ConfigCheck {
+        #[source]
+        source: ConfigError,
+    },
+    #[error("run the node")]
+    Serve {
+        #[source]
+        source: RunError,
+    },
+    #[error("prepare {path}")]
+    Prepare {
+        path: PathBuf,
+        #[source]
+        source: io::Error,
+    },
+    #[error("listen on {address}")]
+    Port {
+        address: String,
+        #[source]
+        source: io::Error,
+    },
+    #[error("node {node} ended ({status})")]
+    NodeEnded { node: u16, status: std::process::ExitStatus, log: PathBuf },
+    #[error("not ready within {timeout_ms} ms: {missing}")]
+    NotReady { timeout_ms: u128, missing: String },
+    #[error("write to standard output")]
+    Print {
+        #[source]
+        source: io::Error,
+    },
+    #[error("render the answer")]
+    Render {
+        #[source]
+        source: serde_json::Error,
+    },
+    #[error("start the runtime")]
+    Runtime {
+        #[source]
+        source: io::Error,
+    },
+}
+
+impl Failure {
+    pub(crate) fn exit_code(&self) -> ExitCode {
+        match self {
+            Self::Usage { .. } | Self::Endpoints { .. } | Self::LogLevel { .. } | Self::Settings { .. } => {
+                ExitCode::Usage
+            }
+            Self::Request { source, .. } => of_client(source),
+            Self::KeepAlive { source } => match source {
+                KeepAliveError::Superseded { source, .. }
+                | KeepAliveError::Register { source, .. }
+                | KeepAliveError::Deregister { source, .. } => of_client(source),
+                _ => ExitCode::Error,
+            },
+            Self::NotReady { .. } => ExitCode::Timeout,
+            Self::ReadRegistration { .. }
+            | Self::ParseRegistration { .. }
+            | Self::RegistrationForm { .. }
+            | Self::Spawn { .. }
+            | Self::Child { .. }
+            | Self::Signals { .. }
+            | Self::ConfigCheck { .. }
+            | Self::Serve { .. }
+            | Self::Prepare { .. }
+            | Self::Port { .. }
+            | Self::NodeEnded { .. }
+            | Self::Print { .. }
+            | Self::Render { .. }
+            | Self::Runtime { .. } => ExitCode::Error,
+        }
+    }
+
+    /// What the operator can do about it, where there is something to say.
+    fn next_step(&self) -> Option<String> {
+        match self {
+            Self::Settings { .. } => Some("see `rollcall serve --help` for every setting".to_owned()),
+            Self::Port { .. } => Some("another program uses the port; choose others with --port".to_owned()),
+            Self::NodeEnded { log, .. } => Some(format!("its log says why: {}", log.display())),
+            Self::NotReady { .. } => Some("look at each node's log, or give it longer with --timeout".to_owned()),
+            Self::Request { source, .. } => of_client_next_step(source),
+            Self::KeepAlive { source: KeepAliveError::Superseded { .. } } => {
+                Some("give each running instance an id of its own".to_owned())
+            }
+            _ => None,
+        }
+    }
+
+    /// The failure with all its sources, and the next step.
+    pub(crate) fn report(&self) -> String {
+        let mut text = format!("rollcall: {self}");
+        let mut source = self.source();
+        while let Some(error) = source {
+            let _ = write!(text, ": {error}");
+            source = error.source();
+        }
+        text.push('\n');
+        if let Some(next) = self.next_step() {
+            let _ = writeln!(text, "  {next}");
+        }
+        text
+    }
+}
+
+fn of_client(error: &ClientError) -> ExitCode {
+    match error {
+        ClientError::Refused { status, .. } => match status {
+            404 => ExitCode::NotFound,
+            409 | 412 => ExitCode::Conflict,
+            401 | 403 => ExitCode::NotAllowed,
+            408 | 504 => ExitCode::Timeout,
+            429 | 502 | 503 => ExitCode::Unavailable,
+            _ => ExitCode::Error,
+        },
+        ClientError::Unreachable { .. } => ExitCode::Unavailable,
+        ClientError::Timeout { .. } => ExitCode::Timeout,
+        ClientError::Id { .. } => ExitCode::Usage,
+        _ => ExitCode::Error,
+    }
+}
+
+fn of_client_next_step(error: &ClientError) -> Option<String> {
+    let step = match error {
+        ClientError::Unreachable { .. } => {
+            "is a node running there? name others with --endpoint or ROLLCALL_ENDPOINTS"
+        }
+        ClientError::Timeout { .. } => "ask another node with --endpoint, or wait longer with --timeout",
+        ClientError::Refused { problem, .. } => match problem.code.as_str() {
+            "no_leader" | "not_ready" => "see `rollcall cluster status` for the members that are missing",
+            "lease_not_found" => "register the instance again",
+            "cursor_expired" => "start again without --cursor",
+            _ => return None,
+        },
+        _ => return None,
+    };
+    Some(step.to_owned())
+}
+
+#[cfg(test)]
+mod tests {
+    use rollcall_client::Problem;
+
+    use super::*;
+
+    fn refused(status: u16, code: &str) -> Failure {
+        let problem = Problem { status, code: code.to_owned(), detail: "no".to_owned(), ..Problem::default() };
+        let source = ClientError::Refused { status, problem: Box::new(problem) };
+        Failure::Request { action: "get `a`".to_owned(), source }
+    }
+
+    #[test]
+    fn every_answer_has_its_exit_code() {
+        let codes = [
+            (400, ExitCode::Error),
+            (401, ExitCode::NotAllowed),
+            (403, ExitCode::NotAllowed),
+            (404, ExitCode::NotFound),
+            (409, ExitCode::Conflict),
+            (410, ExitCode::Error),
+            (412, ExitCode::Conflict),
+            (413, ExitCode::Error),
+            (500, ExitCode::Error),
+            (503, ExitCode::Unavailable),
+            (504, ExitCode::Timeout),
+        ];
+        for (status, code) in codes {
+            assert_eq!(refused(status, "x").exit_code(), code, "{status}");
+        }
+    }
+
+    #[test]
+    fn a_report_has_the_sources_and_the_next_step() {
+        let report = refused(503, "no_leader").report();
+        assert_eq!(
+            report,
+            "rollcall: get `a`: no (503 no_leader)\n  see `rollcall cluster status` for the members that are missing\n"
+        );
+    }
+}

@@ -1,0 +1,74 @@
+# Sourced by the scripts beside it: finds or installs what they need, and is quiet about what is there already.
+# shellcheck shell=bash
+
+# One target directory for all checkouts: RocksDB takes a quarter of an hour to compile, and once is enough.
+export CARGO_TARGET_DIR="${CARGO_TARGET_DIR:-${XDG_CACHE_HOME:-$HOME/.cache}/rollcall/target}"
+
+say() { printf '%s\n' "$*"; }
+
+die() {
+  printf 'error: %s\n' "$*" >&2
+  exit 1
+}
+
+need_cargo() {
+  if ! command -v cargo >/dev/null && [[ -r "$HOME/.cargo/env" ]]; then
+    # shellcheck source=/dev/null
+    source "$HOME/.cargo/env"
+  fi
+  command -v cargo >/dev/null || die "cargo is missing; install Rust from https://rustup.rs and try again"
+}
+
+has_libclang() {
+  local directory
+  [[ -n "${LIBCLANG_PATH:-}" ]] && return 0
+  for directory in /usr/lib/llvm*/lib /usr/lib64 /usr/lib64/llvm*/lib /usr/lib/*-linux-gnu /usr/lib /usr/local/lib \
+    /opt/homebrew/opt/llvm/lib /usr/local/opt/llvm/lib /Library/Developer/CommandLineTools/usr/lib; do
+    compgen -G "$directory/libclang*.so*" >/dev/null && return 0
+    compgen -G "$directory/libclang.dylib" >/dev/null && return 0
+  done
+  return 1
+}
+
+has_cxx() { command -v c++ >/dev/null || command -v g++ >/dev/null || command -v clang++ >/dev/null; }
+
+# RocksDB is C++, and its bindings are read from its headers by libclang.
+need_native_tools() {
+  local missing=() as_root=()
+  has_libclang || missing+=(libclang-dev)
+  has_cxx || missing+=(g++)
+  ((${#missing[@]})) || return 0
+  command -v apt-get >/dev/null ||
+    die "libclang or a C++ compiler is missing; install them (Fedora: clang-devel gcc-c++, Alpine: clang-dev g++, macOS: xcode-select --install)"
+  if ((EUID != 0)); then
+    command -v sudo >/dev/null || die "missing: ${missing[*]}; as root, run: apt-get install ${missing[*]}"
+    as_root=(sudo)
+  fi
+  say "Installing ${missing[*]}, which compiling RocksDB needs."
+  local log
+  log=$(mktemp)
+  if ! {
+    "${as_root[@]}" apt-get update -q &&
+      "${as_root[@]}" env DEBIAN_FRONTEND=noninteractive apt-get install -y -q "${missing[@]}"
+  } >"$log" 2>&1; then
+    cat "$log" >&2
+    die "could not install ${missing[*]}"
+  fi
+  rm -f "$log"
+}
+
+need_nextest() {
+  cargo nextest --version >/dev/null 2>&1 && return 0
+  say "Installing cargo-nextest, which runs the tests (a few minutes, once)."
+  cargo install --quiet --locked cargo-nextest
+}
+
+rocksdb_is_compiled() { compgen -G "$CARGO_TARGET_DIR/release/build/librocksdb-sys-*/out/librocksdb.a" >/dev/null; }
+
+# Says what takes so long before it does.
+announce_build() {
+  if ! rocksdb_is_compiled; then
+    say "Compiling everything, RocksDB first: about a quarter of an hour on two cores. Only the first time;"
+    say "what is compiled is kept in $CARGO_TARGET_DIR."
+  fi
+}
