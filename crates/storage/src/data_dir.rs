@@ -143,7 +143,8 @@ impl DataDir {
     /// that holds something else, whose format is newer, or whose node was removed.
     pub fn lock(path: impl AsRef<Path>) -> Result<Self, DataDirError> {
         let path = path.as_ref().to_owned();
-        fs::create_dir_all(&path)
+        let parent = path.parent().unwrap_or(&path);
+        fs::create_dir_all(parent)
             .and_then(|()| create_dir(&path))
             .map_err(|source| DataDirError::Create { path: path.clone(), source })?;
         // Looked at before the lock file is made, so that nothing is left behind in a directory that is not ours.

@@ -22,14 +22,16 @@ pub(crate) fn sync_dir(dir: &Path) -> io::Result<()> {
 
 /// Creates a directory, unless it is there, and makes its name durable.
 pub(crate) fn create_dir(dir: &Path) -> io::Result<()> {
-    match fs::create_dir(dir) {
-        Ok(()) => {}
-        Err(e) if e.kind() == io::ErrorKind::AlreadyExists && dir.is_dir() => {}
+    let is_new = match fs::create_dir(dir) {
+        Ok(()) => true,
+        Err(e) if e.kind() == io::ErrorKind::AlreadyExists && dir.is_dir() => false,
         Err(e) => return Err(e),
-    }
-    match dir.parent() {
-        Some(parent) if !parent.as_os_str().is_empty() => sync_dir(parent),
-        _ => sync_dir(Path::new(".")),
+    };
+    let parent = dir.parent().filter(|parent| !parent.as_os_str().is_empty());
+    match sync_dir(parent.unwrap_or(Path::new("."))) {
+        // Who may not look into the parent did not make the directory either.
+        Err(e) if e.kind() == io::ErrorKind::PermissionDenied && !is_new => Ok(()),
+        synced => synced,
     }
 }
 

@@ -98,6 +98,9 @@ pub(super) fn cf<'a>(db: &'a DB, name: &str) -> &'a ColumnFamily {
 }
 
 /// Reads where the log stands and checks every entry: none is missing, misplaced or damaged.
+///
+/// All of it is durable, even what the process before wrote and did not flush: RocksDB writes what it recovers from the
+/// WAL into flushed files before it is open.
 pub(super) fn recover(db: &DB) -> Result<Position, LogOpenError> {
     let purged: Option<LogId> = meta(db, "purged position", PURGED, Kind::LogId)?;
     let committed = meta(db, "committed position", COMMITTED, Kind::LogId)?;

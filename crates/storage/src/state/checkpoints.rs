@@ -77,7 +77,7 @@ impl Checkpoints {
         }
     }
 
-    /// Takes what changed since the last call and queues it. Short, whatever the size of the state.
+    /// Takes what changed since the last call and queues it. Costs as much as changed, whatever the size of the state.
     pub(super) fn take(&self) {
         self.roll.with(|replicated| {
             let delta = replicated.state.take_delta();

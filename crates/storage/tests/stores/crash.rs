@@ -64,6 +64,8 @@ async fn child() {
     match life.as_str() {
         "short" => short_life(&mut stores).await,
         "busy" => busy_life(&mut stores).await,
+        // What a log holds when it is opened is acknowledged to the leader without another write.
+        "reopened" => say("log", last_index(&mut stores).await.expect("the log is not empty")),
         other => panic!("there is no life `{other}`"),
     }
     say("done", 0);
@@ -249,6 +251,20 @@ async fn p1_power_losses_at_random_moments_lose_nothing_acknowledged() {
         let lines = 1 + (random >> 16) as usize % 120;
         listen(spawn("busy", &power, |_| ()), lines, &mut acknowledged);
         println!("round {round}, after {lines} lines: {acknowledged:?}");
+        power.restore();
+        check(&power.root().join("node"), &acknowledged).await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn p1_what_a_killed_process_left_is_durable_once_it_is_open_again() {
+    let dir = memory_dir();
+    let power = PowerLoss::new(dir.path());
+    let mut acknowledged = Acknowledged::default();
+    for lines in [3, 20, 40] {
+        listen(spawn("busy", &power, |_| ()), lines, &mut acknowledged);
+        listen(spawn("reopened", &power, |_| ()), usize::MAX, &mut acknowledged);
+        assert!(std::mem::take(&mut acknowledged.done));
         power.restore();
         check(&power.root().join("node"), &acknowledged).await;
     }
