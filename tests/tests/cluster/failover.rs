@@ -113,17 +113,19 @@ async fn p2_digests_agree_after_ten_thousand_mixed_writes_with_kills() {
 async fn mixed_write(api: &Api, n: usize) {
     let id = format!("web-{}", n * 7_919 % 500);
     let path = format!("/api/services/{id}");
+    let ttl_ms = [1_000, TTL_MS, TTL_MS, TTL_MS][n % 4];
+    let status = ["degraded", "active"][n / 10 % 2];
     let answer = match n % 10 {
         0..=4 => {
             let body = json!({
                 "id": id, "name": format!("service-{}", n % 7), "url": format!("http://{}", n % 3),
-                "tags": [format!("t{}", n % 5)], "metadata": { "n": n % 11 }, "ttl_ms": [1_000, TTL_MS, TTL_MS, TTL_MS][n % 4],
+                "tags": [format!("t{}", n % 5)], "metadata": { "n": n % 11 }, "ttl_ms": ttl_ms,
             });
             api.try_post("/api/services/register", &body).await
         }
         5 | 6 => api.try_post(&format!("{path}/heartbeat"), &json!({})).await,
         7 => {
-            let body = json!({ "status": ["degraded", "active"][n % 2], "metadata": { "load": n % 13 } });
+            let body = json!({ "status": status, "metadata": { "load": n % 13 } });
             api.try_post(&format!("{path}/heartbeat"), &body).await
         }
         8 => {
