@@ -1,1 +1,34 @@
+//! A Rollcall node's edge: configuration, the client port with its HTTP API, and the wires to the other nodes.
+//!
+//! Everything a client sends is judged here, completely and before anything else: what goes on to the replica is a typed
+//! command or query that only the roll itself can still refuse. The crate keeps no state of the roll, decides nothing by
+//! a clock, and never names openraft or RocksDB.
+//!
+//! - Bad input is a 4xx that names every fault; no input makes a 5xx.
+//! - A 5xx of a write says whether the write may have been applied.
+//! - A read that cannot be answered as asked is refused, never answered with less.
+//! - Bodies, headers, connections, requests in work and the time each may take are bounded; see `limits`.
+//! - Wire types and the roll's types meet in `translate` and nowhere else; statuses are given in `reply`.
+//!
+//! Read in this order: [`config`], [`Server`], `listener`, `edge`, `native`; then `request`, `params`, `body`, `json`,
+//! `fault`, `parse` for what comes in, `translate`, `cursor`, `reply` for what goes out, and `peer`.
 
+mod body;
+pub mod config;
+mod cursor;
+mod edge;
+mod fault;
+mod json;
+mod limits;
+mod listener;
+mod native;
+mod params;
+mod parse;
+mod peer;
+mod reply;
+mod request;
+mod server;
+mod translate;
+
+pub use config::{Config, ConfigError, Settings};
+pub use server::{RunError, Server, run};

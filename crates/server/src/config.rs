@@ -1,0 +1,449 @@
+//! What an operator may set, and what comes of it: flags over environment over file over defaults.
+
+use std::io;
+use std::net::IpAddr;
+use std::path::{Path, PathBuf};
+
+use clap::{ArgAction, Args, ValueEnum};
+use rollcall_registry::TenantId;
+use serde::Deserialize;
+
+/// Longest TTL an operator may allow, 49 days: the state machine counts a lease's milliseconds in 32 bits.
+pub const TTL_MS_MAX: u64 = u32::MAX as u64;
+
+const LISTEN: &str = "127.0.0.1:7900";
+const PEER_LISTEN: &str = "127.0.0.1:7901";
+const HEARTBEAT_INTERVAL_MS: u64 = 100;
+const ELECTION_TIMEOUT_MS_MIN: u64 = 400;
+const ELECTION_TIMEOUT_MS_MAX: u64 = 800;
+const TTL_MS_LEAST: u64 = 1_000;
+const TTL_MS_DEFAULT: u64 = 30_000;
+const TTL_MS_MOST: u64 = 86_400_000;
+const SNAPSHOT_ENTRIES: u64 = 20_000;
+const LOG_ENTRIES_KEPT: u64 = 20_000;
+const LOG_LEVEL: &str = "info";
+
+/// Variables of the `ROLLCALL_` family that belong to the command line and not to a node.
+const CLIENT_VARIABLES: &[&str] = &["ROLLCALL_ENDPOINTS", "ROLLCALL_TOKEN", "ROLLCALL_TENANT", "ROLLCALL_CA"];
+
+/// How a node takes part.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, ValueEnum)]
+#[serde(rename_all = "lowercase")]
+pub enum NodeRole {
+    /// Becomes a voter by itself once it has caught up.
+    #[default]
+    Voter,
+    /// Holds everything and answers reads, and never votes.
+    Learner,
+}
+
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, ValueEnum)]
+#[serde(rename_all = "lowercase")]
+pub enum LogFormat {
+    #[default]
+    Text,
+    Json,
+}
+
+macro_rules! settings {
+    ($($(#[$attribute:meta])* $key:ident: $type:ty,)+) => {
+        /// Every key, each optional. Read from flags and environment by clap and from a file by [`Settings::from_toml`].
+        #[derive(Clone, Debug, Default, PartialEq, Eq, Args, Deserialize)]
+        #[serde(deny_unknown_fields)]
+        pub struct Settings {
+            /// TOML file with any of these settings; flags and environment win over it.
+            #[arg(long, value_name = "FILE", env = "ROLLCALL_CONFIG")]
+            #[serde(skip)]
+            pub config: Option<PathBuf>,
+            $($(#[$attribute])* pub $key: Option<$type>,)+
+        }
+
+        impl Settings {
+            /// Takes from `weaker` what is not set here.
+            #[must_use]
+            pub fn over(self, weaker: Self) -> Self {
+                Self { config: self.config.or(weaker.config), $($key: self.$key.or(weaker.$key),)+ }
+            }
+
+            /// The keys of a configuration file.
+            const KEYS: &'static [&'static str] = &[$(stringify!($key)),+];
+        }
+    };
+}
+
+settings! {
+    /// Where this node keeps everything.
+    #[arg(long, value_name = "DIR", env = "ROLLCALL_DATA_DIR")]
+    data_dir: PathBuf,
+    /// Address for clients [default: 127.0.0.1:7900]; port 0 takes a free one.
+    #[arg(long, value_name = "HOST:PORT", env = "ROLLCALL_LISTEN")]
+    listen: String,
+    /// Address for the other nodes [default: 127.0.0.1:7901]; port 0 takes a free one.
+    #[arg(long, value_name = "HOST:PORT", env = "ROLLCALL_PEER_LISTEN")]
+    peer_listen: String,
+    /// What clients are told to reach this node by [default: the listen address].
+    #[arg(long, value_name = "HOST:PORT", env = "ROLLCALL_ADVERTISE")]
+    advertise: String,
+    /// What the other nodes reach this node by [default: the peer listen address].
+    #[arg(long, value_name = "HOST:PORT", env = "ROLLCALL_PEER_ADVERTISE")]
+    peer_advertise: String,
+    /// Found a new cluster of this one node. Changes nothing on a directory that already is a node.
+    #[arg(long, num_args = 0..=1, default_missing_value = "true", require_equals = true, value_name = "BOOL",
+        action = ArgAction::Set, env = "ROLLCALL_BOOTSTRAP")]
+    bootstrap: bool,
+    /// Join the cluster of these members, by peer address. Changes nothing on a directory that already is a node.
+    #[arg(long, value_name = "HOST:PORT,…", value_delimiter = ',', env = "ROLLCALL_JOIN")]
+    join: Vec<String>,
+    /// Proves to the members that this node may join.
+    #[arg(long, value_name = "TOKEN", env = "ROLLCALL_JOIN_TOKEN", hide_env_values = true)]
+    join_token: String,
+    /// Whether this node votes once it has caught up [default: voter].
+    #[arg(long, value_enum, value_name = "ROLE", env = "ROLLCALL_NODE_ROLE")]
+    node_role: NodeRole,
+    /// How often the leader calls on its followers [default: 100].
+    #[arg(long, value_name = "MS", env = "ROLLCALL_HEARTBEAT_INTERVAL_MS")]
+    heartbeat_interval_ms: u64,
+    /// A follower waits at least this long for its leader [default: 400].
+    #[arg(long, value_name = "MS", env = "ROLLCALL_ELECTION_TIMEOUT_MS_MIN")]
+    election_timeout_ms_min: u64,
+    /// A follower waits at most this long for its leader [default: 800].
+    #[arg(long, value_name = "MS", env = "ROLLCALL_ELECTION_TIMEOUT_MS_MAX")]
+    election_timeout_ms_max: u64,
+    /// Shortest TTL a registration may ask for [default: 1000].
+    #[arg(long, value_name = "MS", env = "ROLLCALL_TTL_MS_MIN")]
+    ttl_ms_min: u64,
+    /// TTL of a registration that asks for none [default: 30000].
+    #[arg(long, value_name = "MS", env = "ROLLCALL_TTL_MS_DEFAULT")]
+    ttl_ms_default: u64,
+    /// Longest TTL a registration may ask for [default: 86400000].
+    #[arg(long, value_name = "MS", env = "ROLLCALL_TTL_MS_MAX")]
+    ttl_ms_max: u64,
+    /// A snapshot is taken after so many log entries [default: 20000].
+    #[arg(long, value_name = "N", env = "ROLLCALL_SNAPSHOT_ENTRIES")]
+    snapshot_entries: u64,
+    /// So many log entries are kept behind a snapshot for followers that lag [default: 20000].
+    #[arg(long, value_name = "N", env = "ROLLCALL_LOG_ENTRIES_KEPT")]
+    log_entries_kept: u64,
+    /// Listen beyond loopback although there is neither TLS nor a token.
+    #[arg(long, num_args = 0..=1, default_missing_value = "true", require_equals = true, value_name = "BOOL",
+        action = ArgAction::Set, env = "ROLLCALL_INSECURE")]
+    insecure: bool,
+    /// Accept these tenants only [default: any].
+    #[arg(long, value_name = "TENANT,…", value_delimiter = ',', env = "ROLLCALL_TENANTS")]
+    tenants: Vec<String>,
+    /// Form of the log [default: text].
+    #[arg(long, value_enum, value_name = "FORMAT", env = "ROLLCALL_LOG_FORMAT")]
+    log_format: LogFormat,
+    /// What is logged: error, warn, info, debug, trace or filter directives [default: info].
+    #[arg(long, value_name = "LEVEL", env = "ROLLCALL_LOG_LEVEL")]
+    log_level: String,
+}
+
+/// Why there is no configuration.
+#[derive(Debug, thiserror::Error)]
+pub enum ConfigError {
+    #[error("read configuration file {path}")]
+    Read {
+        path: PathBuf,
+        #[source]
+        source: io::Error,
+    },
+    #[error("parse configuration file {path}")]
+    Parse {
+        path: PathBuf,
+        #[source]
+        source: Box<toml::de::Error>,
+    },
+    #[error("configuration is faulty: {}", faults.join("; "))]
+    Faulty { faults: Vec<String> },
+}
+
+impl Settings {
+    /// The settings of a file's text. Every fault is named, each with its key.
+    fn from_toml(text: &str) -> Result<(Self, Vec<String>), toml::de::Error> {
+        let table: toml::Table = toml::from_str(text)?;
+        let (mut settings, mut faults) = (Self::default(), Vec::new());
+        for (key, value) in table {
+            if !Self::KEYS.contains(&key.as_str()) {
+                faults.push(format!("{key}: unknown key"));
+                continue;
+            }
+            // One key at a time, because a deserializer stops at its first fault.
+            match Self::deserialize(toml::Table::from_iter([(key.clone(), value)])) {
+                Ok(one) => settings = settings.over(one),
+                Err(error) => faults.push(format!("{key}: {}", error.message())),
+            }
+        }
+        Ok((settings, faults))
+    }
+
+    /// Reads the file if one is named, fills in the defaults and checks the whole. Relative paths are relative to the
+    /// working directory.
+    pub fn resolve(self) -> Result<Config, ConfigError> {
+        let (file, mut faults) = match &self.config {
+            None => (Self::default(), Vec::new()),
+            Some(path) => Self::read(path)?,
+        };
+        let config = Config::new(self.over(file), &mut faults);
+        match config {
+            Some(config) if faults.is_empty() => Ok(config),
+            _ => Err(ConfigError::Faulty { faults }),
+        }
+    }
+
+    fn read(path: &Path) -> Result<(Self, Vec<String>), ConfigError> {
+        let text = std::fs::read_to_string(path).map_err(|source| ConfigError::Read { path: path.into(), source })?;
+        Self::from_toml(&text).map_err(|source| ConfigError::Parse { path: path.into(), source: Box::new(source) })
+    }
+}
+
+/// `ROLLCALL_…` variables that mean nothing: probably misspelled, and worth a warning.
+pub fn unknown_variables(names: impl IntoIterator<Item = String>) -> Vec<String> {
+    let known = |name: &str| {
+        let key = name.trim_start_matches("ROLLCALL_").to_ascii_lowercase();
+        CLIENT_VARIABLES.contains(&name) || key == "config" || Settings::KEYS.contains(&key.as_str())
+    };
+    names.into_iter().filter(|name| name.starts_with("ROLLCALL_") && !known(name)).collect()
+}
+
+/// What a node does on a directory that is not a node yet.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Founding {
+    /// Founds a cluster of its own.
+    Bootstrap,
+    /// Joins the cluster of any of these peer addresses.
+    Join { peers: Vec<String>, token: Option<String> },
+    /// Refuses: only a directory that is a node will do.
+    Existing,
+}
+
+/// A complete and checked configuration.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Config {
+    pub data_dir: PathBuf,
+    /// `host:port`, port 0 for a free one.
+    pub listen: String,
+    /// `host:port`, port 0 for a free one.
+    pub peer_listen: String,
+    /// None: the address listened at.
+    pub advertise: Option<String>,
+    /// None: the address listened at.
+    pub peer_advertise: Option<String>,
+    pub founding: Founding,
+    pub node_role: NodeRole,
+    pub heartbeat_interval_ms: u64,
+    pub election_timeout_ms_min: u64,
+    pub election_timeout_ms_max: u64,
+    pub ttl_ms_min: u32,
+    pub ttl_ms_default: u32,
+    pub ttl_ms_max: u32,
+    pub snapshot_entries: u64,
+    pub log_entries_kept: u64,
+    /// Empty: any.
+    pub tenants: Vec<TenantId>,
+    pub log_format: LogFormat,
+    pub log_level: String,
+}
+
+impl Config {
+    /// Names every fault; none is returned only together with one.
+    fn new(settings: Settings, faults: &mut Vec<String>) -> Option<Self> {
+        let mut fault = |key: &str, message: &str| faults.push(format!("{key}: {message}"));
+
+        if settings.data_dir.as_ref().is_none_or(|dir| dir.as_os_str().is_empty()) {
+            fault("data_dir", "must be given");
+        }
+        let insecure = settings.insecure.unwrap_or(false);
+        let listen = settings.listen.unwrap_or_else(|| LISTEN.to_owned());
+        let peer_listen = settings.peer_listen.unwrap_or_else(|| PEER_LISTEN.to_owned());
+        for (key, address, advertised) in
+            [("listen", &listen, &settings.advertise), ("peer_listen", &peer_listen, &settings.peer_advertise)]
+        {
+            match split_address(address) {
+                None => fault(key, "must be HOST:PORT"),
+                Some((host, _)) if !insecure && !is_loopback(host) => {
+                    fault(
+                        key,
+                        "is beyond loopback, where anyone can read and write: secure the network and set insecure",
+                    );
+                }
+                Some((host, _)) if is_wildcard(host) && advertised.is_none() => {
+                    fault(key, "listens at every address of this machine: say which one to advertise");
+                }
+                Some(_) => {}
+            }
+        }
+        if listen == peer_listen && split_address(&listen).is_some_and(|(_, port)| port != 0) {
+            fault("peer_listen", "must differ from listen");
+        }
+        for (key, address) in [("advertise", &settings.advertise), ("peer_advertise", &settings.peer_advertise)] {
+            if let Some(address) = address {
+                match split_address(address) {
+                    Some((host, port)) if port != 0 && !is_wildcard(host) => {}
+                    _ => fault(key, "must be HOST:PORT that others can connect to"),
+                }
+            }
+        }
+
+        let peers: Vec<String> = settings.join.unwrap_or_default().into_iter().filter(|p| !p.is_empty()).collect();
+        if peers.iter().any(|peer| split_address(peer).is_none_or(|(_, port)| port == 0)) {
+            fault("join", "must be a list of HOST:PORT");
+        }
+        let founding = match (settings.bootstrap.unwrap_or(false), peers.is_empty()) {
+            (true, false) => {
+                fault("bootstrap", "cannot be combined with join: a node founds a cluster or joins one");
+                Founding::Bootstrap
+            }
+            (true, true) => Founding::Bootstrap,
+            (false, false) => Founding::Join { peers, token: settings.join_token },
+            (false, true) => Founding::Existing,
+        };
+
+        let heartbeat_interval_ms = settings.heartbeat_interval_ms.unwrap_or(HEARTBEAT_INTERVAL_MS);
+        let election_timeout_ms_min = settings.election_timeout_ms_min.unwrap_or(ELECTION_TIMEOUT_MS_MIN);
+        let election_timeout_ms_max = settings.election_timeout_ms_max.unwrap_or(ELECTION_TIMEOUT_MS_MAX);
+        if heartbeat_interval_ms == 0 {
+            fault("heartbeat_interval_ms", "must be at least 1");
+        }
+        if heartbeat_interval_ms >= election_timeout_ms_min {
+            fault("election_timeout_ms_min", "must be greater than heartbeat_interval_ms");
+        }
+        if election_timeout_ms_min >= election_timeout_ms_max {
+            fault("election_timeout_ms_max", "must be greater than election_timeout_ms_min");
+        }
+
+        let ttl_ms_min = settings.ttl_ms_min.unwrap_or(TTL_MS_LEAST);
+        let ttl_ms_max = settings.ttl_ms_max.unwrap_or(TTL_MS_MOST);
+        let ttl_ms_default =
+            settings.ttl_ms_default.unwrap_or(TTL_MS_DEFAULT.clamp(ttl_ms_min, ttl_ms_max.max(ttl_ms_min)));
+        if ttl_ms_min == 0 {
+            fault("ttl_ms_min", "must be at least 1");
+        }
+        if ttl_ms_max > TTL_MS_MAX || ttl_ms_max < ttl_ms_min {
+            fault("ttl_ms_max", &format!("must be ttl_ms_min to {TTL_MS_MAX}"));
+        }
+        if !(ttl_ms_min..=ttl_ms_max).contains(&ttl_ms_default) {
+            fault("ttl_ms_default", "must be ttl_ms_min to ttl_ms_max");
+        }
+
+        let snapshot_entries = settings.snapshot_entries.unwrap_or(SNAPSHOT_ENTRIES);
+        if snapshot_entries == 0 {
+            fault("snapshot_entries", "must be at least 1");
+        }
+        let mut tenants = Vec::new();
+        for tenant in settings.tenants.unwrap_or_default().iter().filter(|tenant| !tenant.is_empty()) {
+            match TenantId::parse(tenant) {
+                Ok(tenant) => tenants.push(tenant),
+                Err(error) => fault("tenants", &format!("`{}`: {error}", tenant.escape_debug())),
+            }
+        }
+        let log_level = settings.log_level.unwrap_or_else(|| LOG_LEVEL.to_owned());
+        if log_level.trim().is_empty() {
+            fault("log_level", "must not be empty");
+        }
+
+        Some(Self {
+            data_dir: settings.data_dir?,
+            listen,
+            peer_listen,
+            advertise: settings.advertise,
+            peer_advertise: settings.peer_advertise,
+            founding,
+            node_role: settings.node_role.unwrap_or_default(),
+            heartbeat_interval_ms,
+            election_timeout_ms_min,
+            election_timeout_ms_max,
+            ttl_ms_min: u32::try_from(ttl_ms_min).ok()?,
+            ttl_ms_default: u32::try_from(ttl_ms_default).ok()?,
+            ttl_ms_max: u32::try_from(ttl_ms_max).ok()?,
+            snapshot_entries,
+            log_entries_kept: settings.log_entries_kept.unwrap_or(LOG_ENTRIES_KEPT),
+            tenants,
+            log_format: settings.log_format.unwrap_or_default(),
+            log_level,
+        })
+    }
+}
+
+/// Host and port; an IPv6 host stands in brackets.
+fn split_address(address: &str) -> Option<(&str, u16)> {
+    let (host, port) = address.rsplit_once(':')?;
+    let bare = host.strip_prefix('[').and_then(|host| host.strip_suffix(']'));
+    let well_formed = match bare {
+        Some(bare) => bare.parse::<std::net::Ipv6Addr>().is_ok(),
+        None => !host.is_empty() && !host.contains([':', '/', ' ']),
+    };
+    well_formed.then_some((bare.unwrap_or(host), port.parse().ok()?))
+}
+
+fn is_loopback(host: &str) -> bool {
+    host == "localhost" || host.parse::<IpAddr>().is_ok_and(|ip| ip.is_loopback())
+}
+
+fn is_wildcard(host: &str) -> bool {
+    host.parse::<IpAddr>().is_ok_and(|ip| ip.is_unspecified())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn faults(text: &str) -> Vec<String> {
+        let (settings, mut faults) = Settings::from_toml(text).unwrap();
+        Config::new(settings, &mut faults);
+        faults
+    }
+
+    #[test]
+    fn defaults_fill_what_is_not_set() {
+        let (settings, mut faults) = Settings::from_toml("data_dir = \"/d\"\nbootstrap = true").unwrap();
+        let config = Config::new(settings, &mut faults).unwrap();
+        assert!(faults.is_empty(), "{faults:?}");
+        assert_eq!(config.listen, "127.0.0.1:7900");
+        assert_eq!(config.founding, Founding::Bootstrap);
+        assert_eq!((config.ttl_ms_min, config.ttl_ms_default, config.ttl_ms_max), (1_000, 30_000, 86_400_000));
+    }
+
+    #[test]
+    fn every_fault_is_named_at_once() {
+        let faults = faults(
+            "nonsense = 1\nttl_ms_min = \"x\"\nlisten = \"0.0.0.0:1\"\nbootstrap = true\njoin = [\"a:1\", \"b\"]\n\
+             election_timeout_ms_min = 50\nsnapshot_entries = 0\ntenants = [\"a b\"]",
+        );
+        for key in [
+            "nonsense",
+            "ttl_ms_min",
+            "data_dir",
+            "listen",
+            "bootstrap",
+            "join",
+            "election_timeout_ms_min",
+            "snapshot_entries",
+            "tenants",
+        ] {
+            assert!(faults.iter().any(|fault| fault.starts_with(&format!("{key}: "))), "{key} in {faults:?}");
+        }
+    }
+
+    #[test]
+    fn beyond_loopback_asks_for_insecure() {
+        assert!(faults("data_dir = \"d\"\nlisten = \"10.0.0.1:1\"")[0].starts_with("listen: is beyond loopback"));
+        assert!(faults("data_dir = \"d\"\nlisten = \"10.0.0.1:1\"\ninsecure = true").is_empty());
+        assert!(faults("data_dir = \"d\"\nlisten = \"[::1]:0\"\npeer_listen = \"localhost:0\"").is_empty());
+        assert!(faults("data_dir = \"d\"\nlisten = \"[::]:1\"\ninsecure = true")[0].contains("advertise"));
+    }
+
+    #[test]
+    fn stronger_settings_win() {
+        let strong = Settings { listen: Some("a:1".to_owned()), ..Settings::default() };
+        let weak = Settings { listen: Some("b:1".to_owned()), insecure: Some(true), ..Settings::default() };
+        let settings = strong.over(weak);
+        assert_eq!((settings.listen.as_deref(), settings.insecure), (Some("a:1"), Some(true)));
+    }
+
+    #[test]
+    fn misspelled_variables_are_found() {
+        let names = ["ROLLCALL_DATA_DIR", "ROLLCALL_DATADIR", "ROLLCALL_TOKEN", "ROLLCALL_CONFIG", "PATH"];
+        assert_eq!(unknown_variables(names.map(str::to_owned)), ["ROLLCALL_DATADIR"]);
+    }
+}

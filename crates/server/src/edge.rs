@@ -1,0 +1,165 @@
+//! Around every request: its name, its trace, its share of the node, and an answer whatever happens.
+
+use std::panic::AssertUnwindSafe;
+use std::sync::OnceLock;
+
+use axum::Router;
+use axum::body::Body;
+use axum::http::uri::PathAndQuery;
+use axum::http::{HeaderValue, Method, Request, Uri};
+use axum::response::{IntoResponse, Response};
+use futures_util::FutureExt;
+use rollcall_api::header as names;
+use tokio::sync::Semaphore;
+use tower::ServiceExt;
+use tracing::Instrument;
+
+use crate::limits::REQUESTS_MAX;
+use crate::native::{self, Native};
+use crate::reply::{self, Failure};
+use crate::request;
+
+const LIVEZ: &str = "/livez";
+
+/// What answers clients: nothing but `/livez` until the replica runs.
+pub(crate) struct Edge {
+    running: OnceLock<Running>,
+    requests: Semaphore,
+}
+
+struct Running {
+    router: Router,
+    node: HeaderValue,
+}
+
+impl Edge {
+    pub(crate) fn new() -> Self {
+        Self { running: OnceLock::new(), requests: Semaphore::new(REQUESTS_MAX) }
+    }
+
+    /// Opens the routes. Called once, when the replica runs.
+    pub(crate) fn open(&self, native: Native) {
+        let node = HeaderValue::from(native.replica.node_id());
+        let opened = self.running.set(Running { router: native.router(), node });
+        assert!(opened.is_ok(), "the edge was opened twice");
+    }
+
+    /// Answers one request. `crowded` says that it came on a connection beyond those that are served.
+    pub(crate) async fn handle(&self, mut request: Request<Body>, crowded: bool) -> Response {
+        trim_trailing_slashes(request.uri_mut());
+        let request_id = request::request_id(request.headers());
+        let traceparent = request.headers().get(names::TRACEPARENT).cloned();
+        let write = !matches!(*request.method(), Method::GET | Method::HEAD | Method::OPTIONS);
+        let span = tracing::debug_span!(
+            "request",
+            id = %request_id,
+            method = %request.method(),
+            path = request.uri().path(),
+            traceparent = traceparent.as_ref().and_then(|value| value.to_str().ok()),
+        );
+        let mut response = async {
+            let mut response = self.answer(request, crowded).await;
+            if let Some(failure) = reply::failure_of(&mut response) {
+                if failure.status().is_server_error() {
+                    tracing::warn!(code = failure.code(), detail = %failure.detail(), "the request failed");
+                }
+                response = failure.render(&request_id, write);
+            }
+            tracing::debug!(status = response.status().as_u16(), "answered");
+            response
+        }
+        .instrument(span)
+        .await;
+
+        let headers = response.headers_mut();
+        let request_id = HeaderValue::try_from(request_id).expect("a request id is visible ASCII");
+        headers.insert(names::REQUEST_ID, request_id);
+        if let Some(traceparent) = traceparent {
+            headers.insert(names::TRACEPARENT, traceparent);
+        }
+        if let Some(running) = self.running.get() {
+            headers.insert(names::NODE, running.node.clone());
+        }
+        response
+    }
+
+    async fn answer(&self, request: Request<Body>, crowded: bool) -> Response {
+        let exempt = request.uri().path() == LIVEZ;
+        if crowded && !exempt {
+            return Failure::overloaded("connections").into_response();
+        }
+        let Some(running) = self.running.get() else {
+            return if exempt { native::alive() } else { Failure::not_ready([]).into_response() };
+        };
+        let permit = if exempt { None } else { Some(self.requests.try_acquire()) };
+        if matches!(permit, Some(Err(_))) {
+            return Failure::overloaded("requests in work").into_response();
+        }
+        let answered = AssertUnwindSafe(running.router.clone().oneshot(request)).catch_unwind().await;
+        match answered {
+            Ok(Ok(response)) => response,
+            Ok(Err(never)) => match never {},
+            Err(panic) => {
+                let message = panic
+                    .downcast_ref::<String>()
+                    .map(String::as_str)
+                    .or_else(|| panic.downcast_ref::<&str>().copied())
+                    .unwrap_or("no message");
+                tracing::error!(panic = message, "a handler panicked");
+                Failure::panicked().into_response()
+            }
+        }
+    }
+}
+
+/// A path with slashes at its end means the path without: no client is redirected.
+fn trim_trailing_slashes(uri: &mut Uri) {
+    let trimmed = uri.path().trim_end_matches('/');
+    if trimmed.len() == uri.path().len() || trimmed.is_empty() {
+        return;
+    }
+    let path_and_query = match uri.query() {
+        Some(query) => format!("{trimmed}?{query}"),
+        None => trimmed.to_owned(),
+    };
+    let mut parts = std::mem::take(uri).into_parts();
+    parts.path_and_query =
+        Some(PathAndQuery::try_from(path_and_query).expect("a valid path is valid without its last slashes"));
+    *uri = Uri::from_parts(parts).expect("only the path was changed");
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn slashes_at_the_end_do_not_count() {
+        for (given, meant) in [
+            ("/api/services/", "/api/services"),
+            ("/api/services//?a=b/", "/api/services?a=b/"),
+            ("/api/services", "/api/services"),
+            ("/", "/"),
+            ("//", "//"),
+            ("http://h:1/livez/", "http://h:1/livez"),
+        ] {
+            let mut uri = given.parse().unwrap();
+            trim_trailing_slashes(&mut uri);
+            assert_eq!(uri.to_string(), meant, "{given}");
+        }
+    }
+
+    #[tokio::test]
+    async fn before_the_replica_runs_only_livez_answers() {
+        let edge = Edge::new();
+        let ask =
+            |path: &str| Request::builder().uri(path).header("x-request-id", "r-1").body(Body::empty()).unwrap();
+        assert_eq!(edge.handle(ask("/livez"), false).await.status(), 200);
+        assert_eq!(edge.handle(ask("/livez"), true).await.status(), 200);
+        let response = edge.handle(ask("/api/services"), false).await;
+        assert_eq!(response.status(), 503);
+        assert_eq!(response.headers()["content-type"], "application/problem+json");
+        assert_eq!(response.headers()["x-request-id"], "r-1");
+        assert!(response.headers().contains_key("retry-after"));
+        assert_eq!(edge.handle(ask("/readyz"), true).await.status(), 503);
+    }
+}

@@ -1,0 +1,171 @@
+//! Accepting connections and serving HTTP/1.1 on them, with a bound on everything a peer can leave hanging.
+
+use std::convert::Infallible;
+use std::future::Future;
+use std::io;
+use std::pin::{Pin, pin};
+use std::sync::Arc;
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use axum::body::Body;
+use axum::http::Request;
+use axum::response::Response;
+use hyper::server::conn::http1;
+use hyper::service::service_fn;
+use hyper_util::rt::{TokioIo, TokioTimer};
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::Semaphore;
+use tokio::time::{Instant, Sleep};
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+
+use crate::limits::{CONNECTIONS_SPARE, DRAIN_TIMEOUT, HEADER_BYTES_MAX, HEADER_TIMEOUT, WRITE_TIMEOUT};
+
+/// After an accept failed, for want of files most likely: long enough not to spin.
+const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
+
+/// Serves until `stop`, then lets the requests in work finish, for a bounded time. The handler is told of each request
+/// whether its connection is one beyond `connections_max`.
+pub(crate) async fn serve<H, F>(listener: TcpListener, connections_max: usize, stop: CancellationToken, handler: H)
+where
+    H: Fn(Request<Body>, bool) -> F + Clone + Send + Sync + 'static,
+    F: Future<Output = Response> + Send + 'static,
+{
+    let seats = Arc::new(Semaphore::new(connections_max));
+    let spare = Arc::new(Semaphore::new(CONNECTIONS_SPARE));
+    let connections = TaskTracker::new();
+    let abort = CancellationToken::new();
+    // Connections do not outlive a server that is dropped.
+    let _guards = (stop.clone().drop_guard(), abort.clone().drop_guard());
+    loop {
+        let accepted = tokio::select! {
+            () = stop.cancelled() => break,
+            accepted = listener.accept() => accepted,
+        };
+        let stream = match accepted {
+            Ok((stream, _)) => stream,
+            Err(error) => {
+                tracing::warn!(%error, "cannot accept a connection");
+                tokio::time::sleep(ACCEPT_PAUSE).await;
+                continue;
+            }
+        };
+        let (permit, crowded) = match seats.clone().try_acquire_owned() {
+            Ok(permit) => (permit, false),
+            Err(_) => match spare.clone().try_acquire_owned() {
+                Ok(permit) => (permit, true),
+                Err(_) => continue,
+            },
+        };
+        let connection = connection(stream, crowded, stop.clone(), abort.clone(), handler.clone());
+        connections.spawn(async move {
+            connection.await;
+            drop(permit);
+        });
+    }
+    drop(listener);
+    connections.close();
+    if tokio::time::timeout(DRAIN_TIMEOUT, connections.wait()).await.is_err() {
+        tracing::warn!(connections = connections.len(), "requests still in work are cut off");
+        abort.cancel();
+        connections.wait().await;
+    }
+}
+
+async fn connection<H, F>(
+    stream: TcpStream,
+    crowded: bool,
+    stop: CancellationToken,
+    abort: CancellationToken,
+    handler: H,
+) where
+    H: Fn(Request<Body>, bool) -> F,
+    F: Future<Output = Response>,
+{
+    if let Err(error) = stream.set_nodelay(true) {
+        tracing::debug!(%error, "cannot set TCP_NODELAY");
+    }
+    let service = service_fn(|request: Request<hyper::body::Incoming>| {
+        let answer = handler(request.map(Body::new), crowded);
+        async { Ok::<_, Infallible>(answer.await) }
+    });
+    let mut http = http1::Builder::new();
+    http.timer(TokioTimer::new())
+        .header_read_timeout(HEADER_TIMEOUT)
+        .max_buf_size(HEADER_BYTES_MAX)
+        // Whoever is one too many is answered once and makes room.
+        .keep_alive(!crowded);
+    let mut connection = pin!(http.serve_connection(TokioIo::new(WriteBound::new(stream)), service));
+    let ended = tokio::select! {
+        ended = connection.as_mut() => ended,
+        () = stop.cancelled() => {
+            connection.as_mut().graceful_shutdown();
+            tokio::select! {
+                ended = connection => ended,
+                () = abort.cancelled() => Ok(()),
+            }
+        }
+    };
+    if let Err(error) = ended {
+        tracing::debug!(%error, "a connection ended");
+    }
+}
+
+/// A stream whose writes fail when the peer takes nothing for [`WRITE_TIMEOUT`]: else a reader that stops reading would
+/// hold its answer in memory for ever.
+struct WriteBound {
+    stream: TcpStream,
+    stalled: Option<Pin<Box<Sleep>>>,
+}
+
+impl WriteBound {
+    fn new(stream: TcpStream) -> Self {
+        Self { stream, stalled: None }
+    }
+
+    fn bounded<T>(&mut self, polled: Poll<io::Result<T>>, context: &mut Context<'_>) -> Poll<io::Result<T>> {
+        if polled.is_ready() {
+            self.stalled = None;
+            return polled;
+        }
+        let stalled =
+            self.stalled.get_or_insert_with(|| Box::pin(tokio::time::sleep_until(Instant::now() + WRITE_TIMEOUT)));
+        stalled.as_mut().poll(context).map(|()| Err(io::ErrorKind::TimedOut.into()))
+    }
+}
+
+impl AsyncRead for WriteBound {
+    fn poll_read(mut self: Pin<&mut Self>, context: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_read(context, buf)
+    }
+}
+
+impl AsyncWrite for WriteBound {
+    fn poll_write(mut self: Pin<&mut Self>, context: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
+        let polled = Pin::new(&mut self.stream).poll_write(context, buf);
+        self.bounded(polled, context)
+    }
+
+    fn poll_write_vectored(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        bufs: &[io::IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        let polled = Pin::new(&mut self.stream).poll_write_vectored(context, bufs);
+        self.bounded(polled, context)
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        self.stream.is_write_vectored()
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_flush(context)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_shutdown(context)
+    }
+}

@@ -1,0 +1,85 @@
+//! What orchestrators ask.
+
+use axum::extract::State;
+use axum::http::{StatusCode, Uri};
+use axum::response::Response;
+use rollcall_api::Problem;
+use serde::Serialize;
+use utoipa::ToSchema;
+
+use super::{Native, json};
+use crate::params;
+use crate::reply::Failure;
+
+/// `GET /livez`, `GET /readyz`.
+#[derive(Serialize, ToSchema)]
+pub(crate) struct Health {
+    pub(crate) status: &'static str,
+    /// With `?verbose`.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub(crate) checks: Vec<HealthCheck>,
+}
+
+#[derive(Serialize, ToSchema)]
+pub(crate) struct HealthCheck {
+    pub(crate) name: String,
+    pub(crate) ok: bool,
+    pub(crate) detail: String,
+}
+
+/// What `/livez` says while there is nothing to complain of.
+pub(crate) fn alive() -> Response {
+    json(StatusCode::OK, &Health { status: "alive", checks: Vec::new() })
+}
+
+/// Whether the process moves
+///
+/// Does not depend on the quorum: a node that waits for others is alive.
+#[utoipa::path(
+    get, path = "/livez", tag = "health", operation_id = "livez",
+    responses(
+        (status = 200, description = "Alive", body = Health),
+        (status = 503, description = "`stuck`: to be restarted", body = Problem),
+    ),
+)]
+pub(super) async fn livez(State(native): State<Native>) -> Result<Response, Failure> {
+    if native.replica.is_alive() {
+        Ok(alive())
+    } else {
+        Err(Failure::new(StatusCode::SERVICE_UNAVAILABLE, "stuck", "the apply loop does not move"))
+    }
+}
+
+/// Whether the node should be given work
+///
+/// Named checks: a leader is known, the node has caught up, the disk takes writes, no shutdown was asked for.
+#[utoipa::path(
+    get, path = "/readyz", tag = "health", operation_id = "readyz",
+    params(("verbose" = Option<bool>, Query, description = "Name every check")),
+    responses(
+        (status = 200, description = "Ready", body = Health),
+        (status = 503, description = "`not_ready`: the checks that failed are in `errors`", body = Problem),
+    ),
+)]
+pub(super) async fn readyz(State(native): State<Native>, uri: Uri) -> Result<Response, Failure> {
+    let verbose = params::verbose(&uri)?;
+    let stopping = native.draining.is_cancelled();
+    let running = HealthCheck {
+        name: "running".to_owned(),
+        ok: !stopping,
+        detail: if stopping { "shutdown was asked for" } else { "no shutdown was asked for" }.to_owned(),
+    };
+    let of_replica = native.replica.readiness().into_iter();
+    let mut checks: Vec<HealthCheck> = of_replica
+        .map(|check| HealthCheck { name: check.name.to_owned(), ok: check.ok, detail: check.detail })
+        .chain([running])
+        .collect();
+    if checks.iter().all(|check| check.ok) {
+        if !verbose {
+            checks.clear();
+        }
+        return Ok(json(StatusCode::OK, &Health { status: "ready", checks }));
+    }
+    let failed = checks.into_iter().filter(|check| !check.ok);
+    Err(Failure::not_ready(failed.map(|check| (check.name, check.detail))))
+}

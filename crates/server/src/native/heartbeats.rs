@@ -1,0 +1,146 @@
+//! Heartbeats, one by one and in batches.
+
+use axum::extract::{Request, State};
+use axum::http::StatusCode;
+use axum::response::Response;
+use jiff::Timestamp;
+use rollcall_api::{
+    HeartbeatRequest, HeartbeatResponse, HeartbeatsRequest, HeartbeatsResponse, Problem, RenewedLease,
+};
+use rollcall_registry::{Beaten, Command, InstanceId, LeaseId, LeaseSet, Outcome, WallTime};
+
+use super::{Id, Native, body_missing, json};
+use crate::limits::BATCH_BYTES_MAX;
+use crate::reply::{self, Failure};
+use crate::request::Context;
+use crate::{params, parse, translate};
+
+/// Renew the lease of one instance
+///
+/// The body is optional. A status or metadata that really changes is a visible change; the lease stays.
+#[utoipa::path(
+    post, path = "/api/services/{id}/heartbeat", tag = "heartbeats", operation_id = "heartbeat",
+    params(("id" = String, Path, description = "The instance")),
+    request_body(content = Option<HeartbeatRequest>),
+    responses(
+        (status = 200, description = "Renewed", body = HeartbeatResponse),
+        (status = 400, description = "Faulty; every fault is named", body = Problem),
+        (status = 404, description = "`lease_not_found`: register again", body = Problem),
+        (status = 409, description = "`lease_superseded`: a newer registration holds the id; stop", body = Problem),
+        (status = 503, description = "`no_leader`, `overloaded`: not applied", body = Problem),
+        (status = 504, description = "`outcome_unknown`: may have been applied", body = Problem),
+    ),
+)]
+pub(super) async fn heartbeat(
+    State(native): State<Native>,
+    context: Context,
+    Id(id): Id,
+    request: Request,
+) -> Result<Response, Failure> {
+    params::none(request.uri())?;
+    let request = native.parsed(request, context.deadline, parse::heartbeat).await?.unwrap_or_default();
+    let beaten = match renew_known(&native, &context, &id, &request).await? {
+        Some(beaten) => beaten,
+        None => beat(&native, context, id.clone(), request).await?,
+    };
+    let interval_ms = translate::heartbeat_interval_ms(beaten.ttl_ms);
+    let now_ms = u64::try_from(Timestamp::now().as_millisecond()).unwrap_or(0);
+    let answer = HeartbeatResponse {
+        service_id: id.as_str().to_owned(),
+        heartbeat_updated: true,
+        next_heartbeat_due: translate::rfc3339(WallTime(now_ms.saturating_add(interval_ms.into()))),
+        next_heartbeat_in_ms: interval_ms,
+        lease: RenewedLease { id: beaten.lease.0, ttl_ms: beaten.ttl_ms },
+    };
+    let mut response = json(StatusCode::OK, &answer);
+    reply::written(&mut response, beaten.revision);
+    Ok(response)
+}
+
+/// The usual heartbeat says no more than that the instance lives. Where this node knows its lease, the log is spared
+/// the id: a number renews as well. None if the longer way must be taken, whose refusals are exact.
+async fn renew_known(
+    native: &Native,
+    context: &Context,
+    id: &InstanceId,
+    request: &HeartbeatRequest,
+) -> Result<Option<Beaten>, Failure> {
+    if request.status.is_some() || request.metadata.is_some() {
+        return Ok(None);
+    }
+    let known = native.replica.roll().read(|state| {
+        let instance = state.get(&context.tenant, id)?.instance;
+        Some((instance.lease, instance.registration.ttl_ms))
+    });
+    let believed = request.lease_id.map(LeaseId);
+    let Some((lease, ttl_ms)) = known.filter(|(lease, _)| believed.is_none_or(|believed| believed == *lease)) else {
+        return Ok(None);
+    };
+    let command = Command::Renew { tenant: context.tenant.clone(), leases: LeaseSet::new(vec![lease]) };
+    let applied = native.replica.submit(command, context.deadline).await?;
+    let (not_found, superseded) = renewed(applied.outcome);
+    let renewed = !not_found.contains(lease) && !superseded.contains(lease);
+    Ok(renewed.then_some(Beaten { lease, ttl_ms, revision: applied.revision }))
+}
+
+async fn beat(
+    native: &Native,
+    context: Context,
+    id: InstanceId,
+    request: HeartbeatRequest,
+) -> Result<Beaten, Failure> {
+    let command = Command::Beat {
+        tenant: context.tenant,
+        id,
+        lease: request.lease_id.map(LeaseId),
+        status: request.status.map(translate::status_in),
+        metadata: request.metadata.map(translate::metadata_in),
+    };
+    match native.replica.submit(command, context.deadline).await?.outcome {
+        Outcome::Beaten(beaten) => Ok(beaten),
+        Outcome::Refused(refusal) => Err(refusal.into()),
+        other => unreachable!("a heartbeat was answered by {other:?}"),
+    }
+}
+
+fn renewed(outcome: Outcome) -> (LeaseSet, LeaseSet) {
+    match outcome {
+        Outcome::Renewed { not_found, superseded } => (not_found, superseded),
+        other => unreachable!("a renewal was answered by {other:?}"),
+    }
+}
+
+/// Renew many leases at once
+///
+/// What cannot be renewed is named; all else is renewed.
+#[utoipa::path(
+    post, path = "/api/heartbeats", tag = "heartbeats", operation_id = "heartbeats",
+    request_body = HeartbeatsRequest,
+    responses(
+        (status = 200, description = "Renewed, but for those named", body = HeartbeatsResponse),
+        (status = 400, description = "Faulty; every fault is named", body = Problem),
+        (status = 413, description = "`body_too_large`: more than 4 MiB", body = Problem),
+        (status = 503, description = "`no_leader`, `overloaded`: not applied", body = Problem),
+        (status = 504, description = "`outcome_unknown`: may have been applied", body = Problem),
+    ),
+)]
+pub(super) async fn heartbeats(
+    State(native): State<Native>,
+    context: Context,
+    request: Request,
+) -> Result<Response, Failure> {
+    params::none(request.uri())?;
+    let body = native.body(request, BATCH_BYTES_MAX, context.deadline).await?.ok_or_else(body_missing)?;
+    let request = parse::heartbeats(body.value).map_err(Failure::faulty)?;
+    let leases = LeaseSet::new(request.leases.into_iter().map(LeaseId).collect());
+    let count = leases.as_slice().len();
+    let command = Command::Renew { tenant: context.tenant, leases };
+    let applied = native.replica.submit(command, context.deadline).await?;
+    let (not_found, superseded) = renewed(applied.outcome);
+    let numbers = |leases: &LeaseSet| leases.as_slice().iter().map(|lease| lease.0).collect::<Vec<_>>();
+    let (not_found, superseded) = (numbers(&not_found), numbers(&superseded));
+    let renewed = (count - not_found.len() - superseded.len()) as u64;
+    let mut response = json(StatusCode::OK, &HeartbeatsResponse { renewed, not_found, superseded });
+    reply::written(&mut response, applied.revision);
+    Ok(response)
+}

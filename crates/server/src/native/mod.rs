@@ -1,0 +1,120 @@
+//! The native face: `/api/…` and the routes that operators and orchestrators watch.
+
+mod cluster;
+mod discovery;
+mod health;
+mod heartbeats;
+mod openapi;
+mod services;
+
+use std::sync::Arc;
+
+use axum::Router;
+use axum::body::Body;
+use axum::extract::{FromRequestParts, Path, Request};
+use axum::http::request::Parts;
+use axum::http::{HeaderValue, StatusCode, header};
+use axum::response::Response;
+use axum::routing::{get, post};
+use rollcall_registry::{InstanceId, TenantId};
+use rollcall_replica::Replica;
+use serde::Serialize;
+use serde_json::Value;
+use tokio::sync::Semaphore;
+use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
+
+use crate::body::{self, JsonBody};
+use crate::fault::Faults;
+use crate::limits::{BODIES_KIB_MAX, BODY_BYTES_MAX};
+use crate::parse::TtlLimits;
+use crate::reply::Failure;
+
+pub(crate) use health::alive;
+
+/// What the handlers share. Cheap to clone.
+#[derive(Clone)]
+pub(crate) struct Native {
+    pub(crate) replica: Replica,
+    /// Empty: any.
+    pub(crate) tenants: Arc<[TenantId]>,
+    ttl: TtlLimits,
+    /// In KiB.
+    bodies: Arc<Semaphore>,
+    /// Set when shutdown was asked for.
+    draining: CancellationToken,
+}
+
+impl Native {
+    pub(crate) fn new(replica: Replica, tenants: &[TenantId], ttl: TtlLimits, draining: CancellationToken) -> Self {
+        Self { replica, tenants: tenants.into(), ttl, bodies: Arc::new(Semaphore::new(BODIES_KIB_MAX)), draining }
+    }
+
+    pub(crate) fn router(self) -> Router {
+        Router::new()
+            .route("/api/services/register", post(services::register))
+            .route("/api/services", get(discovery::discover))
+            .route("/api/services/{id}", get(services::get).delete(services::deregister))
+            .route("/api/services/{id}/heartbeat", post(heartbeats::heartbeat))
+            .route("/api/heartbeats", post(heartbeats::heartbeats))
+            .route("/api/cluster/status", get(cluster::status))
+            .route("/api/cluster/digest", get(cluster::digest))
+            .route("/livez", get(health::livez))
+            .route("/readyz", get(health::readyz))
+            .route("/openapi.json", get(openapi::document))
+            .fallback(no_route)
+            .method_not_allowed_fallback(no_method)
+            .with_state(self)
+    }
+
+    async fn body(&self, request: Request, bytes_max: usize, deadline: Instant) -> Result<Option<JsonBody>, Failure> {
+        body::read_json(request, bytes_max, deadline, &self.bodies).await
+    }
+
+    /// A body of ordinary size, parsed; none if there is none. The text's share of memory is given back on return.
+    async fn parsed<T>(
+        &self,
+        request: Request,
+        deadline: Instant,
+        parse: impl FnOnce(Value) -> Result<T, Faults>,
+    ) -> Result<Option<T>, Failure> {
+        let body = self.body(request, BODY_BYTES_MAX, deadline).await?;
+        body.map(|body| parse(body.value).map_err(Failure::faulty)).transpose()
+    }
+}
+
+fn body_missing() -> Failure {
+    Failure::fault("", "a JSON body is required")
+}
+
+async fn no_route(request: Request) -> Failure {
+    let detail = format!("there is nothing at {}", request.uri().path().escape_debug());
+    Failure::new(StatusCode::NOT_FOUND, "no_such_route", detail)
+}
+
+async fn no_method(request: Request) -> Failure {
+    let detail = format!("{} is not possible here", request.method());
+    Failure::new(StatusCode::METHOD_NOT_ALLOWED, "method_not_allowed", detail)
+}
+
+/// The instance that the path names.
+struct Id(InstanceId);
+
+impl FromRequestParts<Native> for Id {
+    type Rejection = Failure;
+
+    async fn from_request_parts(parts: &mut Parts, native: &Native) -> Result<Self, Failure> {
+        let Path(text) = Path::<String>::from_request_parts(parts, native)
+            .await
+            .map_err(|rejection| Failure::fault("id", rejection.body_text()))?;
+        InstanceId::parse(&text).map(Self).map_err(|error| Failure::invalid_id(&error))
+    }
+}
+
+fn json(status: StatusCode, body: &impl Serialize) -> Response {
+    let text = serde_json::to_vec(body).expect("wire types have no failing serializer");
+    let mut response = Response::new(Body::from(text));
+    *response.status_mut() = status;
+    response.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
+    response
+}

@@ -1,0 +1,116 @@
+//! The contract as a document, made from the code that keeps it.
+
+use axum::http::{HeaderValue, header};
+use axum::response::{IntoResponse, Response};
+use rollcall_api::header as names;
+use utoipa::openapi::path::{Parameter, ParameterBuilder, ParameterIn};
+use utoipa::openapi::schema::{ObjectBuilder, Type};
+use utoipa::openapi::{self, RefOr, Required};
+use utoipa::{Modify, OpenApi};
+
+use super::{cluster, discovery, health, heartbeats, services};
+
+#[derive(OpenApi)]
+#[openapi(
+    info(
+        title = "Rollcall",
+        description = "The live roll of agents and services: who is here now, what they can do, and how to reach them.\n\n\
+            Answers carry `Rollcall-Node` and `Rollcall-Revision`, those of reads `Rollcall-Staleness-Ms`.",
+        license(name = "Apache-2.0", identifier = "Apache-2.0"),
+    ),
+    modifiers(&Conventions),
+    paths(
+        services::register,
+        services::get,
+        services::deregister,
+        heartbeats::heartbeat,
+        heartbeats::heartbeats,
+        discovery::discover,
+        cluster::status,
+        cluster::digest,
+        health::livez,
+        health::readyz,
+        document,
+    ),
+    tags(
+        (name = "services", description = "The roll"),
+        (name = "heartbeats", description = "Staying on it"),
+        (name = "cluster", description = "The nodes that keep it"),
+        (name = "health", description = "For orchestrators"),
+    ),
+)]
+struct Document;
+
+/// What holds for every operation and is therefore said in one place.
+struct Conventions;
+
+impl Modify for Conventions {
+    fn modify(&self, document: &mut openapi::OpenApi) {
+        for (path, item) in &mut document.paths.paths {
+            let operations = [&mut item.get, &mut item.post, &mut item.delete];
+            for operation in operations.into_iter().flatten() {
+                if path.starts_with("/api/") {
+                    operation.parameters.get_or_insert_default().extend(common_headers());
+                }
+                for (status, response) in &mut operation.responses.responses {
+                    let RefOr::T(response) = response else { continue };
+                    if status.starts_with(['4', '5'])
+                        && let Some(problem) = response.content.shift_remove("application/json")
+                    {
+                        response.content.insert(names::PROBLEM_JSON.to_owned(), problem);
+                    }
+                }
+            }
+        }
+    }
+}
+
+fn common_headers() -> [Parameter; 4] {
+    let header = |name: &str, schema_type, description: &str| {
+        ParameterBuilder::new()
+            .name(name)
+            .parameter_in(ParameterIn::Header)
+            .required(Required::False)
+            .schema(Some(ObjectBuilder::new().schema_type(schema_type)))
+            .description(Some(description))
+            .build()
+    };
+    [
+        header("X-Tenant-ID", Type::String, "Whose roll is meant, `default` if absent"),
+        header("X-Request-Timeout-Ms", Type::Integer, "How long the answer may take, 1 to 60000, default 10000"),
+        header("X-Request-ID", Type::String, "Names the request in logs; made up if absent"),
+        header("traceparent", Type::String, "W3C trace context"),
+    ]
+}
+
+fn text() -> String {
+    let text = Document::openapi().to_pretty_json().expect("an OpenAPI document has no failing serializer");
+    text + "\n"
+}
+
+/// This document
+#[utoipa::path(
+    get, path = "/openapi.json", tag = "health", operation_id = "openapi",
+    responses((status = 200, description = "OpenAPI 3.1", body = serde_json::Value)),
+)]
+pub(super) async fn document() -> Response {
+    let content_type = (header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
+    ([content_type], text()).into_response()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::path::Path;
+
+    /// `UPDATE_GOLDEN=1` writes the file anew.
+    #[test]
+    fn the_document_in_docs_is_this_one() {
+        let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../docs/openapi.json");
+        if std::env::var_os("UPDATE_GOLDEN").is_some() {
+            std::fs::write(&path, text()).unwrap();
+        }
+        let golden = std::fs::read_to_string(&path).unwrap();
+        assert!(golden == text(), "docs/openapi.json is not what the code says; UPDATE_GOLDEN=1 writes it anew");
+    }
+}

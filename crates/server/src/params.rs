@@ -1,0 +1,289 @@
+//! Query parameters, checked; every fault named.
+
+use std::collections::BTreeMap;
+use std::str::FromStr;
+
+use axum::extract::Query as UrlQuery;
+use axum::http::Uri;
+use rollcall_registry::ids::{NAME_BYTES_MAX, check_name};
+use rollcall_registry::query::{LIMIT_MAX, VersionRange};
+use rollcall_registry::selector::{REQUIREMENTS_MAX, Selector};
+use rollcall_registry::{Filter, Revision, Sort};
+use rollcall_replica::Consistency;
+
+use crate::fault::Faults;
+use crate::reply::Failure;
+
+const LIMIT_DEFAULT: usize = 50;
+
+/// Most values of one filter. Each is a posting list to look up.
+const VALUES_MAX: usize = 256;
+
+/// A request's query parameters, taken one by one; what is left at the end is unknown.
+struct Params {
+    given: BTreeMap<String, Vec<String>>,
+    faults: Faults,
+}
+
+impl Params {
+    fn of(uri: &Uri) -> Self {
+        let mut params = Self { given: BTreeMap::new(), faults: Faults::default() };
+        match UrlQuery::<Vec<(String, String)>>::try_from_uri(uri) {
+            Ok(UrlQuery(pairs)) => {
+                for (name, value) in pairs {
+                    params.given.entry(name).or_default().push(value);
+                }
+            }
+            Err(error) => params.faults.push("", format!("the query does not parse: {error}")),
+        }
+        params
+    }
+
+    fn single(&mut self, name: &str) -> Option<String> {
+        let mut values = self.given.remove(name)?;
+        if values.len() > 1 {
+            self.faults.push(name, "must not be given twice");
+            return None;
+        }
+        values.pop()
+    }
+
+    fn number(&mut self, name: &str, min: u64, max: u64) -> Option<u64> {
+        let text = self.single(name)?;
+        let plain = text.bytes().all(|b| b.is_ascii_digit());
+        let number = text.parse().ok().filter(|n| plain && (min..=max).contains(n));
+        if number.is_none() {
+            self.faults.push(name, format!("must be a whole number from {min} to {max}"));
+        }
+        number
+    }
+
+    fn one_of<T: Copy>(&mut self, name: &str, words: &[(&str, T)]) -> Option<T> {
+        let text = self.single(name)?;
+        let found = words.iter().find(|(word, _)| *word == text).map(|(_, value)| *value);
+        if found.is_none() {
+            let words: Vec<_> = words.iter().map(|(word, _)| *word).collect();
+            self.faults.push(name, format!("must be one of {}", words.join(", ")));
+        }
+        found
+    }
+
+    /// A parameter that may be repeated, parsed value by value. Sorted and each once, so that the same question is the
+    /// same filter however it was asked.
+    fn many<T: Ord, E: std::fmt::Display>(
+        &mut self,
+        name: &str,
+        commas: bool,
+        parse: impl Fn(&str) -> Result<T, E>,
+    ) -> Vec<T> {
+        let given = self.given.remove(name).unwrap_or_default();
+        let pieces: Vec<&str> = if commas {
+            given.iter().flat_map(|value| value.split(',')).map(str::trim).collect()
+        } else {
+            given.iter().map(String::as_str).collect()
+        };
+        if pieces.len() > VALUES_MAX {
+            self.faults.push(name, format!("has {} values, at most {VALUES_MAX} are allowed", pieces.len()));
+            return Vec::new();
+        }
+        let mut values = Vec::with_capacity(pieces.len());
+        for piece in pieces {
+            match parse(piece) {
+                Ok(value) => values.push(value),
+                Err(error) => self.faults.push(name, format!("`{}`: {error}", piece.escape_debug())),
+            }
+        }
+        values.sort();
+        values.dedup();
+        values
+    }
+
+    fn names(&mut self, name: &str) -> Vec<Box<str>> {
+        self.many(name, true, |text| check_name(text, NAME_BYTES_MAX).map(|()| text.into()))
+    }
+
+    fn words<T: Ord + FromStr<Err: std::fmt::Display>>(&mut self, name: &str) -> Vec<T> {
+        self.many(name, true, T::from_str)
+    }
+
+    fn consistency(&mut self) -> Consistency {
+        Consistency {
+            linearizable: self.one_of("consistency", &[("local", false), ("linearizable", true)]).unwrap_or(false),
+            min_revision: self.number("min_revision", 0, u64::MAX).map(Revision),
+            max_staleness_ms: self.number("max_staleness_ms", 0, u64::MAX),
+        }
+    }
+
+    /// Who asks. Checked and set aside: without authentication it proves nothing.
+    fn requester(&mut self) {
+        if let Some(Err(error)) = self.single("requester_id").map(|text| check_name(&text, NAME_BYTES_MAX)) {
+            self.faults.push("requester_id", error.to_string());
+        }
+    }
+
+    fn finish(mut self) -> Result<(), Failure> {
+        for name in self.given.into_keys() {
+            self.faults.push(name, "unknown parameter");
+        }
+        if self.faults.is_empty() { Ok(()) } else { Err(Failure::faulty(self.faults)) }
+    }
+}
+
+/// What discovery asks for, but for the cursor, which is read against the rest.
+#[derive(Clone, Debug)]
+pub(crate) struct Discovery {
+    pub(crate) filter: Filter,
+    pub(crate) sort: Sort,
+    pub(crate) limit: usize,
+    pub(crate) cursor: Option<String>,
+    pub(crate) consistency: Consistency,
+}
+
+pub(crate) fn discovery(uri: &Uri) -> Result<Discovery, Failure> {
+    let mut params = Params::of(uri);
+    let filter = Filter {
+        names: params.names("name"),
+        kinds: params.words("type"),
+        tags: params.names("tags"),
+        capabilities: params.names("capabilities"),
+        statuses: params.words("status"),
+        visibilities: params.words("visibility"),
+        owners: params.names("owner"),
+        protocols: params.words("protocol"),
+        // Commas belong to a range, `>=1.0, <2.0`, and to a selector.
+        versions: params.many("version", false, VersionRange::parse),
+        consumed_events: params.names("consumed_event"),
+        produced_events: params.names("produced_event"),
+        regions: params.names("region"),
+        zones: params.names("zone"),
+        selector: selector(&mut params),
+    };
+    let sort = params.one_of("sort", &[("id", Sort::Id), ("rank", Sort::Rank)]).unwrap_or_default();
+    let limit = params.number("limit", 1, LIMIT_MAX as u64).and_then(|limit| usize::try_from(limit).ok());
+    let cursor = params.single("cursor");
+    let consistency = params.consistency();
+    // There is nothing federated to include yet; both answers are the same.
+    params.one_of("include_federated", &[("true", true), ("false", false)]);
+    params.requester();
+    params.finish()?;
+    Ok(Discovery { filter, sort, limit: limit.unwrap_or(LIMIT_DEFAULT), cursor, consistency })
+}
+
+fn selector(params: &mut Params) -> Selector {
+    let selectors: Vec<Selector> = params.many("selector", false, Selector::from_str);
+    let mut requirements: Vec<_> = selectors.into_iter().flat_map(|selector| selector.0).collect();
+    requirements.sort();
+    requirements.dedup();
+    if requirements.len() > REQUIREMENTS_MAX {
+        let count = requirements.len();
+        params.faults.push("selector", format!("has {count} requirements, at most {REQUIREMENTS_MAX} are allowed"));
+    }
+    Selector(requirements.into())
+}
+
+/// The parameters of a read of one instance.
+pub(crate) fn read(uri: &Uri) -> Result<Consistency, Failure> {
+    let mut params = Params::of(uri);
+    let consistency = params.consistency();
+    params.requester();
+    params.finish().map(|()| consistency)
+}
+
+/// `lease_id` of a deregistration.
+pub(crate) fn lease(uri: &Uri) -> Result<Option<u64>, Failure> {
+    let mut params = Params::of(uri);
+    let lease = params.number("lease_id", 0, u64::MAX);
+    params.finish().map(|()| lease)
+}
+
+/// `index` of a digest.
+pub(crate) fn index(uri: &Uri) -> Result<Option<u64>, Failure> {
+    let mut params = Params::of(uri);
+    let index = params.number("index", 0, u64::MAX);
+    params.finish().map(|()| index)
+}
+
+/// `verbose`, which needs no value.
+pub(crate) fn verbose(uri: &Uri) -> Result<bool, Failure> {
+    let mut params = Params::of(uri);
+    let verbose =
+        params.one_of("verbose", &[("", true), ("true", true), ("1", true), ("false", false), ("0", false)]);
+    params.finish().map(|()| verbose.unwrap_or(false))
+}
+
+/// For routes that take none.
+pub(crate) fn none(uri: &Uri) -> Result<(), Failure> {
+    Params::of(uri).finish()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    fn discover(query: &str) -> Result<Discovery, Failure> {
+        discovery(&format!("/api/services?{query}").parse().unwrap())
+    }
+
+    fn detail(query: &str) -> String {
+        discover(query).expect_err(query).detail().to_owned()
+    }
+
+    #[test]
+    fn repeated_and_comma_separated_are_the_same() {
+        let repeated = discover("tags=b&tags=a&type=agent&type=tool").unwrap();
+        let separated = discover("tags=a,b,a&type=tool,%20agent").unwrap();
+        assert_eq!(repeated.filter, separated.filter);
+        assert_eq!(repeated.limit, 50);
+    }
+
+    #[test]
+    fn commas_of_ranges_and_selectors_stay() {
+        let discovery =
+            discover("version=%3E%3D1.0,%3C2.0&selector=env%3Dprod,tier%20in%20(a,b)&selector=!old").unwrap();
+        assert_eq!(discovery.filter.versions.len(), 1);
+        assert_eq!(discovery.filter.selector.0.len(), 3);
+    }
+
+    #[test]
+    fn every_fault_is_named() {
+        let detail = detail(
+            "limit=-1&limt=5&sort=name&sort=id&type=robot&tags=a,,b&version=%3E%3D&selector=a%20b&min_revision=x\
+             &consistency=strong&include_federated=maybe",
+        );
+        for part in
+            ["limit must", "limt unknown", "sort must not be given twice", "type `robot`", "tags ``", "version `>=`"]
+        {
+            assert!(detail.contains(part), "{part} in {detail}");
+        }
+        for part in ["selector `a b`", "min_revision must", "consistency must", "include_federated must"] {
+            assert!(detail.contains(part), "{part} in {detail}");
+        }
+    }
+
+    #[test]
+    fn limits_are_one_to_a_thousand() {
+        assert_eq!(discover("limit=1000").unwrap().limit, 1_000);
+        for bad in ["limit=0", "limit=1001", "limit=-1", "limit=%2B1", "limit=", "limit=1.5"] {
+            assert!(detail(bad).contains("limit must be a whole number"), "{bad}");
+        }
+    }
+
+    #[test]
+    fn a_read_takes_the_parameters_of_consistency_only() {
+        let uri = |query: &str| format!("/api/services/x?{query}").parse::<Uri>().unwrap();
+        let consistency = read(&uri("consistency=linearizable&min_revision=7&max_staleness_ms=0")).unwrap();
+        assert!(consistency.linearizable);
+        assert_eq!((consistency.min_revision, consistency.max_staleness_ms), (Some(Revision(7)), Some(0)));
+        assert!(read(&uri("limit=1")).is_err());
+    }
+
+    proptest! {
+        #[test]
+        fn no_query_makes_it_panic(query in "[a-z]{0,8}=[%0-9A-Za-z,()!=&.<>^~*+-]{0,40}") {
+            if let Ok(uri) = format!("/?{query}").parse() {
+                let _ = discovery(&uri);
+            }
+        }
+    }
+}

@@ -1,0 +1,516 @@
+//! Request bodies, checked. What comes out is well formed in every respect that can be judged without the roll.
+
+use std::collections::BTreeMap;
+
+use rollcall_api::{
+    Auth, Capability, CapabilityDetail, DeregisterRequest, Endpoint, HeartbeatRequest, HeartbeatsRequest, Locality,
+    RegisterRequest,
+};
+use rollcall_registry::ids::{NAME_BYTES_MAX, NameError, check_name};
+use rollcall_registry::{InstanceId, ServiceName};
+use serde_json::{Map, Value};
+
+use crate::fault::{Faults, Fields, LEASE_WANTED};
+
+/// Long enough for signed URLs; browsers and proxies refuse much longer ones.
+pub(crate) const URL_BYTES_MAX: usize = 2_048;
+/// Each tag is a posting list that a registration is entered in.
+pub(crate) const TAGS_MAX: usize = 64;
+/// As many tools as the largest agents offer; each is a posting list.
+pub(crate) const CAPABILITIES_MAX: usize = 256;
+/// As for capabilities, of each sort of event.
+pub(crate) const EVENTS_MAX: usize = 256;
+/// One for each capability, and as many again.
+pub(crate) const ENDPOINTS_MAX: usize = 512;
+/// Room for shares in millionths.
+pub(crate) const WEIGHT_MAX: u32 = 1_000_000;
+/// 30 days, so that a forgotten instance does not stay for ever.
+pub(crate) const REAP_AFTER_MS_MAX: u32 = 2_592_000_000;
+/// A batch of this size is about 100 KB of log.
+pub(crate) const LEASES_MAX: usize = 10_000;
+
+/// What the operator chose.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct TtlLimits {
+    pub(crate) ttl_ms_min: u32,
+    pub(crate) ttl_ms_default: u32,
+    pub(crate) ttl_ms_max: u32,
+}
+
+/// The body of a registration.
+pub(crate) fn register(body: Value, limits: TtlLimits) -> Result<RegisterRequest, Faults> {
+    let mut faults = Faults::default();
+    let request = Fields::open("", body, &mut faults).and_then(|fields| register_fields(fields, limits));
+    request.filter(|_| faults.is_empty()).ok_or(faults)
+}
+
+fn register_fields(mut fields: Fields<'_>, limits: TtlLimits) -> Option<RegisterRequest> {
+    let id = fields.checked("id", |text| InstanceId::parse(text).map(drop));
+    let name = fields.required("name", |text| ServiceName::parse(text).map(drop));
+    let url = fields.required("url", check_url);
+    let kind = fields.word("type");
+    let version = fields.checked("version", name_rule);
+    let tags = fields.texts("tags", TAGS_MAX, name_rule).map(distinct);
+    let protocol = fields.word("protocol");
+    let endpoints = endpoints(&mut fields);
+    let auth = fields.open_member("auth").and_then(auth);
+    let owner = fields.checked("owner", name_rule);
+    let visibility = fields.word("visibility");
+    let capabilities = capabilities(&mut fields);
+    let consumed_events = fields.texts("consumed_events", EVENTS_MAX, name_rule).map(distinct);
+    let produced_events = fields.texts("produced_events", EVENTS_MAX, name_rule).map(distinct);
+    let metadata = metadata(&mut fields);
+    let locality = fields.open_member("locality").map(locality);
+    let weight = fields.number("weight", 0, WEIGHT_MAX);
+    let ttl_ms = fields.number("ttl_ms", limits.ttl_ms_min, limits.ttl_ms_max);
+    let reap_after_ms = fields.number("reap_after_ms", 0, REAP_AFTER_MS_MAX);
+    let signature = fields.text("signature");
+    let public_key = fields.text("public_key");
+    fields.finish();
+    Some(RegisterRequest {
+        id,
+        name: name?,
+        kind,
+        version,
+        tags,
+        url: url?,
+        protocol,
+        endpoints,
+        auth,
+        owner,
+        visibility,
+        capabilities,
+        consumed_events,
+        produced_events,
+        metadata,
+        locality,
+        weight,
+        ttl_ms,
+        reap_after_ms,
+        signature,
+        public_key,
+    })
+}
+
+/// The body of a heartbeat.
+pub(crate) fn heartbeat(body: Value) -> Result<HeartbeatRequest, Faults> {
+    let mut faults = Faults::default();
+    let request = Fields::open("", body, &mut faults).map(|mut fields| {
+        let lease_id = fields.lease("lease_id");
+        let status = fields.word("status");
+        let metadata = metadata(&mut fields);
+        fields.finish();
+        HeartbeatRequest { lease_id, status, metadata }
+    });
+    request.filter(|_| faults.is_empty()).ok_or(faults)
+}
+
+/// The body of a batch of heartbeats.
+pub(crate) fn heartbeats(body: Value) -> Result<HeartbeatsRequest, Faults> {
+    let mut faults = Faults::default();
+    let request = Fields::open("", body, &mut faults).and_then(|mut fields| {
+        let leases = match fields.take("leases") {
+            None => {
+                fields.fault("leases", REQUIRED);
+                None
+            }
+            Some(Value::Array(items)) if items.len() <= LEASES_MAX => Some(leases(items, &mut fields)),
+            Some(Value::Array(items)) => {
+                fields.fault("leases", format!("has {} entries, at most {LEASES_MAX} are allowed", items.len()));
+                None
+            }
+            Some(_) => {
+                fields.fault("leases", "must be a list of lease ids");
+                None
+            }
+        };
+        fields.finish();
+        Some(HeartbeatsRequest { leases: leases? })
+    });
+    request.filter(|_| faults.is_empty()).ok_or(faults)
+}
+
+fn leases(items: Vec<Value>, fields: &mut Fields<'_>) -> Vec<u64> {
+    let mut leases = Vec::with_capacity(items.len());
+    for (n, item) in items.into_iter().enumerate() {
+        match item.as_u64() {
+            Some(lease) => leases.push(lease),
+            None => fields.fault(&format!("leases[{n}]"), LEASE_WANTED),
+        }
+    }
+    leases
+}
+
+/// The body of a deregistration.
+pub(crate) fn deregister(body: Value) -> Result<DeregisterRequest, Faults> {
+    let mut faults = Faults::default();
+    let request = Fields::open("", body, &mut faults).map(|mut fields| {
+        let deregistration_signature = fields.text("deregistration_signature");
+        fields.finish();
+        DeregisterRequest { deregistration_signature }
+    });
+    request.filter(|_| faults.is_empty()).ok_or(faults)
+}
+
+const REQUIRED: &str = "is required";
+
+impl Fields<'_> {
+    /// Text that must be there and that `check` accepts.
+    fn required<E: std::fmt::Display>(
+        &mut self,
+        member: &str,
+        check: impl FnOnce(&str) -> Result<(), E>,
+    ) -> Option<String> {
+        let value = self.take(member);
+        match value {
+            None => {
+                self.fault(member, REQUIRED);
+                None
+            }
+            Some(Value::String(text)) => match check(&text) {
+                Ok(()) => Some(text),
+                Err(error) => {
+                    self.fault(member, error.to_string());
+                    None
+                }
+            },
+            Some(_) => {
+                self.fault(member, "must be a string");
+                None
+            }
+        }
+    }
+}
+
+fn name_rule(text: &str) -> Result<(), NameError> {
+    check_name(text, NAME_BYTES_MAX)
+}
+
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum UrlError {
+    #[error(transparent)]
+    Text(#[from] NameError),
+    #[error("must begin with a scheme, as in `http://host:port`")]
+    SchemeMissing,
+}
+
+fn check_url(text: &str) -> Result<(), UrlError> {
+    check_name(text, URL_BYTES_MAX)?;
+    match text.split_once(':') {
+        Some((scheme, rest)) if is_scheme(scheme) && !rest.is_empty() => Ok(()),
+        _ => Err(UrlError::SchemeMissing),
+    }
+}
+
+fn is_scheme(text: &str) -> bool {
+    text.starts_with(|c: char| c.is_ascii_alphabetic())
+        && text.bytes().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'+' | b'-' | b'.'))
+}
+
+/// Without repetitions, each where it stood first.
+fn distinct(mut texts: Vec<String>) -> Vec<String> {
+    let mut seen = std::collections::HashSet::new();
+    texts.retain(|text| seen.insert(text.clone()));
+    texts
+}
+
+fn metadata(fields: &mut Fields<'_>) -> Option<Map<String, Value>> {
+    let metadata = fields.object("metadata")?;
+    for key in metadata.keys() {
+        if let Err(error) = name_rule(key) {
+            fields.fault(&format!("metadata.{}", key.escape_debug()), format!("key {error}"));
+        }
+    }
+    Some(metadata)
+}
+
+fn locality(mut fields: Fields<'_>) -> Locality {
+    let locality = Locality { region: fields.checked("region", name_rule), zone: fields.checked("zone", name_rule) };
+    fields.finish();
+    locality
+}
+
+fn auth(mut fields: Fields<'_>) -> Option<Auth> {
+    let auth_type = fields.required("type", |text| text.parse::<rollcall_api::AuthType>().map(drop));
+    let token = fields.text("token");
+    let certificate = fields.text("certificate");
+    let public_key = fields.text("public_key");
+    let auth_endpoint = fields.text("auth_endpoint");
+    fields.finish();
+    Some(Auth { auth_type: auth_type?.parse().ok()?, token, certificate, public_key, auth_endpoint })
+}
+
+fn endpoints(fields: &mut Fields<'_>) -> Option<Vec<Endpoint>> {
+    let items = fields.list("endpoints", ENDPOINTS_MAX)?;
+    let endpoint = |(n, item)| {
+        let path = fields.path(&format!("endpoints[{n}]"));
+        Fields::open(path, item, fields.faults).and_then(endpoint)
+    };
+    Some(items.into_iter().enumerate().filter_map(endpoint).collect())
+}
+
+fn endpoint(mut fields: Fields<'_>) -> Option<Endpoint> {
+    let path = fields.required("path", |text| check_name(text, URL_BYTES_MAX));
+    let method = fields.required("method", |text| text.parse::<rollcall_api::Method>().map(drop));
+    let description = fields.text("description");
+    let input_schema = fields.take("input_schema");
+    let output_schema = fields.take("output_schema");
+    let rate_limit = fields.take("rate_limit");
+    let auth_required = fields.boolean("auth_required");
+    fields.finish();
+    Some(Endpoint {
+        path: path?,
+        method: method?.parse().ok()?,
+        description,
+        input_schema,
+        output_schema,
+        rate_limit,
+        auth_required,
+    })
+}
+
+fn capabilities(fields: &mut Fields<'_>) -> Option<Vec<Capability>> {
+    let items = fields.list("capabilities", CAPABILITIES_MAX)?;
+    let mut places = BTreeMap::new();
+    let mut capabilities = Vec::with_capacity(items.len());
+    for (n, item) in items.into_iter().enumerate() {
+        let member = format!("capabilities[{n}]");
+        let (capability, name, name_path) = match item {
+            Value::String(name) => {
+                if let Err(error) = name_rule(&name) {
+                    fields.fault(&member, error.to_string());
+                    continue;
+                }
+                (Capability::Name(name.clone()), name, member)
+            }
+            Value::Object(_) => {
+                let inner = Fields::open(fields.path(&member), item, fields.faults);
+                let Some(detail) = inner.and_then(capability_detail) else { continue };
+                let name = detail.capability_name.clone();
+                (Capability::Detail(Box::new(detail)), name, format!("{member}.capability_name"))
+            }
+            _ => {
+                fields.fault(&member, "must be a name or an object with `capability_name`");
+                continue;
+            }
+        };
+        match places.get(&name) {
+            Some(first) => fields.fault(&name_path, format!("repeats capabilities[{first}]")),
+            None => {
+                places.insert(name, n);
+                capabilities.push(capability);
+            }
+        }
+    }
+    Some(capabilities)
+}
+
+fn capability_detail(mut fields: Fields<'_>) -> Option<CapabilityDetail> {
+    let capability_name = fields.required("capability_name", name_rule);
+    let capability_type = fields.checked("capability_type", name_rule);
+    let description = fields.text("description");
+    let version = fields.checked("version", name_rule);
+    let input_types = fields.texts("input_types", CAPABILITIES_MAX, name_rule);
+    let output_types = fields.texts("output_types", CAPABILITIES_MAX, name_rule);
+    let input_schema = fields.take("input_schema");
+    let output_schema = fields.take("output_schema");
+    let complexity_level = fields.take("complexity_level");
+    if complexity_level.as_ref().is_some_and(|level| !level.is_number() && !level.is_string()) {
+        fields.fault("complexity_level", "must be a number or a string");
+    }
+    let performance_metrics = fields.object("performance_metrics");
+    let required_permissions = fields.texts("required_permissions", CAPABILITIES_MAX, name_rule);
+    fields.finish();
+    Some(CapabilityDetail {
+        capability_name: capability_name?,
+        capability_type,
+        description,
+        version,
+        input_types,
+        output_types,
+        input_schema,
+        output_schema,
+        complexity_level,
+        performance_metrics,
+        required_permissions,
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+    use serde_json::json;
+
+    const LIMITS: TtlLimits = TtlLimits { ttl_ms_min: 1_000, ttl_ms_default: 30_000, ttl_ms_max: 86_400_000 };
+
+    fn fields(result: Result<impl Sized, Faults>) -> Vec<String> {
+        result.err().expect("the body has faults").into_vec().into_iter().map(|fault| fault.field).collect()
+    }
+
+    #[test]
+    fn the_least_registration_has_a_name_and_a_url() {
+        let request = register(json!({"name": "web", "url": "http://a", "version": null}), LIMITS).unwrap();
+        let least = RegisterRequest { name: "web".into(), url: "http://a".into(), ..RegisterRequest::default() };
+        assert_eq!(request, least);
+    }
+
+    #[test]
+    fn a_full_registration_is_what_was_sent() {
+        let body = json!({
+            "id": "web-1", "name": "web", "type": "agent", "version": "1.2.3", "tags": ["a", "b"], "url": "grpc://a:1",
+            "protocol": "grpc",
+            "endpoints": [{"path": "/x", "method": "POST", "rate_limit": {"rps": 5}, "auth_required": true}],
+            "auth": {"type": "api_key", "token": "t"}, "owner": "o", "visibility": "public",
+            "capabilities": ["plain", {"capability_name": "rich", "input_types": ["text"], "complexity_level": 3}],
+            "consumed_events": ["c"], "produced_events": ["p"], "metadata": {"env": "prod", "n": 1},
+            "locality": {"region": "eu", "zone": "eu-1"}, "weight": 5, "ttl_ms": 5000, "reap_after_ms": 1,
+            "signature": "s", "public_key": "k"
+        });
+        let request = register(body.clone(), LIMITS).unwrap();
+        assert_eq!(serde_json::to_value(request).unwrap(), body);
+    }
+
+    #[test]
+    fn every_fault_of_a_registration_is_named() {
+        let body = json!({
+            "id": "a\nb", "type": "robot", "url": "nowhere", "tags": ["ok", 7, ""], "nonsense": 1, "ttl_ms": 0,
+            "protocol": 5, "weight": -1, "owner": "", "visibility": "secret", "metadata": {"": 1},
+            "locality": {"region": "", "planet": "x"}, "auth": {"token": 1}, "reap_after_ms": 1.5,
+            "endpoints": [{"path": "/x", "method": "FETCH"}, "x"],
+            "capabilities": ["a", {"capability_type": "x"}, {"capability_name": "a", "extra": 1}, 5],
+            "consumed_events": "c", "version": "x".repeat(257)
+        });
+        let mut named = fields(register(body, LIMITS));
+        named.sort();
+        assert_eq!(
+            named,
+            [
+                "auth.token",
+                "auth.type",
+                "capabilities[1].capability_name",
+                "capabilities[2].capability_name",
+                "capabilities[2].extra",
+                "capabilities[3]",
+                "consumed_events",
+                "endpoints[0].method",
+                "endpoints[1]",
+                "id",
+                "locality.planet",
+                "locality.region",
+                "metadata.",
+                "name",
+                "nonsense",
+                "owner",
+                "protocol",
+                "reap_after_ms",
+                "tags[1]",
+                "tags[2]",
+                "ttl_ms",
+                "type",
+                "url",
+                "version",
+                "visibility",
+                "weight",
+            ]
+        );
+    }
+
+    #[test]
+    fn lists_have_limits() {
+        let many = |n: usize| (0..n).map(|n| n.to_string()).collect::<Vec<_>>();
+        let body = |tags: usize, capabilities: usize| json!({"name": "n", "url": "x:y", "tags": many(tags), "capabilities": many(capabilities)});
+        assert!(register(body(64, 256), LIMITS).is_ok());
+        assert_eq!(fields(register(body(65, 257), LIMITS)), ["tags", "capabilities"]);
+    }
+
+    #[test]
+    fn repeated_tags_count_once() {
+        let request = register(json!({"name": "n", "url": "x:y", "tags": ["b", "a", "b"]}), LIMITS).unwrap();
+        assert_eq!(request.tags.unwrap(), ["b", "a"]);
+    }
+
+    #[test]
+    fn the_ttl_stays_within_its_limits() {
+        let ttl = |ttl: Value| register(json!({"name": "n", "url": "x:y", "ttl_ms": ttl}), LIMITS);
+        for good in [1_000, 86_400_000] {
+            assert!(ttl(good.into()).is_ok(), "{good}");
+        }
+        for bad in [json!(0), json!(999), json!(86_400_001), json!(-1), json!(1e12), json!("1000"), json!(u64::MAX)] {
+            assert_eq!(fields(ttl(bad.clone())), ["ttl_ms"], "{bad}");
+        }
+    }
+
+    #[test]
+    fn a_batch_has_a_limit_and_holds_numbers_only() {
+        assert_eq!(heartbeats(json!({"leases": vec![1; 10_000]})).unwrap().leases.len(), 10_000);
+        assert_eq!(fields(heartbeats(json!({"leases": vec![1; 10_001]}))), ["leases"]);
+        assert_eq!(fields(heartbeats(json!({"leases": [1, "2", -3], "x": 1}))), ["leases[1]", "leases[2]", "x"]);
+        assert_eq!(fields(heartbeats(json!({}))), ["leases"]);
+        assert_eq!(fields(heartbeats(json!([1]))), [""]);
+    }
+
+    #[test]
+    fn a_heartbeat_may_be_empty() {
+        assert_eq!(heartbeat(json!({})).unwrap(), HeartbeatRequest::default());
+        assert_eq!(
+            fields(heartbeat(json!({"lease_id": "1", "status": "fine", "x": 1}))),
+            ["lease_id", "status", "x"]
+        );
+    }
+
+    fn any_json() -> impl Strategy<Value = Value> {
+        let member = proptest::sample::select(vec![
+            "id",
+            "name",
+            "url",
+            "tags",
+            "capabilities",
+            "capability_name",
+            "endpoints",
+            "path",
+            "method",
+            "auth",
+            "type",
+            "metadata",
+            "locality",
+            "region",
+            "ttl_ms",
+            "weight",
+            "leases",
+            "lease_id",
+            "status",
+            "x",
+        ]);
+        let leaf = prop_oneof![
+            Just(Value::Null),
+            any::<bool>().prop_map(Value::from),
+            any::<i64>().prop_map(Value::from),
+            any::<f64>().prop_map(Value::from),
+            ".{0,8}".prop_map(Value::from),
+            Just(Value::from("http://a")),
+        ];
+        leaf.prop_recursive(4, 64, 8, move |inner| {
+            prop_oneof![
+                proptest::collection::vec(inner.clone(), 0..6).prop_map(Value::from),
+                proptest::collection::vec((member.clone(), inner), 0..8).prop_map(|members| members
+                    .into_iter()
+                    .map(|(k, v)| (k.to_owned(), v))
+                    .collect::<Map<_, _>>()
+                    .into()),
+            ]
+        })
+    }
+
+    proptest! {
+        #[test]
+        fn no_json_makes_it_panic(body in any_json()) {
+            if let Ok(request) = register(body.clone(), LIMITS) {
+                crate::translate::registration(request, LIMITS);
+            }
+            let _ = heartbeat(body.clone());
+            let _ = heartbeats(body.clone());
+            let _ = deregister(body);
+        }
+    }
+}

@@ -1,0 +1,300 @@
+//! Answers that say no: which status and code each reason has.
+
+use std::time::Duration;
+
+use axum::body::Body;
+use axum::http::{HeaderValue, StatusCode, header};
+use axum::response::{IntoResponse, Response};
+use rollcall_api::{Problem, WriteOutcome, header as names};
+use rollcall_registry::{NameError, Refusal, Revision};
+use rollcall_replica::{BarrierError, DigestError, Freshness, SubmitError};
+
+use crate::fault::Faults;
+
+/// Try again after this long when nothing better is known.
+const RETRY_AFTER_MS: u64 = 1_000;
+
+/// What a read shows, told in the headers of its answer.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Shown {
+    pub(crate) revision: Revision,
+    pub(crate) freshness: Freshness,
+}
+
+/// An answer that says no. It becomes a problem document when the request's id is known.
+#[derive(Clone, Debug)]
+pub(crate) struct Failure(Box<Parts>);
+
+#[derive(Clone, Debug)]
+struct Parts {
+    status: StatusCode,
+    code: &'static str,
+    detail: String,
+    errors: Vec<rollcall_api::Fault>,
+    retry_after_ms: Option<u64>,
+    current_revision: Option<u64>,
+    outcome: Option<WriteOutcome>,
+    shown: Option<Shown>,
+    allow: Option<HeaderValue>,
+}
+
+impl Failure {
+    pub(crate) fn new(status: StatusCode, code: &'static str, detail: impl Into<String>) -> Self {
+        Self(Box::new(Parts {
+            status,
+            code,
+            detail: detail.into(),
+            errors: Vec::new(),
+            retry_after_ms: (status == StatusCode::SERVICE_UNAVAILABLE).then_some(RETRY_AFTER_MS),
+            current_revision: None,
+            outcome: None,
+            shown: None,
+            allow: None,
+        }))
+    }
+
+    /// A request with faults, each named.
+    pub(crate) fn faulty(faults: Faults) -> Self {
+        let errors = faults.into_vec();
+        let detail = errors.iter().map(|fault| format!("{} {}", fault.field, fault.message)).collect::<Vec<_>>();
+        let mut failure = Self::new(StatusCode::BAD_REQUEST, "invalid_request", detail.join("; ").trim());
+        failure.0.errors = errors;
+        failure
+    }
+
+    /// A request with one fault.
+    pub(crate) fn fault(field: &str, message: impl Into<String>) -> Self {
+        let mut faults = Faults::default();
+        faults.push(field, message);
+        Self::faulty(faults)
+    }
+
+    pub(crate) fn invalid_id(error: &NameError) -> Self {
+        Self::fault("id", error.to_string())
+    }
+
+    pub(crate) fn not_found() -> Self {
+        Self::new(StatusCode::NOT_FOUND, "not_found", Refusal::NotRegistered.to_string())
+    }
+
+    pub(crate) fn not_ready(checks: impl IntoIterator<Item = (String, String)>) -> Self {
+        let mut faults = Faults::default();
+        checks.into_iter().for_each(|(name, detail)| faults.push(name, detail));
+        let mut failure = Self::new(StatusCode::SERVICE_UNAVAILABLE, "not_ready", "this node is not ready for work");
+        failure.0.errors = faults.into_vec();
+        failure
+    }
+
+    pub(crate) fn overloaded(what: &str) -> Self {
+        Self::new(StatusCode::SERVICE_UNAVAILABLE, "overloaded", format!("this node has too many {what}"))
+    }
+
+    /// A handler panicked: whatever it had begun may have been done.
+    pub(crate) fn panicked() -> Self {
+        let detail = "the request ran into a bug; it is logged";
+        let mut failure = Self::new(StatusCode::INTERNAL_SERVER_ERROR, "internal", detail);
+        failure.0.outcome = Some(WriteOutcome::Unknown);
+        failure
+    }
+
+    /// Says in the headers what the read that found nothing looked at.
+    pub(crate) fn shown(mut self, shown: Shown) -> Self {
+        self.0.shown = Some(shown);
+        self
+    }
+
+    pub(crate) fn status(&self) -> StatusCode {
+        self.0.status
+    }
+
+    pub(crate) fn code(&self) -> &'static str {
+        self.0.code
+    }
+
+    pub(crate) fn detail(&self) -> &str {
+        &self.0.detail
+    }
+
+    /// The answer. `write` is whether the request was one: its 5xx says whether it may have been applied.
+    pub(crate) fn render(self, request_id: &str, write: bool) -> Response {
+        let parts = *self.0;
+        let outcome = parts.outcome.unwrap_or(WriteOutcome::NotApplied);
+        let problem = Problem {
+            problem_type: "about:blank".to_owned(),
+            title: parts.status.canonical_reason().unwrap_or("Error").to_owned(),
+            status: parts.status.as_u16(),
+            detail: parts.detail,
+            code: parts.code.to_owned(),
+            request_id: request_id.to_owned(),
+            outcome: (write && parts.status.is_server_error()).then_some(outcome),
+            errors: parts.errors,
+            retry_after_ms: parts.retry_after_ms,
+            current_revision: parts.current_revision,
+        };
+        let body = serde_json::to_vec(&problem).expect("a problem has no failing serializer");
+        let mut response = Response::new(Body::from(body));
+        *response.status_mut() = parts.status;
+        let headers = response.headers_mut();
+        headers.insert(header::CONTENT_TYPE, HeaderValue::from_static(names::PROBLEM_JSON));
+        if let Some(ms) = parts.retry_after_ms {
+            headers.insert(header::RETRY_AFTER, HeaderValue::from(ms.div_ceil(1_000).max(1)));
+        }
+        if let Some(allow) = parts.allow {
+            headers.insert(header::ALLOW, allow);
+        }
+        if let Some(shown) = parts.shown {
+            show(&mut response, shown);
+        }
+        response
+    }
+}
+
+/// Carries the failure out of the router, to be rendered where the request's id is known.
+impl IntoResponse for Failure {
+    fn into_response(self) -> Response {
+        let mut response = self.0.status.into_response();
+        response.extensions_mut().insert(self);
+        response
+    }
+}
+
+/// Takes the failure out of a response that carries one. What the router itself answered (a method it does not know)
+/// keeps its `Allow` header.
+pub(crate) fn failure_of(response: &mut Response) -> Option<Failure> {
+    let mut failure = response.extensions_mut().remove::<Failure>()?;
+    failure.0.allow = response.headers_mut().remove(header::ALLOW);
+    Some(failure)
+}
+
+/// Tells what a read showed.
+pub(crate) fn show(response: &mut Response, shown: Shown) {
+    let headers = response.headers_mut();
+    headers.insert(names::REVISION, HeaderValue::from(shown.revision.0));
+    headers.insert(names::STALENESS_MS, HeaderValue::from(shown.freshness.staleness_ms));
+}
+
+/// Tells what a write wrote.
+pub(crate) fn written(response: &mut Response, revision: Revision) {
+    response.headers_mut().insert(names::REVISION, HeaderValue::from(revision.0));
+}
+
+impl From<Refusal> for Failure {
+    fn from(refusal: Refusal) -> Self {
+        let (status, code) = match refusal {
+            // The resource that the URL names is not there.
+            Refusal::NotRegistered => (StatusCode::NOT_FOUND, "not_found"),
+            // Its own code, because the sender's way on differs: register again.
+            Refusal::LeaseNotFound => (StatusCode::NOT_FOUND, "lease_not_found"),
+            // The sender is one of two that claim the id, and the older one: it must stop.
+            Refusal::Superseded { .. } => (StatusCode::CONFLICT, "lease_superseded"),
+            // `If-Match` or `If-None-Match` did not hold.
+            Refusal::ConditionFailed { .. } => (StatusCode::PRECONDITION_FAILED, "precondition_failed"),
+            // What heartbeats reported adds up to more than a registration may hold.
+            Refusal::MetadataTooLarge { .. } => (StatusCode::PAYLOAD_TOO_LARGE, "metadata_too_large"),
+            // Only the leader's own expiry is proposed with a term; no client can cause this.
+            Refusal::StaleTerm { .. } => (StatusCode::INTERNAL_SERVER_ERROR, "internal"),
+        };
+        let mut failure = Self::new(status, code, refusal.to_string());
+        if let Refusal::ConditionFailed { current } = refusal {
+            failure.0.current_revision = current.map(|revision| revision.0);
+        }
+        failure
+    }
+}
+
+impl From<SubmitError> for Failure {
+    fn from(error: SubmitError) -> Self {
+        let (status, code, retry_after_ms) = match &error {
+            SubmitError::NoLeader => (StatusCode::SERVICE_UNAVAILABLE, "no_leader", Some(RETRY_AFTER_MS)),
+            SubmitError::Overloaded { retry_after_ms } => {
+                (StatusCode::SERVICE_UNAVAILABLE, "overloaded", Some(*retry_after_ms))
+            }
+            SubmitError::Stopping => (StatusCode::SERVICE_UNAVAILABLE, "shutting_down", Some(RETRY_AFTER_MS)),
+            // The answer did not come in time; retrying blindly could apply it twice, so no delay is advised.
+            SubmitError::Unknown => (StatusCode::GATEWAY_TIMEOUT, "outcome_unknown", None),
+        };
+        let outcome = if error.may_have_been_applied() { WriteOutcome::Unknown } else { WriteOutcome::NotApplied };
+        let mut failure = Self::new(status, code, error.to_string());
+        (failure.0.retry_after_ms, failure.0.outcome) = (retry_after_ms, Some(outcome));
+        failure
+    }
+}
+
+impl From<BarrierError> for Failure {
+    fn from(error: BarrierError) -> Self {
+        let (status, code) = match error {
+            // The node answered nothing since it started; another one may.
+            BarrierError::NotReady => (StatusCode::SERVICE_UNAVAILABLE, "not_ready"),
+            BarrierError::NoLeader => (StatusCode::SERVICE_UNAVAILABLE, "no_leader"),
+            BarrierError::TooStale { .. } => (StatusCode::SERVICE_UNAVAILABLE, "too_stale"),
+            // The node works, but what was waited for did not come in time.
+            BarrierError::RevisionNotReached { .. } => (StatusCode::GATEWAY_TIMEOUT, "revision_not_reached"),
+        };
+        let mut failure = Self::new(status, code, error.to_string());
+        if let BarrierError::RevisionNotReached { at } = error {
+            failure.0.current_revision = Some(at.0);
+        }
+        failure
+    }
+}
+
+impl From<DigestError> for Failure {
+    fn from(error: DigestError) -> Self {
+        let (status, code) = match error {
+            DigestError::Gone { .. } => (StatusCode::GONE, "digest_gone"),
+            DigestError::NotReached { .. } => (StatusCode::GATEWAY_TIMEOUT, "index_not_reached"),
+        };
+        Self::new(status, code, error.to_string())
+    }
+}
+
+/// The request's body did not come in time.
+pub(crate) fn body_timeout(waited: Duration) -> Failure {
+    let detail = format!("the body did not arrive within {} ms", waited.as_millis());
+    Failure::new(StatusCode::REQUEST_TIMEOUT, "body_timeout", detail)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use rollcall_registry::{LeaseId, Term};
+
+    #[test]
+    fn each_refusal_has_its_status_and_code() {
+        let refusals = [
+            (Refusal::NotRegistered, 404, "not_found"),
+            (Refusal::LeaseNotFound, 404, "lease_not_found"),
+            (Refusal::Superseded { by: LeaseId(2) }, 409, "lease_superseded"),
+            (Refusal::ConditionFailed { current: Some(Revision(5)) }, 412, "precondition_failed"),
+            (Refusal::MetadataTooLarge { bytes: 2, bytes_max: 1 }, 413, "metadata_too_large"),
+            (Refusal::StaleTerm { proposed: Term(1), entry: Term(2) }, 500, "internal"),
+        ];
+        for (refusal, status, code) in refusals {
+            let failure = Failure::from(refusal);
+            assert_eq!((failure.status().as_u16(), failure.code()), (status, code));
+        }
+        assert_eq!(
+            Failure::from(Refusal::ConditionFailed { current: Some(Revision(5)) }).0.current_revision,
+            Some(5)
+        );
+    }
+
+    #[test]
+    fn a_failed_write_says_whether_it_may_have_been_applied() {
+        let outcome = |failure: Failure| failure.0.outcome;
+        assert_eq!(outcome(SubmitError::NoLeader.into()), Some(WriteOutcome::NotApplied));
+        assert_eq!(outcome(SubmitError::Stopping.into()), Some(WriteOutcome::NotApplied));
+        assert_eq!(outcome(SubmitError::Unknown.into()), Some(WriteOutcome::Unknown));
+        assert_eq!(outcome(Failure::panicked()), Some(WriteOutcome::Unknown));
+    }
+
+    #[test]
+    fn every_503_says_when_to_come_back() {
+        for failure in
+            [Failure::from(BarrierError::NotReady), Failure::from(SubmitError::NoLeader), Failure::not_ready([])]
+        {
+            let response = failure.render("r", false);
+            assert_eq!(response.headers()[header::RETRY_AFTER], "1");
+        }
+    }
+}

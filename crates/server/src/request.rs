@@ -1,0 +1,162 @@
+//! What every request carries besides its body: tenant, deadline, conditions.
+
+use std::time::Duration;
+
+use axum::extract::FromRequestParts;
+use axum::http::request::Parts;
+use axum::http::{HeaderMap, StatusCode};
+use rollcall_api::header as names;
+use rollcall_registry::{Condition, Revision, TenantId};
+use tokio::time::Instant;
+
+use crate::fault::Faults;
+use crate::native::Native;
+use crate::reply::Failure;
+
+const TIMEOUT_MS_DEFAULT: u64 = 10_000;
+const TIMEOUT_MS_MAX: u64 = 60_000;
+const REQUEST_ID_BYTES_MAX: usize = 128;
+const TENANT_DEFAULT: &str = "default";
+
+/// Whose request it is and how long it may take.
+#[derive(Clone, Debug)]
+pub(crate) struct Context {
+    pub(crate) tenant: TenantId,
+    pub(crate) deadline: Instant,
+}
+
+impl FromRequestParts<Native> for Context {
+    type Rejection = Failure;
+
+    async fn from_request_parts(parts: &mut Parts, native: &Native) -> Result<Self, Failure> {
+        let mut faults = Faults::default();
+        let tenant = tenant(&parts.headers, &mut faults);
+        let timeout = timeout(&parts.headers, &mut faults);
+        let (Some(tenant), Some(timeout)) = (tenant, timeout) else { return Err(Failure::faulty(faults)) };
+        if !native.tenants.is_empty() && !native.tenants.contains(&tenant) {
+            let detail = format!("this cluster has no tenant `{tenant}`");
+            return Err(Failure::new(StatusCode::FORBIDDEN, "unknown_tenant", detail));
+        }
+        Ok(Self { tenant, deadline: Instant::now() + timeout })
+    }
+}
+
+fn tenant(headers: &HeaderMap, faults: &mut Faults) -> Option<TenantId> {
+    let text = single(headers, names::TENANT_ID, faults)?.unwrap_or(TENANT_DEFAULT);
+    TenantId::parse(text).map_err(|error| faults.push("X-Tenant-ID", error.to_string())).ok()
+}
+
+fn timeout(headers: &HeaderMap, faults: &mut Faults) -> Option<Duration> {
+    let Some(text) = single(headers, names::REQUEST_TIMEOUT_MS, faults)? else {
+        return Some(Duration::from_millis(TIMEOUT_MS_DEFAULT));
+    };
+    match text.parse() {
+        Ok(ms) if (1..=TIMEOUT_MS_MAX).contains(&ms) => Some(Duration::from_millis(ms)),
+        _ => {
+            faults.push("X-Request-Timeout-Ms", format!("must be a whole number from 1 to {TIMEOUT_MS_MAX}"));
+            None
+        }
+    }
+}
+
+/// A header that may be given once; none and a fault if it is given twice or is no text.
+fn single<'h>(headers: &'h HeaderMap, name: &'static str, faults: &mut Faults) -> Option<Option<&'h str>> {
+    let mut values = headers.get_all(name).iter();
+    match (values.next(), values.next()) {
+        (None, _) => Some(None),
+        (Some(value), None) if value.to_str().is_ok() => Some(value.to_str().ok()),
+        (Some(_), None) => {
+            faults.push(name, "must be visible ASCII");
+            None
+        }
+        (Some(_), Some(_)) => {
+            faults.push(name, "must not be given twice");
+            None
+        }
+    }
+}
+
+/// The request's name in logs and answers: the sender's if it is usable, else a new one.
+pub(crate) fn request_id(headers: &HeaderMap) -> String {
+    let usable = |text: &&str| {
+        !text.is_empty() && text.len() <= REQUEST_ID_BYTES_MAX && text.bytes().all(|b| b.is_ascii_graphic())
+    };
+    let sent = headers.get(names::REQUEST_ID).and_then(|value| value.to_str().ok()).filter(usable);
+    sent.map_or_else(|| uuid::Uuid::new_v4().to_string(), str::to_owned)
+}
+
+/// What `If-Match` and `If-None-Match` ask of a write.
+pub(crate) fn condition(headers: &HeaderMap) -> Result<Condition, Failure> {
+    let mut faults = Faults::default();
+    let wanted = single(headers, "if-match", &mut faults).flatten();
+    let unwanted = single(headers, "if-none-match", &mut faults).flatten();
+    let condition = match (wanted, unwanted) {
+        (None, None) => Condition::None,
+        (Some("*"), None) => Condition::Present,
+        (Some(tag), None) => match entity_tag(tag) {
+            Some(revision) => Condition::Unchanged(revision),
+            None => {
+                faults.push("If-Match", "must be `*` or one revision in double quotes");
+                Condition::None
+            }
+        },
+        (None, Some("*")) => Condition::Absent,
+        (None, Some(_)) => {
+            faults.push("If-None-Match", "must be `*`");
+            Condition::None
+        }
+        (Some(_), Some(_)) => {
+            faults.push("If-None-Match", "cannot be combined with If-Match");
+            Condition::None
+        }
+    };
+    if faults.is_empty() { Ok(condition) } else { Err(Failure::faulty(faults)) }
+}
+
+fn entity_tag(text: &str) -> Option<Revision> {
+    let digits = text.strip_prefix('"')?.strip_suffix('"')?;
+    let plain = digits.bytes().all(|b| b.is_ascii_digit());
+    plain.then(|| digits.parse().ok().map(Revision)).flatten()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use axum::http::{HeaderName, HeaderValue, header};
+
+    fn headers(pairs: &[(&'static str, &'static str)]) -> HeaderMap {
+        pairs.iter().map(|(name, value)| (HeaderName::from_static(name), HeaderValue::from_static(value))).collect()
+    }
+
+    #[test]
+    fn conditions_are_read() {
+        let read = |pairs: &[_]| condition(&headers(pairs));
+        assert_eq!(read(&[]).unwrap(), Condition::None);
+        assert_eq!(read(&[("if-match", "*")]).unwrap(), Condition::Present);
+        assert_eq!(read(&[("if-match", "\"17\"")]).unwrap(), Condition::Unchanged(Revision(17)));
+        assert_eq!(read(&[("if-none-match", "*")]).unwrap(), Condition::Absent);
+        for bad in ["17", "W/\"17\"", "\"17\", \"18\"", "\"\"", "\"+1\"", "\"99999999999999999999\""] {
+            let header = HeaderMap::from_iter([(header::IF_MATCH, HeaderValue::from_static(bad))]);
+            assert_eq!(condition(&header).unwrap_err().status(), StatusCode::BAD_REQUEST, "{bad}");
+        }
+        assert!(read(&[("if-none-match", "\"17\"")]).is_err());
+        assert!(read(&[("if-match", "*"), ("if-none-match", "*")]).is_err());
+    }
+
+    #[test]
+    fn unusable_request_ids_are_replaced() {
+        assert_eq!(request_id(&headers(&[("x-request-id", "abc-1")])), "abc-1");
+        for bad in ["", "a b"] {
+            assert_eq!(request_id(&headers(&[("x-request-id", bad)])).len(), 36, "{bad:?}");
+        }
+    }
+
+    #[test]
+    fn deadlines_have_bounds() {
+        let read = |text: &'static str| timeout(&headers(&[("x-request-timeout-ms", text)]), &mut Faults::default());
+        assert_eq!(read("60000"), Some(Duration::from_secs(60)));
+        for bad in ["0", "60001", "-1", "soon", ""] {
+            assert_eq!(read(bad), None, "{bad}");
+        }
+    }
+}

@@ -1,0 +1,183 @@
+//! One node: its two ports, its replica, and how they begin and end.
+
+use std::future::Future;
+use std::io;
+use std::net::SocketAddr;
+use std::pin::{Pin, pin};
+use std::sync::Arc;
+use std::time::Duration;
+
+use rollcall_replica::{Failure, Options, Replica, StartError, StartMode};
+use tokio::net::TcpListener;
+use tokio_util::sync::CancellationToken;
+
+use crate::config::{Config, Founding, NodeRole};
+use crate::edge::Edge;
+use crate::limits::{self, CONNECTIONS_MAX, PEER_CONNECTIONS_MAX};
+use crate::listener;
+use crate::native::Native;
+use crate::parse::TtlLimits;
+use crate::peer::{HttpTransport, PeerEdge};
+
+/// Handing over the lead takes an election at most; a replica that is broken is not waited for.
+const REPLICA_STOP_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// Why a node did not run, or ceased to.
+#[derive(Debug, thiserror::Error)]
+pub enum RunError {
+    #[error("listen at {address}")]
+    Bind {
+        address: String,
+        #[source]
+        source: io::Error,
+    },
+    #[error("prepare the connections to peers")]
+    Transport {
+        #[source]
+        source: reqwest::Error,
+    },
+    #[error("start the replica")]
+    Start(#[source] StartError),
+    #[error("the replica broke")]
+    Broke(#[source] Failure),
+}
+
+/// Runs a node until `shutdown` resolves or the node breaks.
+pub async fn run(config: Config, shutdown: impl Future<Output = ()>) -> Result<(), RunError> {
+    Server::bind(config).await?.serve(shutdown).await
+}
+
+/// A node that has its ports and does not serve yet: clients that connect wait.
+pub struct Server {
+    config: Config,
+    clients: TcpListener,
+    client_address: SocketAddr,
+    peers: TcpListener,
+    peer_address: SocketAddr,
+}
+
+impl Server {
+    /// Takes both ports.
+    pub async fn bind(config: Config) -> Result<Self, RunError> {
+        limits::raise_open_files();
+        let (clients, client_address) = bind(&config.listen).await?;
+        let (peers, peer_address) = bind(&config.peer_listen).await?;
+        Ok(Self { config, clients, client_address, peers, peer_address })
+    }
+
+    /// Where clients connect, with the real port.
+    pub fn client_address(&self) -> SocketAddr {
+        self.client_address
+    }
+
+    /// Where peers connect, with the real port.
+    pub fn peer_address(&self) -> SocketAddr {
+        self.peer_address
+    }
+
+    /// Serves until `shutdown` resolves or the node breaks. On shutdown requests in work may finish for a few seconds,
+    /// and a leader hands over before it leaves.
+    pub async fn serve(self, shutdown: impl Future<Output = ()>) -> Result<(), RunError> {
+        let transport = HttpTransport::new().map_err(|source| RunError::Transport { source })?;
+        let options = options(&self.config, self.client_address, self.peer_address);
+        let (edge, peer_edge) = (Arc::new(Edge::new()), PeerEdge::default());
+        let (stop_clients, clients_gone, stop_peers) =
+            (CancellationToken::new(), CancellationToken::new(), CancellationToken::new());
+        tracing::info!(clients = %self.client_address, peers = %self.peer_address, "listening");
+
+        let answer_peer = {
+            let peer_edge = peer_edge.clone();
+            move |request, _| peer_edge.clone().handle(request)
+        };
+        let peers = listener::serve(self.peers, PEER_CONNECTIONS_MAX, stop_peers.clone(), answer_peer);
+        let answer_client = {
+            let edge = edge.clone();
+            move |request, crowded| {
+                let edge = edge.clone();
+                async move { edge.handle(request, crowded).await }
+            }
+        };
+        let clients = async {
+            listener::serve(self.clients, CONNECTIONS_MAX, stop_clients.clone(), answer_client).await;
+            clients_gone.cancel();
+        };
+        let life = async {
+            let native =
+                |replica| Native::new(replica, &self.config.tenants, ttl(&self.config), stop_clients.clone());
+            let open = |replica: &Replica| {
+                peer_edge.open(replica.clone());
+                edge.open(native(replica.clone()));
+            };
+            let mut shutdown = pin!(shutdown);
+            let (replica, ended) = live(options, transport, open, shutdown.as_mut()).await;
+            tracing::info!("shutting down");
+            stop_clients.cancel();
+            clients_gone.cancelled().await;
+            if let Some(replica) = replica {
+                // Peers are still answered: handing over the lead needs them.
+                if tokio::time::timeout(REPLICA_STOP_TIMEOUT, replica.shutdown()).await.is_err() {
+                    tracing::warn!("the replica does not stop; leaving without it");
+                }
+            }
+            stop_peers.cancel();
+            ended
+        };
+        let ((), (), ended) = tokio::join!(peers, clients, life);
+        ended
+    }
+}
+
+/// Starts the replica, opens the ports to it, and waits for the end: asked for, or of its own.
+async fn live(
+    options: Options,
+    transport: HttpTransport,
+    open: impl FnOnce(&Replica),
+    mut shutdown: Pin<&mut impl Future<Output = ()>>,
+) -> (Option<Replica>, Result<(), RunError>) {
+    let started = tokio::select! {
+        started = Replica::start(options, transport) => started,
+        () = shutdown.as_mut() => return (None, Ok(())),
+    };
+    let replica = match started {
+        Ok(replica) => replica,
+        Err(error) => return (None, Err(RunError::Start(error))),
+    };
+    open(&replica);
+    let ended = tokio::select! {
+        () = shutdown => Ok(()),
+        failure = replica.failed() => Err(RunError::Broke(failure)),
+    };
+    (Some(replica), ended)
+}
+
+fn ttl(config: &Config) -> TtlLimits {
+    TtlLimits { ttl_ms_min: config.ttl_ms_min, ttl_ms_default: config.ttl_ms_default, ttl_ms_max: config.ttl_ms_max }
+}
+
+async fn bind(address: &str) -> Result<(TcpListener, SocketAddr), RunError> {
+    let fail = |source| RunError::Bind { address: address.to_owned(), source };
+    let listener = TcpListener::bind(address).await.map_err(fail)?;
+    let bound = listener.local_addr().map_err(fail)?;
+    Ok((listener, bound))
+}
+
+fn options(config: &Config, client_address: SocketAddr, peer_address: SocketAddr) -> Options {
+    let start = match &config.founding {
+        Founding::Bootstrap => StartMode::Bootstrap,
+        Founding::Join { peers, token } => StartMode::Join { peers: peers.clone(), token: token.clone() },
+        Founding::Existing => StartMode::Existing,
+    };
+    Options {
+        data_dir: config.data_dir.clone(),
+        api_address: config.advertise.clone().unwrap_or_else(|| client_address.to_string()),
+        peer_address: config.peer_advertise.clone().unwrap_or_else(|| peer_address.to_string()),
+        start,
+        learner: config.node_role == NodeRole::Learner,
+        heartbeat_interval_ms: config.heartbeat_interval_ms,
+        election_timeout_ms_min: config.election_timeout_ms_min,
+        election_timeout_ms_max: config.election_timeout_ms_max,
+        snapshot_entries: config.snapshot_entries,
+        log_entries_kept: config.log_entries_kept,
+        version: env!("CARGO_PKG_VERSION"),
+    }
+}

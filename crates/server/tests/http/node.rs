@@ -1,0 +1,126 @@
+//! A node of one, for one test.
+
+use std::path::Path;
+use std::time::Duration;
+
+use reqwest::{Client, Method, RequestBuilder, Response};
+use rollcall_server::{Config, RunError, Server, Settings};
+use serde_json::Value;
+use tempfile::TempDir;
+use tokio::task::JoinHandle;
+use tokio_util::sync::CancellationToken;
+
+/// Far more than a node of one needs for anything, on a busy machine too.
+pub(crate) const PATIENCE: Duration = Duration::from_secs(30);
+
+pub(crate) struct Node {
+    pub(crate) base: String,
+    client: Client,
+    stop: CancellationToken,
+    serving: JoinHandle<Result<(), RunError>>,
+    /// None if the test keeps the directory.
+    _dir: Option<TempDir>,
+}
+
+/// An answer, read to its end.
+#[derive(Debug)]
+pub(crate) struct Answer {
+    pub(crate) status: u16,
+    pub(crate) headers: reqwest::header::HeaderMap,
+    pub(crate) body: Value,
+}
+
+impl Answer {
+    pub(crate) fn header(&self, name: &str) -> &str {
+        self.headers.get(name).map_or("", |value| value.to_str().expect("headers are text"))
+    }
+
+    pub(crate) fn code(&self) -> &str {
+        self.body["code"].as_str().unwrap_or_default()
+    }
+
+    pub(crate) fn revision(&self) -> u64 {
+        self.header("rollcall-revision").parse().expect("the answer names a revision")
+    }
+
+    /// The fields of all faults named.
+    pub(crate) fn faults(&self) -> Vec<&str> {
+        let errors = self.body["errors"].as_array().map(Vec::as_slice).unwrap_or_default();
+        errors.iter().filter_map(|error| error["field"].as_str()).collect()
+    }
+}
+
+fn config(dir: &Path, tenants: &[&str]) -> Config {
+    let settings = Settings {
+        data_dir: Some(dir.to_owned()),
+        listen: Some("127.0.0.1:0".to_owned()),
+        peer_listen: Some("127.0.0.1:0".to_owned()),
+        bootstrap: Some(true),
+        tenants: Some(tenants.iter().map(|&tenant| tenant.to_owned()).collect()),
+        ..Settings::default()
+    };
+    settings.resolve().expect("the test's configuration is good")
+}
+
+impl Node {
+    pub(crate) async fn start() -> Self {
+        Self::start_for(&[]).await
+    }
+
+    pub(crate) async fn start_for(tenants: &[&str]) -> Self {
+        let dir = tempfile::tempdir().expect("a temporary directory");
+        let mut node = Self::start_in(dir.path(), tenants).await;
+        node._dir = Some(dir);
+        node
+    }
+
+    pub(crate) async fn start_in(dir: &Path, tenants: &[&str]) -> Self {
+        let server = Server::bind(config(dir, tenants)).await.expect("free ports");
+        let base = format!("http://{}", server.client_address());
+        let stop = CancellationToken::new();
+        let serving = tokio::spawn(server.serve(stop.clone().cancelled_owned()));
+        let client = Client::builder().no_proxy().build().expect("a client");
+        let node = Self { base, client, stop, serving, _dir: None };
+        let ready = async {
+            while node.get("/readyz").await.status != 200 {
+                tokio::time::sleep(Duration::from_millis(20)).await;
+            }
+        };
+        tokio::time::timeout(PATIENCE, ready).await.expect("the node becomes ready");
+        node
+    }
+
+    pub(crate) fn request(&self, method: Method, path: &str) -> RequestBuilder {
+        self.client.request(method, format!("{}{path}", self.base)).timeout(PATIENCE)
+    }
+
+    pub(crate) async fn get(&self, path: &str) -> Answer {
+        answer(self.request(Method::GET, path)).await
+    }
+
+    pub(crate) async fn post(&self, path: &str, body: &Value) -> Answer {
+        answer(self.request(Method::POST, path).json(body)).await
+    }
+
+    pub(crate) async fn delete(&self, path: &str) -> Answer {
+        answer(self.request(Method::DELETE, path)).await
+    }
+
+    pub(crate) async fn register(&self, body: Value) -> Answer {
+        self.post("/api/services/register", &body).await
+    }
+
+    /// Asks the node to stop and waits until it has.
+    pub(crate) async fn stop(self) -> Result<(), RunError> {
+        self.stop.cancel();
+        tokio::time::timeout(PATIENCE, self.serving).await.expect("the node stops").expect("the node does not panic")
+    }
+}
+
+pub(crate) async fn answer(request: RequestBuilder) -> Answer {
+    let response: Response = request.send().await.expect("the node answers");
+    let (status, headers) = (response.status().as_u16(), response.headers().clone());
+    let text = response.text().await.expect("the answer is complete");
+    let body = serde_json::from_str(&text).unwrap_or(Value::String(text));
+    Answer { status, headers, body }
+}
