@@ -7,9 +7,10 @@ use std::time::Duration;
 use bytes::Bytes;
 use rollcall_registry::*;
 use rollcall_replica::{
-    Applied, BarrierError, ByteStream, Consistency, Options, PeerRefusal, PeerRoute, Replica, StartMode, Transport,
-    TransportError,
+    Applied, BarrierError, ByteStream, Consistency, Options, PeerRefusal, PeerRoute, Replica, StartError, StartMode,
+    Transport, TransportError,
 };
+use rollcall_storage::DataDirError;
 use tempfile::TempDir;
 use tokio::time::Instant;
 
@@ -83,8 +84,17 @@ impl Wires {
             log_entries_kept: 5,
             version: "test",
         };
-        let wire = Wire { wires: self.clone(), from: name.to_owned() };
-        let replica = Replica::start(options, wire).await.expect("a member starts");
+        let deadline = Instant::now() + Duration::from_secs(30);
+        let replica = loop {
+            let wire = Wire { wires: self.clone(), from: name.to_owned() };
+            match Replica::start(options.clone(), wire).await {
+                // A member that was stopped lets go of its directory when the last of openraft's tasks ends.
+                Err(StartError::DataDir(DataDirError::InUse { .. })) if Instant::now() < deadline => {
+                    tokio::time::sleep(Duration::from_millis(20)).await;
+                }
+                started => break started.expect("a member starts"),
+            }
+        };
         self.members.lock().unwrap().insert(name.to_owned(), replica.clone());
         replica
     }
