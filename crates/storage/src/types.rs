@@ -21,10 +21,15 @@ openraft::declare_raft_types!(
 /// Allotted by the log (the index of the entry that allotted it) and never used twice.
 pub type NodeId = u64;
 
+/// A position in the log: term, leader and index.
 pub type LogId = openraft::alias::LogIdOf<TypeConfig>;
+/// The term a node is in, and whom its vote went to.
 pub type Vote = openraft::alias::VoteOf<TypeConfig>;
+/// One entry of the log: commands, a membership, or nothing.
 pub type LogEntry = openraft::alias::EntryOf<TypeConfig>;
+/// A membership with the position of the entry that set it.
 pub type StoredMembership = openraft::alias::StoredMembershipOf<TypeConfig>;
+/// A snapshot's position and membership.
 pub type SnapshotMeta = openraft::alias::SnapshotMetaOf<TypeConfig>;
 /// A snapshot's position and membership, with its content.
 pub type Snapshot = openraft::alias::SnapshotOf<TypeConfig, SnapshotData>;

@@ -27,14 +27,17 @@ enum Waiting {
 pub(super) struct Flusher {
     queue: Option<mpsc::Sender<Waiting>>,
     thread: Option<JoinHandle<()>>,
+    health: Health,
 }
 
 impl Flusher {
     pub(super) fn spawn(flush: impl Flush, health: Health) -> io::Result<Self> {
         let (queue, waiting) = mpsc::channel(WAITING_MAX);
-        let thread =
-            std::thread::Builder::new().name("log-flush".to_owned()).spawn(move || run(flush, waiting, &health))?;
-        Ok(Self { queue: Some(queue), thread: Some(thread) })
+        let on_thread = health.clone();
+        let thread = std::thread::Builder::new()
+            .name("log-flush".to_owned())
+            .spawn(move || run(flush, waiting, &on_thread))?;
+        Ok(Self { queue: Some(queue), thread: Some(thread), health })
     }
 
     /// Has a callback called once what was written before is durable, or the flush failed. Callbacks are called in the
@@ -43,15 +46,20 @@ impl Flusher {
         if let Err(mpsc::error::SendError(Waiting::Append(callback))) =
             self.queue().send(Waiting::Append(callback)).await
         {
-            callback.io_completed(Err(thread_gone()));
+            callback.io_completed(Err(self.thread_gone().into()));
         }
     }
 
     /// Waits until what was written before is durable.
     pub(super) async fn durable(&self) -> io::Result<()> {
         let (done, wait) = oneshot::channel();
-        self.queue().send(Waiting::Caller(done)).await.map_err(|_| thread_gone())?;
-        Ok(wait.await.map_err(|_| thread_gone())??)
+        self.queue().send(Waiting::Caller(done)).await.map_err(|_| self.thread_gone())?;
+        Ok(wait.await.map_err(|_| self.thread_gone())??)
+    }
+
+    /// The thread ends early only by a panic.
+    fn thread_gone(&self) -> StoreFailure {
+        self.health.fail("flush the log", io::Error::other("the flush thread is gone"))
     }
 
     fn queue(&self) -> &mpsc::Sender<Waiting> {
@@ -68,11 +76,6 @@ impl Drop for Flusher {
             tracing::error!("the log's flush thread panicked");
         }
     }
-}
-
-/// The thread ends early only by a panic.
-fn thread_gone() -> io::Error {
-    io::Error::other("the log's flush thread is gone")
 }
 
 fn run(mut flush: impl Flush, mut queue: mpsc::Receiver<Waiting>, health: &Health) {

@@ -7,6 +7,7 @@ use parking_lot::Mutex;
 use rocksdb::{WriteBatch, WriteOptions};
 use rollcall_registry::Options;
 use rollcall_registry::state::Delta;
+use tokio::task::JoinError;
 
 use super::frames::{Frame, SnapshotError};
 use super::generation::{Generation, GenerationError};
@@ -111,6 +112,11 @@ impl Checkpoints {
             self.health.guard("flush a checkpoint", generation.db.flush_wal(true))?;
         }
         self.view(generation)
+    }
+
+    /// Keeps the failure of a task that panicked.
+    pub(super) fn fail(&self, panic: JoinError) -> StoreFailure {
+        self.health.fail("work on the state", panic)
     }
 
     /// A view of the last checkpoint; none before the first.

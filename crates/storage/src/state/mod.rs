@@ -83,14 +83,20 @@ impl StateMachine {
     pub fn roll(&self) -> &Roll {
         &self.roll
     }
+}
 
-    /// Runs what blocks on a thread that may.
-    async fn blocking<T: Send + 'static>(
-        &self,
-        f: impl FnOnce(&Checkpoints) -> Result<T, StoreFailure> + Send + 'static,
-    ) -> Result<T, io::Error> {
-        let checkpoints = self.checkpoints.clone();
-        Ok(tokio::task::spawn_blocking(move || f(&checkpoints)).await.map_err(io::Error::other)??)
+/// Runs what blocks on a thread that may. A panic there is a failure like any other: what it left half done, such as a
+/// checkpoint that was taken and not written, must not be built upon.
+async fn blocking<T: Send + 'static>(
+    checkpoints: &Arc<Checkpoints>,
+    f: impl FnOnce(&Checkpoints) -> Result<T, StoreFailure> + Send + 'static,
+) -> Result<T, io::Error> {
+    let on_thread = checkpoints.clone();
+    match tokio::task::spawn_blocking(move || f(&on_thread)).await {
+        Ok(result) => Ok(result?),
+        Err(panic) if panic.is_panic() => Err(checkpoints.fail(panic).into()),
+        // The runtime shuts down.
+        Err(cancelled) => Err(io::Error::other(cancelled)),
     }
 }
 
@@ -135,11 +141,11 @@ impl RaftStateMachine<TypeConfig> for StateMachine {
 
     async fn install_snapshot(&mut self, meta: &SnapshotMeta, data: SnapshotData) -> Result<(), io::Error> {
         let meta = meta.clone();
-        self.blocking(move |checkpoints| checkpoints.install(&meta, &data)).await
+        blocking(&self.checkpoints, move |checkpoints| checkpoints.install(&meta, &data)).await
     }
 
     async fn get_current_snapshot(&mut self) -> Result<Option<Snapshot>, io::Error> {
-        self.blocking(|checkpoints| checkpoints.current()).await
+        blocking(&self.checkpoints, Checkpoints::current).await
     }
 }
 
@@ -151,8 +157,7 @@ impl RaftSnapshotBuilder<TypeConfig> for CheckpointBuilder {
     type SnapshotData = SnapshotData;
 
     async fn build_snapshot(&mut self) -> Result<Snapshot, io::Error> {
-        let checkpoints = self.0.clone();
-        let written = tokio::task::spawn_blocking(move || checkpoints.write()).await.map_err(io::Error::other)??;
+        let written = blocking(&self.0, Checkpoints::write).await?;
         Ok(written.expect("a checkpoint was written when its builder was made or before"))
     }
 }
