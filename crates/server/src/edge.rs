@@ -50,7 +50,8 @@ impl Edge {
         let request_id = request::request_id(request.headers());
         let traceparent = request.headers().get(names::TRACEPARENT).cloned();
         let write = !matches!(*request.method(), Method::GET | Method::HEAD | Method::OPTIONS);
-        let span = tracing::debug_span!(
+        // At info, so that a warning from within names the request at the usual level.
+        let span = tracing::info_span!(
             "request",
             id = %request_id,
             method = %request.method(),

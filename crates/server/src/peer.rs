@@ -12,12 +12,15 @@ use futures_util::TryStreamExt;
 use http_body_util::{BodyExt, LengthLimitError, Limited};
 use rollcall_replica::{ByteStream, PeerRefusal, PeerRoute, Replica, Transport, TransportError};
 
-use crate::limits::PEER_BODY_BYTES_MAX;
+use crate::limits::{HEADER_TIMEOUT, PEER_BODY_BYTES_MAX};
 
 const PREFIX: &str = "/peer/";
 
 /// A peer that does not take a connection within this time is out of reach; an election waits no longer.
 const CONNECT_TIMEOUT: Duration = Duration::from_millis(500);
+
+/// An idle connection is given up before the other side would close it: a request sent into a closing connection is lost.
+const IDLE_TIMEOUT: Duration = HEADER_TIMEOUT.checked_div(2).expect("two is not zero");
 
 /// Reason that a refusal may carry.
 const REASON_BYTES_MAX: usize = 1_024;
@@ -35,6 +38,7 @@ impl HttpTransport {
             .redirect(reqwest::redirect::Policy::none())
             .tcp_nodelay(true)
             .connect_timeout(CONNECT_TIMEOUT)
+            .pool_idle_timeout(IDLE_TIMEOUT)
             .build()?;
         Ok(Self { client })
     }

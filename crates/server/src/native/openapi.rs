@@ -1,5 +1,7 @@
 //! The contract as a document, made from the code that keeps it.
 
+use std::sync::LazyLock;
+
 use axum::http::{HeaderValue, header};
 use axum::response::{IntoResponse, Response};
 use rollcall_api::header as names;
@@ -83,10 +85,10 @@ fn common_headers() -> [Parameter; 4] {
     ]
 }
 
-fn text() -> String {
+static TEXT: LazyLock<String> = LazyLock::new(|| {
     let text = Document::openapi().to_pretty_json().expect("an OpenAPI document has no failing serializer");
     text + "\n"
-}
+});
 
 /// This document
 #[utoipa::path(
@@ -95,7 +97,7 @@ fn text() -> String {
 )]
 pub(super) async fn document() -> Response {
     let content_type = (header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
-    ([content_type], text()).into_response()
+    ([content_type], TEXT.as_str()).into_response()
 }
 
 #[cfg(test)]
@@ -108,9 +110,9 @@ mod tests {
     fn the_document_in_docs_is_this_one() {
         let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../docs/openapi.json");
         if std::env::var_os("UPDATE_GOLDEN").is_some() {
-            std::fs::write(&path, text()).unwrap();
+            std::fs::write(&path, TEXT.as_str()).unwrap();
         }
         let golden = std::fs::read_to_string(&path).unwrap();
-        assert!(golden == text(), "docs/openapi.json is not what the code says; UPDATE_GOLDEN=1 writes it anew");
+        assert!(golden == *TEXT, "docs/openapi.json is not what the code says; UPDATE_GOLDEN=1 writes it anew");
     }
 }
