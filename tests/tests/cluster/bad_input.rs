@@ -114,7 +114,7 @@ async fn p11_each_fault_is_named_and_changes_nothing() {
         get("/api/services?max_staleness_ms=x", 400, "max_staleness_ms"),
         get("/api/services/a%07b", 400, "id"),
         get("/api/services/web-8", 404, "not_found"),
-        get("/api/nowhere", 404, "not_found"),
+        get("/api/nowhere", 404, "nowhere"),
         get("/api/cluster/digest?index=x", 400, "index"),
         Bad { headers: &[("X-Tenant-ID", "a b")], ..get("/api/services", 400, "tenant") },
         Bad { headers: &[("X-Tenant-ID", "nobody")], ..get("/api/services/web-1", 404, "not_found") },
