@@ -1,5 +1,6 @@
-//! The HTTP API of one real node: real sockets, a real replica, a real directory.
+//! The HTTP API of real nodes: real sockets, real replicas, real directories.
 
+mod cluster;
 mod discovery;
 mod lifecycle;
 mod node;

@@ -1,4 +1,4 @@
-//! A node of one, for one test.
+//! A node for one test.
 
 use std::path::Path;
 use std::time::Duration;
@@ -10,11 +10,12 @@ use tempfile::TempDir;
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
-/// Far more than a node of one needs for anything, on a busy machine too.
+/// Far more than a node needs for anything, on a busy machine too.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(30);
 
 pub(crate) struct Node {
     pub(crate) base: String,
+    peer_address: String,
     client: Client,
     stop: CancellationToken,
     serving: JoinHandle<Result<(), RunError>>,
@@ -50,44 +51,65 @@ impl Answer {
     }
 }
 
-fn config(dir: &Path, tenants: &[&str]) -> Config {
+fn config(dir: &Path, founding: Settings) -> Config {
     let settings = Settings {
         data_dir: Some(dir.to_owned()),
         listen: Some("127.0.0.1:0".to_owned()),
         peer_listen: Some("127.0.0.1:0".to_owned()),
-        bootstrap: Some(true),
-        tenants: Some(tenants.iter().map(|&tenant| tenant.to_owned()).collect()),
-        ..Settings::default()
+        ..founding
     };
     settings.resolve().expect("the test's configuration is good")
 }
 
 impl Node {
+    /// Founds a cluster of one.
     pub(crate) async fn start() -> Self {
         Self::start_for(&[]).await
     }
 
+    /// Founds a cluster of one that accepts these tenants only.
     pub(crate) async fn start_for(tenants: &[&str]) -> Self {
+        let tenants = tenants.iter().map(|&tenant| tenant.to_owned()).collect();
+        Self::start_as(Settings { bootstrap: Some(true), tenants: Some(tenants), ..Settings::default() }).await
+    }
+
+    /// Founds a cluster of one, or resumes it.
+    pub(crate) async fn start_in(dir: &Path) -> Self {
+        Self::serve(dir, Settings { bootstrap: Some(true), ..Settings::default() }).await
+    }
+
+    /// Joins the cluster of a member.
+    pub(crate) async fn join(member: &Self) -> Self {
+        Self::start_as(Settings { join: Some(vec![member.peer_address.clone()]), ..Settings::default() }).await
+    }
+
+    async fn start_as(founding: Settings) -> Self {
         let dir = tempfile::tempdir().expect("a temporary directory");
-        let mut node = Self::start_in(dir.path(), tenants).await;
+        let mut node = Self::serve(dir.path(), founding).await;
         node._dir = Some(dir);
         node
     }
 
-    pub(crate) async fn start_in(dir: &Path, tenants: &[&str]) -> Self {
-        let server = Server::bind(config(dir, tenants)).await.expect("free ports");
+    async fn serve(dir: &Path, founding: Settings) -> Self {
+        let server = Server::bind(config(dir, founding)).await.expect("free ports");
         let base = format!("http://{}", server.client_address());
+        let peer_address = server.peer_address().to_string();
         let stop = CancellationToken::new();
         let serving = tokio::spawn(server.serve(stop.clone().cancelled_owned()));
         let client = Client::builder().no_proxy().build().expect("a client");
-        let node = Self { base, client, stop, serving, _dir: None };
-        let ready = async {
-            while node.get("/readyz").await.status != 200 {
+        let node = Self { base, peer_address, client, stop, serving, _dir: None };
+        node.until("the node becomes ready", async || node.get("/readyz").await.status == 200).await;
+        node
+    }
+
+    /// Waits for a condition.
+    pub(crate) async fn until(&self, what: &str, holds: impl AsyncFn() -> bool) {
+        let reached = async {
+            while !holds().await {
                 tokio::time::sleep(Duration::from_millis(20)).await;
             }
         };
-        tokio::time::timeout(PATIENCE, ready).await.expect("the node becomes ready");
-        node
+        tokio::time::timeout(PATIENCE, reached).await.unwrap_or_else(|_| panic!("{what}: not in time"));
     }
 
     pub(crate) fn request(&self, method: Method, path: &str) -> RequestBuilder {

@@ -64,11 +64,11 @@ async fn the_contract_is_served() {
 #[tokio::test]
 async fn a_restart_keeps_the_roll() {
     let dir = tempfile::tempdir().unwrap();
-    let node = Node::start_in(dir.path(), &[]).await;
+    let node = Node::start_in(dir.path()).await;
     let registered = node.register(json!({"id": "a", "name": "n", "url": "http://a", "ttl_ms": 600_000})).await;
     assert_eq!(registered.status, 201);
     node.stop().await.unwrap();
-    let node = Node::start_in(dir.path(), &[]).await;
+    let node = Node::start_in(dir.path()).await;
     let read = node.get("/api/services/a").await;
     assert_eq!((read.status, &read.body["revision"]), (200, &registered.body["revision"]));
     node.stop().await.unwrap();
