@@ -132,6 +132,7 @@ fn trim_trailing_slashes(uri: &mut Uri) {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use axum::routing::{get, post};
 
     #[test]
     fn slashes_at_the_end_do_not_count() {
@@ -162,5 +163,45 @@ mod tests {
         assert_eq!(response.headers()["x-request-id"], "r-1");
         assert!(response.headers().contains_key("retry-after"));
         assert_eq!(edge.handle(ask("/readyz"), true).await.status(), 503);
+    }
+
+    fn running(router: Router) -> Edge {
+        let edge = Edge::new();
+        assert!(edge.running.set(Running { router, node: HeaderValue::from(1) }).is_ok());
+        edge
+    }
+
+    async fn problem(response: Response) -> rollcall_api::Problem {
+        let body = axum::body::to_bytes(response.into_body(), 1 << 16).await.unwrap();
+        serde_json::from_slice(&body).unwrap()
+    }
+
+    #[tokio::test]
+    async fn a_panic_costs_one_request_its_answer_and_nothing_else() {
+        async fn boom() -> Response {
+            panic!("boom")
+        }
+        let edge = running(Router::new().route("/boom", post(boom)).route(LIVEZ, get(async || native::alive())));
+        let ask = |method: &str, path: &str| Request::builder().method(method).uri(path).body(Body::empty()).unwrap();
+        let problem = problem(edge.handle(ask("POST", "/boom"), false).await).await;
+        assert_eq!((problem.status, problem.code.as_str()), (500, "internal"));
+        assert_eq!(problem.outcome, Some(rollcall_api::WriteOutcome::Unknown));
+        assert!(!problem.detail.contains("boom"), "what a panic says is for the log");
+        assert_eq!(edge.handle(ask("GET", LIVEZ), false).await.status(), 200);
+        assert_eq!(edge.requests.available_permits(), REQUESTS_MAX);
+    }
+
+    #[tokio::test]
+    async fn a_node_with_too_much_work_says_so_and_is_alive() {
+        let edge = running(Router::new().route(LIVEZ, get(async || native::alive())));
+        let _work = edge.requests.try_acquire_many(u32::try_from(REQUESTS_MAX).unwrap()).unwrap();
+        let ask = |path: &str| Request::builder().method("POST").uri(path).body(Body::empty()).unwrap();
+        let response = edge.handle(ask("/api/heartbeats"), false).await;
+        assert_eq!(response.headers()["retry-after"], "1");
+        let problem = problem(response).await;
+        assert_eq!((problem.status, problem.code.as_str()), (503, "overloaded"));
+        assert_eq!(problem.outcome, Some(rollcall_api::WriteOutcome::NotApplied));
+        let alive = Request::builder().uri(LIVEZ).body(Body::empty()).unwrap();
+        assert_eq!(edge.handle(alive, false).await.status(), 200);
     }
 }
