@@ -31,8 +31,7 @@ check_discovery() {
 check_struck_off() {
   local id=${agent_ids[0]} pid=${agent_pids[0]} started limit=$((agent_ttl_ms + 1000)) took
   started=$(now_ms)
-  kill -KILL "$pid"
-  wait "$pid" 2>/dev/null || true
+  crash "$pid"
   agent_ids=("${agent_ids[@]:1}")
   agent_pids=("${agent_pids[@]:1}")
   within "$limit" is_gone_everywhere "$id" || fail "$id, killed, is struck off within $limit ms"
@@ -50,8 +49,7 @@ check_leader_killed() {
   for node in "${endpoints[@]}"; do [[ "$node" == "http://$leader" ]] || survivors+=("$node"); done
 
   started=$(now_ms)
-  kill -KILL "${node_pids[number - 1]}"
-  wait "${node_pids[number - 1]}" 2>/dev/null || true
+  crash "${node_pids[number - 1]}"
   "$bin" register --endpoint "${survivors[0]}" --id written-after --name check --url http://127.0.0.1:1 \
     --ttl-ms 60000 --timeout "${write_ms_max}ms" >/dev/null ||
     fail "a write at ${survivors[0]} within $write_ms_max ms of the leader's death"

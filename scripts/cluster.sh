@@ -6,23 +6,25 @@ node_pids=()
 agent_pids=()
 agent_ids=()
 agent_ttl_ms=0
+compiler_pid=""
 
 build() {
   announce_build
-  if [[ -t 2 ]] || rocksdb_is_compiled; then
-    cargo build --release --locked -p rollcall-cli
-    return
-  fi
-  # Without a terminal cargo shows no progress.
-  local started=$SECONDS compiler
   cargo build --release --locked -p rollcall-cli &
-  compiler=$!
-  trap 'kill "$compiler" 2>/dev/null; exit 130' INT TERM
-  while kill -0 "$compiler" 2>/dev/null; do
-    pause 1
-    (((SECONDS - started) % 60)) || say "  still compiling, $(((SECONDS - started) / 60)) min"
-  done
-  wait "$compiler"
+  compiler_pid=$!
+  if ! [[ -t 2 ]]; then
+    # Without a terminal cargo shows no progress.
+    local started=$SECONDS told=0
+    while kill -0 "$compiler_pid" 2>/dev/null; do
+      pause 1
+      if ((SECONDS - started >= told + 60)); then
+        told=$((told + 60))
+        say "  still compiling, $((told / 60)) min"
+      fi
+    done
+  fi
+  wait "$compiler_pid" || die "the build failed"
+  compiler_pid=""
 }
 
 now_ms() {
@@ -65,6 +67,8 @@ in_background() {
   "$@" </dev/null >>"$log" 2>&1 &
   set +m
   started_pid=$!
+  # So that bash does not report it when somebody kills it.
+  disown "$started_pid"
 }
 
 # Node N of three; on a directory that already is a node, --bootstrap and --join change nothing.
@@ -146,20 +150,26 @@ leader_address() {
   "$bin" cluster status --timeout 2s 2>/dev/null | awk '$2 == "leader" { print $3; found = 1 } END { if (!found) print "none" }'
 }
 
+# Ends a process as a crash would.
+crash() {
+  kill -KILL "$1" 2>/dev/null || true
+  while kill -0 "$1" 2>/dev/null; do sleep 0.02; done
+}
+
 # Ends the given processes: asks, waits, and insists after ten seconds.
 stop_all() {
   local pid deadline=$((SECONDS + 10))
   for pid in "$@"; do kill -TERM "$pid" 2>/dev/null || true; done
   for pid in "$@"; do
     while kill -0 "$pid" 2>/dev/null && ((SECONDS < deadline)); do sleep 0.1; done
-    kill -KILL "$pid" 2>/dev/null || true
-    wait "$pid" 2>/dev/null || true
+    crash "$pid"
   done
 }
 
 # Agents first, so that they can still say goodbye.
 stop_everything() {
   trap '' INT TERM
+  [[ -z "$compiler_pid" ]] || kill "$compiler_pid" 2>/dev/null || true
   if ((${#agent_pids[@]} + ${#node_pids[@]})); then
     say ""
     say "Ending the agents and the nodes."

@@ -22,6 +22,8 @@ pub(crate) fn check(level: &str) -> Result<(), Failure> {
     filter(level).map(drop)
 }
 
+/// At `info` a node tells what an operator wants to know; the Raft library's own steps begin at `debug`.
 fn filter(level: &str) -> Result<EnvFilter, Failure> {
-    EnvFilter::try_new(level).map_err(|source| Failure::LogLevel { level: level.to_owned(), source })
+    let directives = if level.eq_ignore_ascii_case("info") { "info,openraft=warn" } else { level };
+    EnvFilter::try_new(directives).map_err(|source| Failure::LogLevel { level: level.to_owned(), source })
 }

@@ -57,17 +57,14 @@ pub enum Error {
     Id { id: String },
 }
 
+/// The faults where a node names them, for they say more than the summary does.
 fn refusal(status: u16, problem: &Problem) -> String {
-    let mut text = problem.detail.clone();
-    if text.is_empty() {
-        text.clone_from(&problem.title);
-    }
-    for fault in &problem.errors {
-        text.push_str("; ");
-        text.push_str(&fault.field);
-        text.push_str(": ");
-        text.push_str(&fault.message);
-    }
+    let faults: Vec<_> = problem.errors.iter().map(|fault| format!("{}: {}", fault.field, fault.message)).collect();
+    let text = match (faults.is_empty(), problem.detail.is_empty()) {
+        (false, _) => faults.join("; "),
+        (true, false) => problem.detail.clone(),
+        (true, true) => problem.title.clone(),
+    };
     format!("{text} ({status} {})", problem.code)
 }
 

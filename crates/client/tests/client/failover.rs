@@ -92,7 +92,7 @@ async fn a_refusal_is_final_and_kept_whole() {
     let (stub, other) = (Stub::answering(400, body).await, Stub::answering(200, empty_roll()).await);
     let client = client(&[&stub.endpoint, &other.endpoint]);
     let error = client.register(&json!({"name": "web", "ttl_ms": 0})).await.expect_err("refused");
-    assert_eq!(error.to_string(), "not now; ttl_ms: must be 1000 to 86400000 (400 invalid_request)");
+    assert_eq!(error.to_string(), "ttl_ms: must be 1000 to 86400000 (400 invalid_request)");
     assert_eq!((error.code(), error.status()), (Some("invalid_request"), Some(400)));
     assert!(!error.may_have_been_applied());
     assert!(other.seen().is_empty());
