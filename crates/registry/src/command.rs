@@ -15,13 +15,35 @@ pub struct Proposal {
     /// Cluster time at the leader when it proposed.
     pub stamp: ClusterTime,
     pub wall: WallTime,
+    /// What may be applied twice: renewals and expiries.
     pub commands: Vec<Command>,
+    /// What must be applied once, however often it is proposed.
+    pub once: Vec<Once>,
 }
 
 impl fmt::Display for Proposal {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{} commands at {} ms", self.commands.len(), self.stamp)
+        let once: usize = self.once.iter().map(|once| once.commands.len()).sum();
+        write!(f, "{} commands at {} ms", self.commands.len() + once, self.stamp)
     }
+}
+
+/// What one node collected. When its answer is lost the node proposes it again under the same origin, perhaps through
+/// another leader, and is told what the first application answered.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Once {
+    pub origin: Origin,
+    pub commands: Vec<Command>,
+}
+
+/// Names a batch. A node has one batch under way at a time, so that its last one is all that must be remembered.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Origin {
+    pub node: u64,
+    /// Drawn when the node's process started.
+    pub start: u64,
+    /// Counted up by the process.
+    pub batch: u64,
 }
 
 /// One command. Variants are only ever added at the end: the position is the wire format.
@@ -175,6 +197,9 @@ pub enum Refusal {
     ConditionFailed { current: Option<Revision> },
     #[error("proposed in term {proposed}, but the entry is of term {entry}")]
     StaleTerm { proposed: Term, entry: Term },
+    /// A later batch of the same node was answered already: nobody waits for this one.
+    #[error("the batch is older than the last one of its node")]
+    BatchOutdated,
     /// What heartbeats merged in so far and this patch together are more than an instance may report.
     #[error("the reported metadata would be {bytes} bytes long, at most {bytes_max} are allowed")]
     MetadataTooLarge { bytes: u64, bytes_max: u64 },

@@ -33,7 +33,7 @@ impl RowSum {
     }
 
     /// Mixes in what is not a row.
-    pub(crate) fn with_scalars(self, scalars: &[u64]) -> Digest {
+    pub(crate) fn with_scalars(self, scalars: impl Iterator<Item = u64>) -> Digest {
         let mut hash = Xxh3::new();
         hash.update(&self.0.to_le_bytes());
         for scalar in scalars {

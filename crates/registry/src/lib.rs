@@ -20,7 +20,7 @@ pub mod registration;
 pub mod selector;
 pub mod state;
 
-pub use command::{Beaten, Command, Condition, LeaseSet, Outcome, Proposal, Refusal, Registered};
+pub use command::{Beaten, Command, Condition, LeaseSet, Once, Origin, Outcome, Proposal, Refusal, Registered};
 pub use digest::Digest;
 pub use history::{Change, ChangeKind, HistoryLimits};
 pub use ids::{ClusterTime, Epoch, InstanceId, LeaseId, NameError, Revision, ServiceName, TenantId, Term, WallTime};

@@ -67,10 +67,14 @@ impl Core {
 
     /// Reads the cluster clock if this node leads, and moves it on by what has passed.
     pub(crate) fn lead(&self) -> Option<Leading> {
-        let (is_leader, leader) = {
+        let (is_leader, alone, leader) = {
             let metrics = self.raft.metrics();
-            let is_leader = metrics.borrow_watched().state.is_leader();
-            (is_leader, self.raft.as_leader())
+            let (is_leader, alone) = {
+                let metrics = metrics.borrow_watched();
+                let alone = metrics.membership_config.membership().voter_ids().eq([self.node_id]);
+                (metrics.state.is_leader(), alone)
+            };
+            (is_leader, alone, self.raft.as_leader())
         };
         let mut leading = self.leading.lock();
         let (true, Ok(leader)) = (is_leader, leader) else {
@@ -87,10 +91,20 @@ impl Core {
                 return None;
             }
             let options = ClockOptions { step_max: self.quorum_lease(), grace: self.grace() };
-            *leading = Some((id, LeaderClock::start(options, self.roll.read(|state| state.now()), at)));
+            // The log knows the time of its last entry only. While nothing was written the leader before went on
+            // telling its clock, and starting behind that would give every lease the idle time once more. What was told
+            // is of the same line of time: whoever told it either led here last, or acknowledged nothing since.
+            let told = (*self.told_clock.lock()).map_or(ClusterTime(0), |(_, told)| told);
+            let base = self.roll.read(|state| state.now()).max(told);
+            *leading = Some((id, LeaderClock::start(options, base, at)));
         }
         let (_, clock) = leading.as_mut().expect("was just set");
-        let acked_at = leader.last_quorum_acked().and_then(|acked| at.checked_sub(acked.elapsed()));
+        // openraft counts what followers answer; without any this node is the quorum.
+        let acked_at = if alone {
+            Some(at)
+        } else {
+            leader.last_quorum_acked().and_then(|acked| at.checked_sub(acked.elapsed()))
+        };
         let holds_quorum = acked_at.is_some_and(|acked| at.saturating_duration_since(acked) < self.quorum_lease());
         let now = clock.advance(at, holds_quorum);
         self.network.set_lead(acked_at.map(|acked| Leadership { clock: now, quorum_acked_at: acked }));

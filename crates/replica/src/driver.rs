@@ -6,27 +6,29 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use openraft::errors::ClientWriteError;
 use openraft::impls::ProgressResponder;
-use rollcall_registry::{Command, Proposal, WallTime};
+use rollcall_registry::{Origin, Proposal, WallTime};
 use rollcall_storage::{NodeId, Payload};
 
 use crate::core::{Core, Leading};
 use crate::message::{ProposeRequest, ProposeResponse};
 use crate::peer::PeerRoute;
-use crate::proposer::{self, Answer, Merged, Pending, SubmitError, Waiting};
+use crate::proposer::{self, Answer, Commands, Pending, Sizes, SubmitError, Waiting};
 
 /// How long a follower waits for the leader's answer to a batch. The senders' own deadlines are shorter or equal.
 const FORWARD_TIMEOUT: Duration = Duration::from_secs(60);
 
 pub(crate) async fn drive(core: Arc<Core>, mut waiting: Waiting) {
+    let mut origin = Origin { node: core.node_id, start: rand::random(), batch: 0 };
     loop {
         let batch = tokio::select! {
             () = core.stop.cancelled() => break,
             batch = waiting.next_batch() => batch,
         };
         let Some(batch) = batch else { break };
+        origin.batch += 1;
         tokio::select! {
             () = core.stop.cancelled() => break,
-            () = bring(&core, batch) => {}
+            () = bring(&core, batch, origin) => {}
         }
     }
     waiting.close();
@@ -44,78 +46,62 @@ enum Attempt {
     Unknown,
 }
 
-async fn bring(core: &Core, mut batch: Vec<Pending>) {
+async fn bring(core: &Core, mut batch: Vec<Pending>, origin: Origin) {
+    // Once an answer was lost nothing can be withdrawn any more; until then everything can that is not on its way.
+    let mut lost = false;
     loop {
-        proposer::take(&mut batch);
+        if lost {
+            if batch.iter().all(Pending::is_abandoned) {
+                return;
+            }
+        } else {
+            proposer::take(&mut batch);
+        }
+        let seen_leader = core.current_leader();
+        let lead = core.lead();
+        if lead.is_none() {
+            // These wait for this leader, which no longer is one; whoever sent them finds the next.
+            let (stay, leave): (Vec<_>, Vec<_>) = batch.into_iter().partition(|pending| pending.request.stays);
+            let error = if lost { SubmitError::Unknown } else { SubmitError::NoLeader };
+            stay.into_iter().for_each(|pending| pending.answer(Err(error)));
+            batch = leave;
+        }
         if batch.is_empty() {
             return;
         }
-        let seen_leader = core.current_leader();
-        let (merged, attempt) = if let Some(lead) = core.lead() {
-            attempt(&batch, |commands| propose(core, lead, commands)).await
-        } else {
-            // This batch's other half waits for a leader; these wait for this one, which no longer is.
-            let (stay, leave) = batch.into_iter().partition(|pending| pending.stays);
-            batch = leave;
-            let stay: Vec<Pending> = stay;
-            stay.into_iter().for_each(|pending| pending.answer(Err(SubmitError::NoLeader)));
-            match seen_leader.filter(|leader| *leader != core.node_id) {
-                Some(leader) if !batch.is_empty() => {
-                    attempt(&batch, |commands| forward(core, leader, commands)).await
-                }
-                _ => (None, Attempt::NotProposed),
-            }
+        let mut merged = proposer::merge(&batch, origin);
+        let commands = merged.take_commands();
+        let sizes = Sizes::of(&commands);
+        let attempt = match (lead, seen_leader) {
+            (Some(lead), _) => propose(core, lead, commands).await,
+            (None, Some(leader)) if leader != core.node_id => forward(core, leader, commands).await,
+            (None, _) => Attempt::NotProposed,
         };
-        match (attempt, merged) {
-            (Attempt::Done(answer), Some(merged)) => return merged.distribute(batch, &answer),
-            (Attempt::Overloaded { retry_after_ms }, _) => {
+        match attempt {
+            Attempt::Done(answer) if answer.outcomes.len() == sizes.all => {
+                return merged.distribute(batch, &answer, &sizes);
+            }
+            Attempt::Done(answer) => {
+                tracing::error!(expected = sizes.all, got = answer.outcomes.len(), "an entry answered amiss");
+                let refuse = |pending: Pending| pending.answer(Err(SubmitError::Unknown));
+                return batch.into_iter().for_each(refuse);
+            }
+            Attempt::Overloaded { retry_after_ms } if !lost => {
                 let refuse = |pending: Pending| pending.answer(Err(SubmitError::Overloaded { retry_after_ms }));
                 return batch.into_iter().for_each(refuse);
             }
-            (Attempt::Unknown, _) => {
-                // What may be in the log is tried again only if twice is as good as once.
-                let (again, lost): (Vec<_>, Vec<_>) =
-                    batch.into_iter().partition(|pending| pending.commands.iter().all(is_repeatable));
-                lost.into_iter().for_each(|pending| pending.answer(Err(SubmitError::Unknown)));
-                batch = again;
-            }
-            (Attempt::NotProposed | Attempt::Done(_), _) => proposer::give_back(&batch),
+            Attempt::Unknown => lost = true,
+            Attempt::NotProposed if !lost => proposer::give_back(&batch),
+            Attempt::NotProposed | Attempt::Overloaded { .. } => {}
         }
         core.before_retry(seen_leader).await;
     }
 }
 
-async fn attempt<F: Future<Output = Attempt>>(
-    batch: &[Pending],
-    bring: impl FnOnce(Vec<Command>) -> F,
-) -> (Option<Merged>, Attempt) {
-    let mut merged = proposer::merge(batch);
-    let commands = std::mem::take(&mut merged.commands);
-    let expected = commands.len();
-    let attempt = match bring(commands).await {
-        Attempt::Done(answer) if answer.outcomes.len() != expected => {
-            tracing::error!(expected, got = answer.outcomes.len(), "an entry answered another number of commands");
-            Attempt::Unknown
-        }
-        attempt => attempt,
-    };
-    (Some(merged), attempt)
-}
-
-/// A renewal applied twice is a renewal.
-fn is_repeatable(command: &Command) -> bool {
-    match command {
-        Command::Renew { .. } | Command::Beat { status: None, metadata: None, .. } => true,
-        Command::Beat { .. } | Command::Register { .. } | Command::Deregister { .. } | Command::Expire { .. } => {
-            false
-        }
-    }
-}
-
-async fn propose(core: &Core, lead: Leading, commands: Vec<Command>) -> Attempt {
+async fn propose(core: &Core, lead: Leading, (commands, once): Commands) -> Attempt {
     let since_epoch = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
     let wall = WallTime(u64::try_from(since_epoch.as_millis()).unwrap_or(u64::MAX));
-    let payload = Payload(Arc::new(Proposal { stamp: lead.now, wall, commands }));
+    let payload = Payload(Arc::new(Proposal { stamp: lead.now, wall, commands, once }));
     let (responder, answer) = ProgressResponder::complete_only();
     // Pinned to this leadership: an entry stamped by its clock must not enter the log of another.
     if core.raft.write(payload).with_leader(lead.leader).responder(responder).await.is_err() {
@@ -135,9 +121,9 @@ async fn propose(core: &Core, lead: Leading, commands: Vec<Command>) -> Attempt 
     }
 }
 
-async fn forward(core: &Core, leader: NodeId, commands: Vec<Command>) -> Attempt {
+async fn forward(core: &Core, leader: NodeId, (commands, once): Commands) -> Attempt {
     let Some(address) = core.peer_address(leader) else { return Attempt::NotProposed };
-    let request = ProposeRequest { commands };
+    let request = ProposeRequest { commands, once };
     let answered = core.network.call(leader, &address, PeerRoute::Propose, request, FORWARD_TIMEOUT);
     let answer = tokio::select! {
         answer = answered => answer,

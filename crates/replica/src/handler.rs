@@ -15,7 +15,7 @@ use crate::core::Core;
 use crate::membership;
 use crate::message::{Envelope, JoinRequest, ProposeRequest, ProposeResponse, ReadIndexResponse};
 use crate::peer::{ByteStream, PeerRefusal, PeerRoute};
-use crate::proposer::SubmitError;
+use crate::proposer::{Request, SubmitError};
 use crate::read_index;
 
 /// How long the leader keeps a follower's batch before it gives up on it: the longest deadline a client may set.
@@ -81,7 +81,9 @@ async fn propose(core: &Core, request: ProposeRequest) -> ProposeResponse {
     if core.lead().is_none() {
         return not_leader();
     }
-    match core.queue.submit(request.commands, true, Instant::now() + PROPOSE_TIMEOUT).await {
+    let ProposeRequest { commands, once } = request;
+    let request = Request { commands, once, stays: true };
+    match core.queue.submit(request, Instant::now() + PROPOSE_TIMEOUT).await {
         Ok(answer) => {
             ProposeResponse::Applied { outcomes: answer.outcomes, revision: answer.revision, index: answer.index }
         }
@@ -93,6 +95,7 @@ async fn propose(core: &Core, request: ProposeRequest) -> ProposeResponse {
 
 /// A snapshot: the length of its envelope, the envelope, and the stream.
 pub(crate) async fn receive_snapshot(core: &Core, mut body: ByteStream) -> Result<Bytes, PeerRefusal> {
+    let arrived = Instant::now();
     let cut = || PeerRefusal::Malformed("the snapshot was cut off".to_owned());
     let mut head = BytesMut::new();
     let length = loop {
@@ -118,6 +121,9 @@ pub(crate) async fn receive_snapshot(core: &Core, mut body: ByteStream) -> Resul
         return Err(PeerRefusal::Malformed("a snapshot holds another state than announced".to_owned()));
     }
     let installed = core.raft.install_full_snapshot(vote, snapshot).await.map_err(unavailable)?;
+    if let (true, Some(lead)) = (installed.vote == vote, envelope.lead) {
+        core.hear(arrived, lead, None);
+    }
     answer(&installed)
 }
 

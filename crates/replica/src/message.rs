@@ -1,6 +1,6 @@
 //! What nodes say to each other, besides what openraft has them say.
 
-use rollcall_registry::{ClusterTime, Command, Outcome, Revision};
+use rollcall_registry::{ClusterTime, Command, Once, Outcome, Revision};
 use rollcall_storage::{ClusterId, NodeId};
 use serde::{Deserialize, Serialize};
 
@@ -27,6 +27,7 @@ pub(crate) struct Lead {
 #[derive(Debug, Serialize, Deserialize)]
 pub(crate) struct ProposeRequest {
     pub commands: Vec<Command>,
+    pub once: Vec<Once>,
 }
 
 #[derive(Debug, Serialize, Deserialize)]

@@ -7,6 +7,7 @@ use rollcall_registry::{Command, Outcome, Term};
 use tokio::time::{Instant, MissedTickBehavior};
 
 use crate::core::{Core, Leading};
+use crate::proposer::Request;
 
 /// How often the clock is read and the next deadline looked at. A lapse is noticed this much late at most.
 const TICK: Duration = Duration::from_millis(50);
@@ -35,7 +36,7 @@ async fn expire(core: &Core, mut lead: Leading) {
     while lead.may_expire && core.roll.next_due().is_some_and(|due| due <= lead.now) {
         let command = Command::Expire { term: Term(lead.leader.term), up_to: lead.now, limit: EXPIRE_MAX };
         let deadline = Instant::now() + Duration::from_millis(core.options.election_timeout_ms_max);
-        match core.queue.submit(vec![command], true, deadline).await {
+        match core.queue.submit(Request { commands: vec![command], once: Vec::new(), stays: true }, deadline).await {
             Ok(answer) => match answer.outcomes.as_slice() {
                 [Outcome::Expired { count, more }] => {
                     tracing::debug!(count, more, "struck off what lapsed");

@@ -4,14 +4,15 @@
 //! tune. On the leader a batch becomes one entry; on a follower it goes to the leader in one request and joins the
 //! leader's next entry. Nothing is forwarded twice.
 //!
-//! What is certain is said: a command that was never sent is "not applied", one that was sent and got no answer is
-//! "unknown". Only what is certainly not applied, or does not matter twice, is tried again.
+//! What is certain is said: a command that was never sent is "not applied", one that was sent and got no answer by its
+//! deadline is "unknown". Until then it is proposed again, through whichever leader there is: a renewal does not matter
+//! twice, and everything else goes under an origin by which the state machine knows it again.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU8, Ordering};
 
-use rollcall_registry::{Command, LeaseId, LeaseSet, Outcome, Revision, TenantId};
+use rollcall_registry::{Command, LeaseId, LeaseSet, Once, Origin, Outcome, Refusal, Revision, TenantId};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot};
 use tokio::time::Instant;
 
@@ -67,11 +68,19 @@ impl Ticket {
     }
 }
 
-/// Commands that stand together: one local request, or what a follower collected.
-pub(crate) struct Pending {
+/// What is handed in together: one local request, or what a follower collected.
+#[derive(Debug, Default)]
+pub(crate) struct Request {
     pub commands: Vec<Command>,
+    /// A follower's commands that are applied once, under its own origin.
+    pub once: Vec<Once>,
     /// Came from a follower, or makes sense only here: must not leave this node.
     pub stays: bool,
+}
+
+/// A request that waits or is on its way.
+pub(crate) struct Pending {
+    pub request: Request,
     reply: oneshot::Sender<Result<Answer, SubmitError>>,
     ticket: Arc<Ticket>,
     kib: usize,
@@ -79,6 +88,10 @@ pub(crate) struct Pending {
 }
 
 impl Pending {
+    pub(crate) fn is_abandoned(&self) -> bool {
+        self.reply.is_closed()
+    }
+
     pub(crate) fn answer(self, answer: Result<Answer, SubmitError>) {
         // Whoever asked may have gone.
         let _ = self.reply.send(answer);
@@ -106,19 +119,14 @@ pub(crate) fn queue() -> (Queue, Waiting) {
 
 impl Queue {
     /// Hands commands in and waits for the answer until `deadline`.
-    pub(crate) async fn submit(
-        &self,
-        commands: Vec<Command>,
-        stays: bool,
-        deadline: Instant,
-    ) -> Result<Answer, SubmitError> {
+    pub(crate) async fn submit(&self, request: Request, deadline: Instant) -> Result<Answer, SubmitError> {
         const OVERLOADED: SubmitError = SubmitError::Overloaded { retry_after_ms: 1_000 };
-        let kib = commands.iter().map(approximate_kib).sum::<usize>();
+        let kib = request.each().map(approximate_kib).sum::<usize>();
         let permits = u32::try_from(kib).map_err(|_| OVERLOADED)?;
         let room = self.room.clone().try_acquire_many_owned(permits).map_err(|_| OVERLOADED)?;
         let (reply, answer) = oneshot::channel();
         let ticket = Arc::new(Ticket(AtomicU8::new(WAITING)));
-        let pending = Pending { commands, stays, reply, ticket: ticket.clone(), kib, _room: room };
+        let pending = Pending { request, reply, ticket: ticket.clone(), kib, _room: room };
         self.sender.try_send(pending).map_err(|error| match error {
             mpsc::error::TrySendError::Full(_) => OVERLOADED,
             mpsc::error::TrySendError::Closed(_) => SubmitError::Stopping,
@@ -139,12 +147,12 @@ impl Waiting {
             Some(held) => held,
             None => self.receiver.recv().await?,
         };
-        let (mut kib, mut commands) = (first.kib, first.commands.len());
+        let (mut kib, mut commands) = (first.kib, first.request.each().count());
         let mut batch = vec![first];
         while kib < BATCH_KIB_MAX && commands < BATCH_COMMANDS_MAX {
             let Ok(next) = self.receiver.try_recv() else { break };
             kib += next.kib;
-            commands += next.commands.len();
+            commands += next.request.each().count();
             if kib > BATCH_KIB_MAX {
                 self.held = Some(next);
                 break;
@@ -184,58 +192,126 @@ fn approximate_kib(command: &Command) -> usize {
     1 + bytes / 1_024
 }
 
-/// Many requests' commands as one entry's: the renewals of a tenant become one command, which costs each heartbeat no
-/// more than the distance to the lease before it.
+impl Request {
+    fn each(&self) -> impl Iterator<Item = &Command> {
+        self.commands.iter().chain(self.once.iter().flat_map(|once| &once.commands))
+    }
+}
+
+/// Many requests' commands as one entry's. The renewals of a tenant become one command, which costs each heartbeat no
+/// more than the distance to the lease before it; what this node's own clients want applied once becomes one batch.
+#[derive(Debug, Default)]
 pub(crate) struct Merged {
     pub commands: Vec<Command>,
+    pub once: Vec<Once>,
     /// For each pending, for each of its commands: where its outcome will be.
     places: Vec<Vec<Place>>,
 }
 
+#[derive(Debug)]
 enum Place {
-    Whole(usize),
+    Plain(usize),
     /// Part of a merged renewal.
     Part(usize, LeaseSet),
+    /// A command of a batch.
+    Once(usize, usize),
 }
 
-pub(crate) fn merge(batch: &[Pending]) -> Merged {
-    let mut tenants: BTreeMap<TenantId, (usize, Vec<LeaseId>)> = BTreeMap::new();
-    for command in batch.iter().flat_map(|pending| &pending.commands) {
+/// Equal batches merge equally, so that one whose answer was lost can be proposed again under the same origin.
+pub(crate) fn merge(batch: &[Pending], origin: Origin) -> Merged {
+    let mut merged = Merged::default();
+    let mut renewals: BTreeMap<&TenantId, Vec<LeaseId>> = BTreeMap::new();
+    for command in batch.iter().flat_map(|pending| &pending.request.commands) {
         if let Command::Renew { tenant, leases } = command {
-            let next = tenants.len();
-            let entry = tenants.entry(tenant.clone()).or_insert((next, Vec::new()));
-            entry.1.extend_from_slice(leases.as_slice());
+            renewals.entry(tenant).or_default().extend_from_slice(leases.as_slice());
         }
     }
-    let mut commands: Vec<Option<Command>> = vec![None; tenants.len()];
-    let mut places = Vec::with_capacity(batch.len());
+    let at: BTreeMap<&TenantId, usize> = renewals.keys().enumerate().map(|(at, tenant)| (*tenant, at)).collect();
+    merged.commands = renewals
+        .into_iter()
+        .map(|(tenant, leases)| Command::Renew { tenant: tenant.clone(), leases: LeaseSet::new(leases) })
+        .collect();
+    // This node's own batch comes first; it is taken out again if nothing went into it.
+    merged.once.push(Once { origin, commands: Vec::new() });
     for pending in batch {
-        let each = pending.commands.iter().map(|command| match command {
-            Command::Renew { tenant, leases } => Place::Part(tenants[tenant].0, leases.clone()),
-            other => {
-                commands.push(Some(other.clone()));
-                Place::Whole(commands.len() - 1)
+        let mut places = Vec::new();
+        for command in &pending.request.commands {
+            places.push(match command {
+                Command::Renew { tenant, leases } => Place::Part(at[tenant], leases.clone()),
+                Command::Expire { .. } => {
+                    merged.commands.push(command.clone());
+                    Place::Plain(merged.commands.len() - 1)
+                }
+                Command::Register { .. } | Command::Beat { .. } | Command::Deregister { .. } => {
+                    merged.once[0].commands.push(command.clone());
+                    Place::Once(0, merged.once[0].commands.len() - 1)
+                }
+            });
+        }
+        for once in &pending.request.once {
+            places.extend((0..once.commands.len()).map(|n| Place::Once(merged.once.len(), n)));
+            merged.once.push(once.clone());
+        }
+        merged.places.push(places);
+    }
+    if merged.once[0].commands.is_empty() {
+        merged.once.remove(0);
+        for place in merged.places.iter_mut().flatten() {
+            if let Place::Once(once, _) = place {
+                *once -= 1;
             }
-        });
-        places.push(each.collect());
+        }
     }
-    for (tenant, (place, leases)) in tenants {
-        commands[place] = Some(Command::Renew { tenant, leases: LeaseSet::new(leases) });
-    }
-    Merged { commands: commands.into_iter().flatten().collect(), places }
+    merged
 }
+
+/// What is to be proposed, apart from who waits for it.
+pub(crate) type Commands = (Vec<Command>, Vec<Once>);
 
 impl Merged {
-    /// Hands each pending its own outcomes.
-    pub(crate) fn distribute(self, batch: Vec<Pending>, answer: &Answer) {
+    pub(crate) fn take_commands(&mut self) -> Commands {
+        (std::mem::take(&mut self.commands), std::mem::take(&mut self.once))
+    }
+
+    /// Hands each pending its own outcomes. `sizes` are the counts of plain commands and of each batch's.
+    pub(crate) fn distribute(self, batch: Vec<Pending>, answer: &Answer, sizes: &Sizes) {
         for (pending, places) in batch.into_iter().zip(self.places) {
-            let outcomes = places.into_iter().map(|place| match place {
-                Place::Whole(at) => answer.outcomes[at].clone(),
-                Place::Part(at, leases) => part_of(&answer.outcomes[at], &leases),
-            });
-            let answer = Answer { outcomes: outcomes.collect(), revision: answer.revision, index: answer.index };
-            pending.answer(Ok(answer));
+            let outcomes: Vec<Outcome> = places
+                .into_iter()
+                .map(|place| match place {
+                    Place::Plain(at) => answer.outcomes[at].clone(),
+                    Place::Part(at, leases) => part_of(&answer.outcomes[at], &leases),
+                    Place::Once(once, n) => answer.outcomes[sizes.starts[once] + n].clone(),
+                })
+                .collect();
+            let outdated = |outcome: &Outcome| matches!(outcome, Outcome::Refused(Refusal::BatchOutdated));
+            if outcomes.iter().any(outdated) {
+                pending.answer(Err(SubmitError::Unknown));
+            } else {
+                pending.answer(Ok(Answer { outcomes, revision: answer.revision, index: answer.index }));
+            }
         }
+    }
+}
+
+/// Where the outcomes of each batch begin, and how many there are in all.
+pub(crate) struct Sizes {
+    starts: Vec<usize>,
+    pub all: usize,
+}
+
+impl Sizes {
+    pub(crate) fn of((commands, once): &Commands) -> Self {
+        let mut all = commands.len();
+        let starts = once
+            .iter()
+            .map(|once| {
+                let start = all;
+                all += once.commands.len();
+                start
+            })
+            .collect();
+        Self { starts, all }
     }
 }
 
@@ -259,6 +335,12 @@ mod tests {
         Command::Renew { tenant: TenantId::parse(tenant).unwrap(), leases: LeaseSet::new(leases) }
     }
 
+    fn request(command: Command) -> Request {
+        Request { commands: vec![command], ..Request::default() }
+    }
+
+    const ORIGIN: Origin = Origin { node: 1, start: 2, batch: 3 };
+
     fn soon() -> Instant {
         Instant::now() + Duration::from_secs(10)
     }
@@ -268,7 +350,7 @@ mod tests {
         let (queue, mut waiting) = queue();
         let submit = |command| {
             let queue = queue.clone();
-            tokio::spawn(async move { queue.submit(vec![command], false, soon()).await })
+            tokio::spawn(async move { queue.submit(request(command), soon()).await })
         };
         let asked = [renew("a", &[3, 5]), renew("b", &[4]), renew("a", &[5, 9])].map(submit);
         while queue.sender.capacity() > WAITING_MAX - 3 {
@@ -277,14 +359,16 @@ mod tests {
         let mut batch = waiting.next_batch().await.unwrap();
         assert_eq!(batch.len(), 3);
         take(&mut batch);
-        let merged = merge(&batch);
-        assert_eq!(merged.commands, [renew("a", &[3, 5, 9]), renew("b", &[4])]);
+        let mut merged = merge(&batch, ORIGIN);
+        let commands = merged.take_commands();
+        assert_eq!(commands, (vec![renew("a", &[3, 5, 9]), renew("b", &[4])], Vec::new()));
         let set = |leases: &[u64]| LeaseSet::new(leases.iter().map(|l| LeaseId(*l)).collect());
         let outcomes = vec![
             Outcome::Renewed { not_found: set(&[9]), superseded: set(&[5]) },
             Outcome::Renewed { not_found: set(&[]), superseded: set(&[]) },
         ];
-        merged.distribute(batch, &Answer { outcomes, revision: Revision(1), index: 1 });
+        let answer = Answer { outcomes, revision: Revision(1), index: 1 };
+        merged.distribute(batch, &answer, &Sizes::of(&commands));
         let mut answers = Vec::new();
         for asked in asked {
             answers.push(asked.await.unwrap().unwrap().outcomes);
@@ -298,7 +382,7 @@ mod tests {
     async fn what_was_never_sent_is_certainly_not_applied() {
         let (queue, mut waiting) = queue();
         let deadline = Instant::now() + Duration::from_millis(100);
-        let error = queue.submit(vec![renew("a", &[1])], false, deadline).await.unwrap_err();
+        let error = queue.submit(request(renew("a", &[1])), deadline).await.unwrap_err();
         assert_eq!(error, SubmitError::NoLeader);
         let mut batch = waiting.next_batch().await.unwrap();
         take(&mut batch);
@@ -315,7 +399,7 @@ mod tests {
             std::future::pending::<()>().await;
             drop(batch);
         });
-        let error = queue.submit(vec![renew("a", &[1])], false, deadline).await.unwrap_err();
+        let error = queue.submit(request(renew("a", &[1])), deadline).await.unwrap_err();
         assert_eq!(error, SubmitError::Unknown);
         sending.abort();
     }
@@ -326,7 +410,7 @@ mod tests {
         let leases: Vec<u64> = (1..=10_000).collect();
         let mut refused = None;
         for _ in 0..WAITING_MAX + 1 {
-            let submit = queue.submit(vec![renew("a", &leases)], false, Instant::now());
+            let submit = queue.submit(request(renew("a", &leases)), Instant::now());
             if let Err(SubmitError::Overloaded { .. }) = submit.await {
                 refused = Some(());
                 break;

@@ -70,8 +70,13 @@ async fn answer(core: &Core, mut round: Vec<oneshot::Sender<u64>>) {
             None => None,
         };
         match index {
-            // Whoever asked may have gone.
-            Some(index) => return round.into_iter().for_each(|reader| drop(reader.send(index))),
+            Some(index) => {
+                for reader in round {
+                    // Whoever asked may have gone.
+                    let _ = reader.send(index);
+                }
+                return;
+            }
             None => core.before_retry(leader).await,
         }
     }

@@ -23,7 +23,7 @@ use crate::membership::{self, ClusterStatus};
 use crate::message::{JoinRequest, JoinResponse};
 use crate::network::{self, AnyTransport, Network};
 use crate::peer::{ByteStream, PeerRefusal, PeerRoute, Transport};
-use crate::proposer::{self, SubmitError};
+use crate::proposer::{self, Request, SubmitError};
 use crate::{driver, handler, pacer, read_index};
 
 /// The founder's id. Later ones are indexes of log entries, and the founder's own entries come before the first of them.
@@ -201,7 +201,8 @@ impl Replica {
 
     /// Proposes one command and waits until it is applied here. It is held through elections until `deadline`.
     pub async fn submit(&self, command: Command, deadline: Instant) -> Result<Applied, SubmitError> {
-        let mut answer = self.core.queue.submit(vec![command], false, deadline).await?;
+        let mut answer =
+            self.core.queue.submit(Request { commands: vec![command], ..Request::default() }, deadline).await?;
         // Applied at the leader is done; applied here too, whoever asks this node next sees it.
         self.core.wait_applied(answer.index, deadline).await;
         match answer.outcomes.pop() {

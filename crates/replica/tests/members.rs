@@ -1,6 +1,7 @@
 //! Whole members in one process: real stores, a transport that a test can cut.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::atomic::{AtomicUsize, Ordering::SeqCst};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -19,6 +20,8 @@ use tokio::time::Instant;
 struct Wires {
     members: Arc<Mutex<BTreeMap<String, Replica>>>,
     cut: Arc<Mutex<BTreeSet<String>>>,
+    /// How many answers to forwarded batches are still to be lost.
+    answers_to_lose: Arc<AtomicUsize>,
 }
 
 struct Wire {
@@ -49,6 +52,10 @@ impl Transport for Wire {
         let member = self.member(address)?;
         let answer = tokio::time::timeout(timeout, member.handle_peer(route, body)).await;
         self.member(address).map_err(|_| lost("cut on the way back".to_owned()))?;
+        let lose = |left: usize| left.checked_sub(1);
+        if route == PeerRoute::Propose && self.wires.answers_to_lose.fetch_update(SeqCst, SeqCst, lose).is_ok() {
+            return Err(lost("the answer was lost".to_owned()));
+        }
         answer
             .map_err(|_| lost("timeout".to_owned()))?
             .map_err(|refusal| TransportError::Refused { address: address.to_owned(), reason: refusal.to_string() })
@@ -84,17 +91,20 @@ impl Wires {
             log_entries_kept: 5,
             version: "test",
         };
-        let deadline = Instant::now() + Duration::from_secs(30);
-        let replica = loop {
+        let started = Mutex::new(None);
+        until("the directory to be free", || async {
             let wire = Wire { wires: self.clone(), from: name.to_owned() };
             match Replica::start(options.clone(), wire).await {
                 // A member that was stopped lets go of its directory when the last of openraft's tasks ends.
-                Err(StartError::DataDir(DataDirError::InUse { .. })) if Instant::now() < deadline => {
-                    tokio::time::sleep(Duration::from_millis(20)).await;
+                Err(StartError::DataDir(DataDirError::InUse { .. })) => false,
+                replica => {
+                    *started.lock().unwrap() = Some(replica.expect("a member starts"));
+                    true
                 }
-                started => break started.expect("a member starts"),
             }
-        };
+        })
+        .await;
+        let replica = started.into_inner().unwrap().expect("until has seen it start");
         self.members.lock().unwrap().insert(name.to_owned(), replica.clone());
         replica
     }
@@ -329,6 +339,26 @@ async fn p4_a_silent_instance_is_struck_off_and_a_beating_one_is_not() {
     })
     .await;
     assert!(shows(&members[1], "beating"));
+    same_digests(&members.each_ref()).await;
+    for member in &members {
+        member.shutdown().await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn p1_a_write_whose_answer_is_lost_is_done_once() {
+    let (dir, wires) = (TempDir::new().unwrap(), Wires::default());
+    let members = wires.three(&dir).await;
+    wires.answers_to_lose.store(3, SeqCst);
+    let first = registered(&members[1].submit(register("x", "http://x"), soon()).await.unwrap());
+    assert_eq!(wires.answers_to_lose.load(SeqCst), 0);
+    assert!(first.created, "the answer is the one of the first time");
+    assert_eq!(members[1].roll().read(|state| state.revision()), first.revision);
+
+    wires.answers_to_lose.store(1, SeqCst);
+    let gone = Command::Deregister { tenant: tenant(), id: id("x"), lease: None, condition: Condition::None };
+    let gone = members[2].submit(gone, soon()).await.unwrap();
+    assert_eq!(gone.outcome, Outcome::Deregistered { revision: Revision(first.revision.0 + 1) });
     same_digests(&members.each_ref()).await;
     for member in &members {
         member.shutdown().await;

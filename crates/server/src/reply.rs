@@ -189,14 +189,24 @@ impl From<Refusal> for Failure {
             Refusal::Superseded { .. } => (StatusCode::CONFLICT, "lease_superseded"),
             // `If-Match` or `If-None-Match` did not hold.
             Refusal::ConditionFailed { .. } => (StatusCode::PRECONDITION_FAILED, "precondition_failed"),
+            // The node's own repetition came too late to learn what became of the first attempt.
+            Refusal::BatchOutdated => (StatusCode::GATEWAY_TIMEOUT, "outcome_unknown"),
             // What heartbeats reported adds up to more than a registration may hold.
             Refusal::MetadataTooLarge { .. } => (StatusCode::PAYLOAD_TOO_LARGE, "metadata_too_large"),
             // Only the leader's own expiry is proposed with a term; no client can cause this.
             Refusal::StaleTerm { .. } => (StatusCode::INTERNAL_SERVER_ERROR, "internal"),
         };
         let mut failure = Self::new(status, code, refusal.to_string());
-        if let Refusal::ConditionFailed { current } = refusal {
-            failure.0.current_revision = current.map(|revision| revision.0);
+        match refusal {
+            Refusal::ConditionFailed { current } => {
+                failure.0.current_revision = current.map(|revision| revision.0);
+            }
+            Refusal::BatchOutdated => failure.0.outcome = Some(WriteOutcome::Unknown),
+            Refusal::NotRegistered
+            | Refusal::LeaseNotFound
+            | Refusal::Superseded { .. }
+            | Refusal::MetadataTooLarge { .. }
+            | Refusal::StaleTerm { .. } => {}
         }
         failure
     }
@@ -266,6 +276,7 @@ mod tests {
             (Refusal::LeaseNotFound, 404, "lease_not_found"),
             (Refusal::Superseded { by: LeaseId(2) }, 409, "lease_superseded"),
             (Refusal::ConditionFailed { current: Some(Revision(5)) }, 412, "precondition_failed"),
+            (Refusal::BatchOutdated, 504, "outcome_unknown"),
             (Refusal::MetadataTooLarge { bytes: 2, bytes_max: 1 }, 413, "metadata_too_large"),
             (Refusal::StaleTerm { proposed: Term(1), entry: Term(2) }, 500, "internal"),
         ];
@@ -285,6 +296,7 @@ mod tests {
         assert_eq!(outcome(SubmitError::NoLeader.into()), Some(WriteOutcome::NotApplied));
         assert_eq!(outcome(SubmitError::Stopping.into()), Some(WriteOutcome::NotApplied));
         assert_eq!(outcome(SubmitError::Unknown.into()), Some(WriteOutcome::Unknown));
+        assert_eq!(outcome(Refusal::BatchOutdated.into()), Some(WriteOutcome::Unknown));
         assert_eq!(outcome(Failure::panicked()), Some(WriteOutcome::Unknown));
     }
 

@@ -75,8 +75,8 @@ impl Kind {
             Self::Instance => 4 << 20,
             // Carries at least one row, whatever its size.
             Self::SnapshotFrame => 8 << 20,
-            // The membership: a few hundred bytes a node.
-            Self::StateHeader => 1 << 20,
+            // Each node's last answers: at most 64 times 4,096 of some 40 bytes.
+            Self::StateHeader => 32 << 20,
             Self::Vote | Self::LogId | Self::Deadline | Self::Identity | Self::Generation => 256,
         }
     }

@@ -1,10 +1,11 @@
 //! How the state is kept: what changed since the last checkpoint, and the way back from rows to a state.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 
-use super::{Options, State};
+use super::{Options, Session, State};
 use crate::digest::Digest;
 use crate::history::History;
 use crate::ids::{ClusterTime, Epoch, InstanceId, LeaseId, Revision, TenantId, WallTime};
@@ -21,6 +22,8 @@ pub struct Header {
     pub revision: Revision,
     pub now: ClusterTime,
     pub wall: WallTime,
+    /// Each node's last batch and its answer, by node.
+    pub sessions: BTreeMap<u64, Session>,
     /// Of the whole state, so that a restored one is known to be equal.
     pub digest: Digest,
 }
@@ -56,7 +59,14 @@ pub(super) struct SeatDirt {
 
 impl State {
     pub fn header(&self) -> Header {
-        Header { epoch: self.epoch, revision: self.revision, now: self.now, wall: self.wall, digest: self.digest() }
+        Header {
+            epoch: self.epoch,
+            revision: self.revision,
+            now: self.now,
+            wall: self.wall,
+            sessions: self.sessions.clone(),
+            digest: self.digest(),
+        }
     }
 
     /// Takes what changed since the last call. The caller keeps it or stops: it is not told a second time.
@@ -153,6 +163,7 @@ impl Restoring {
         state.revision = header.revision;
         state.now = header.now;
         state.wall = header.wall;
+        state.sessions = header.sessions;
         state.history = History::new(options.history, header.revision);
         Self { state, expected: header.digest, deadlines: Vec::new() }
     }

@@ -9,6 +9,7 @@
 mod check;
 mod checkpoint;
 mod expire;
+mod once;
 mod write;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -17,6 +18,7 @@ use std::sync::Arc;
 use hashbrown::HashTable;
 
 pub use checkpoint::{Delta, Header, InstanceKey, RestoreError, Restoring};
+pub use once::Session;
 
 use crate::command::{Command, Outcome, Proposal};
 use crate::digest::{self, Digest, RowSum};
@@ -51,6 +53,9 @@ pub struct State {
     /// When each slot is to be looked at next: at the latest when it falls due. A renewal only moves the deadline in
     /// its seat; the schedule catches up when the old time comes, so that a heartbeat costs no ordered insert.
     schedule: BTreeSet<(ClusterTime, LeaseId, Slot)>,
+
+    /// Each node's last batch and its answer, by node.
+    sessions: BTreeMap<u64, Session>,
 
     rows: RowSum,
     history: History,
@@ -102,17 +107,24 @@ impl State {
             free: Vec::new(),
             leases: HashTable::new(),
             schedule: BTreeSet::new(),
+            sessions: BTreeMap::new(),
             rows: RowSum::default(),
             history: History::new(options.history, Revision(0)),
             dirty: checkpoint::Dirty::default(),
         }
     }
 
-    /// Applies one log entry, proposed and committed in `term`, and answers its commands in order.
+    /// Applies one log entry, proposed and committed in `term`. One outcome for each command, in order: first the plain
+    /// ones', then those of each batch that is applied once.
     pub fn apply(&mut self, term: Term, proposal: &Proposal) -> Vec<Outcome> {
         self.now = self.now.max(proposal.stamp);
         self.wall = self.wall.max(proposal.wall);
-        proposal.commands.iter().map(|command| self.apply_command(term, command)).collect()
+        let mut outcomes: Vec<Outcome> =
+            proposal.commands.iter().map(|command| self.apply_command(term, command)).collect();
+        for once in &proposal.once {
+            self.apply_once(term, once, &mut outcomes);
+        }
+        outcomes
     }
 
     fn apply_command(&mut self, term: Term, command: &Command) -> Outcome {
@@ -164,7 +176,9 @@ impl State {
     }
 
     pub fn digest(&self) -> Digest {
-        self.rows.with_scalars(&[self.epoch.0, self.revision.0, self.now.0, self.wall.0, self.len() as u64])
+        let scalars = [self.epoch.0, self.revision.0, self.now.0, self.wall.0, self.len() as u64];
+        let sessions = self.sessions.iter().flat_map(|(node, session)| [*node, session.start, session.batch]);
+        self.rows.with_scalars(scalars.into_iter().chain(sessions))
     }
 
     pub fn get(&self, tenant: &TenantId, id: &InstanceId) -> Option<View> {

@@ -18,8 +18,8 @@ use random::Random;
 use rollcall_registry::query::Forgotten;
 use rollcall_registry::state::{Delta, Header, Restoring};
 use rollcall_registry::{
-    ClusterTime, HistoryLimits, Instance, LeaseId, Options, Page, Position, Proposal, Query, Revision, Sort, State,
-    Term, WallTime,
+    ClusterTime, HistoryLimits, Instance, LeaseId, Once, Options, Origin, Outcome, Page, Position, Proposal, Query,
+    Refusal, Revision, Sort, State, Term, WallTime,
 };
 use wish::Wish;
 
@@ -77,6 +77,7 @@ struct World<'a> {
     cursors: Vec<Cursor>,
     term: Term,
     clock: ClusterTime,
+    batch: u64,
 }
 
 impl<'a> World<'a> {
@@ -94,6 +95,7 @@ impl<'a> World<'a> {
             cursors: Vec::new(),
             term: Term(1),
             clock: ClusterTime(0),
+            batch: 0,
         }
     }
 
@@ -125,15 +127,36 @@ impl<'a> World<'a> {
             .map(|_| random::command(&mut self.random, before, self.clock, self.term))
             .collect();
         let wall = WallTime(1_000_000 + self.random.below(1_000));
-        let proposal = Proposal { stamp: self.clock, wall, commands };
+        let proposal = Proposal { stamp: self.clock, wall, commands, once: Vec::new() };
         writeln!(self.trace.borrow_mut(), "{:?} {proposal:?}", self.term).expect("writing to a string");
 
         let expected = self.model.apply(self.term, &proposal);
-        assert_eq!(self.state.apply(self.term, &proposal), expected);
-        assert_eq!(self.forgetful.apply(self.term, &proposal), expected);
-        assert_eq!(self.restored.apply(self.term, &proposal), expected);
-        self.kept.log.push((self.term, proposal));
+        let proposal = if self.random.once_in(3) { self.once(proposal) } else { proposal };
+        self.apply(&proposal, &expected);
         self.compare_changes(before);
+        if !proposal.once.is_empty() && self.random.once_in(2) {
+            // Its answer was lost and it is proposed again: the model does not hear of it, so nothing may change.
+            self.apply(&proposal, &expected);
+            let mut outdated = proposal;
+            outdated.once[0].origin.batch -= 1;
+            let refused = expected.iter().map(|_| Outcome::Refused(Refusal::BatchOutdated)).collect();
+            self.apply(&outdated, &refused);
+        }
+    }
+
+    fn apply(&mut self, proposal: &Proposal, expected: &Vec<Outcome>) {
+        for state in [&mut self.state, &mut self.forgetful, &mut self.restored] {
+            assert_eq!(state.apply(self.term, proposal), *expected);
+        }
+        self.kept.log.push((self.term, proposal.clone()));
+    }
+
+    /// The same commands as some node's next batch.
+    fn once(&mut self, proposal: Proposal) -> Proposal {
+        self.batch += 1;
+        // A node that starts anew counts anew, and draws another start.
+        let origin = Origin { node: self.random.below(3), start: self.batch / 20, batch: self.batch };
+        Proposal { commands: Vec::new(), once: vec![Once { origin, commands: proposal.commands }], ..proposal }
     }
 
     /// Every revision is one change of one instance, told with what stood before and after.

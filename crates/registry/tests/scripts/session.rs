@@ -191,7 +191,8 @@ impl Session {
     /// Applies one entry; says the changes it made, then the answers that are no change.
     fn apply(&mut self, commands: Vec<Command>) -> Vec<String> {
         let before = self.state.revision();
-        let proposal = Proposal { stamp: self.clock, wall: WallTime(1_000_000 + self.clock.0), commands };
+        let proposal =
+            Proposal { stamp: self.clock, wall: WallTime(1_000_000 + self.clock.0), commands, once: Vec::new() };
         let outcomes = self.state.apply(self.term, &proposal);
         let mut said: Vec<String> = self.state.changes_after(before).into_iter().flatten().map(change_line).collect();
         for (command, outcome) in proposal.commands.iter().zip(outcomes) {
@@ -358,6 +359,7 @@ fn answer_lines(command: &Command, outcome: &Outcome, before: Revision) -> Vec<S
                 Refusal::Superseded { .. } => "superseded",
                 Refusal::ConditionFailed { .. } => "condition_failed",
                 Refusal::StaleTerm { .. } => "stale_term",
+                Refusal::BatchOutdated => unreachable!("scripts propose plain commands"),
                 Refusal::MetadataTooLarge { .. } => "metadata_too_large",
             };
             vec![format!("refused, {name}: {refusal}")]

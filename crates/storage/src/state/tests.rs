@@ -18,6 +18,7 @@ fn p13_private_kinds_have_their_bytes() {
             revision: Revision(2),
             now: ClusterTime(3),
             wall: WallTime(4),
+            sessions: Default::default(),
             digest: Digest(5),
         },
     };
@@ -33,8 +34,8 @@ fn p13_private_kinds_have_their_bytes() {
     assert_eq!(
         hex,
         [
-            "0601010301fb2c010000000102030405",
-            "070100010301fb2c010000000102030405",
+            "0601010301fb2c01000000010203040005",
+            "070100010301fb2c01000000010203040005",
             "07010101010201020103",
             "0701020708",
             "0b0109",

@@ -60,7 +60,7 @@ pub(crate) fn proposal(n: u64) -> Proposal {
     if n.is_multiple_of(13) {
         commands.push(Command::Expire { term: Term(TERM), up_to: ClusterTime(n * 100), limit: 3 });
     }
-    Proposal { stamp: ClusterTime(n * 100), wall: WallTime(1_700_000_000_000 + n), commands }
+    Proposal { stamp: ClusterTime(n * 100), wall: WallTime(1_700_000_000_000 + n), commands, once: Vec::new() }
 }
 
 pub(crate) fn registration(n: u64) -> Registration {
