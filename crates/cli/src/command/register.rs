@@ -68,19 +68,25 @@ async fn wrap(
     signals: &mut Signals,
     mut program: Tied,
 ) -> Result<u8, Failure> {
+    let mut ended_early = false;
     let started = {
         let starting = start(client, document, format);
         tokio::pin!(starting);
         loop {
             tokio::select! {
                 started = &mut starting => break started,
-                status = program.wait() => return status.map(shell_code),
+                // The registration may be made already, and then it has to be taken back.
+                _ = program.wait(), if !ended_early => ended_early = true,
                 signal = signals.next() => program.signal(signal),
             }
         }
     };
     let presence = match started {
         Ok(presence) => presence,
+        Err(failure) if ended_early => {
+            tracing::warn!(%failure, "the program ended before it was registered");
+            return program.wait().await.map(shell_code);
+        }
         Err(failure) => {
             program.stop(STOP_PATIENCE).await?;
             return Err(failure);

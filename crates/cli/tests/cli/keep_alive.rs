@@ -1,10 +1,9 @@
 use std::io::{BufRead, BufReader};
 use std::process::{Child, Stdio};
-use std::time::{Duration, Instant};
 
 use rustix::process::{Pid, Signal, kill_process};
 
-use crate::support::{DEADLINE, Stub, node, problem, rollcall, run};
+use crate::support::{Stub, node, problem, rollcall, run, wait_until};
 
 const REGISTER: [&str; 6] = ["register", "--name", "web", "--url", "http://a", "--keep-alive"];
 
@@ -38,8 +37,7 @@ impl Running {
 #[test]
 fn a_wrapped_program_gives_the_exit_code_and_is_deregistered() {
     let stub = node();
-    let script = "sleep 0.3; exit 7";
-    let mut running = Running::start(&stub, script);
+    let mut running = Running::start(&stub, "exit 7");
     assert_eq!(running.0.wait().expect("it ends").code(), Some(7));
     stub.until("POST /api/services/register");
     stub.until("DELETE /api/services/web-1?lease_id=3");
@@ -51,7 +49,6 @@ fn signals_are_passed_on_to_a_wrapped_program() {
     let script = "trap 'exit 9' TERM; echo trapped; while :; do sleep 0.05; done";
     let mut running = Running::start(&stub, script);
     running.line(|line| (line == "trapped").then_some(()));
-    stub.until("POST /api/services/register");
     kill_process(running.pid(), Signal::TERM).expect("it runs");
     assert_eq!(running.0.wait().expect("it ends").code(), Some(9));
     stub.until("DELETE /api/services/web-1?lease_id=3");
@@ -65,11 +62,7 @@ fn a_wrapped_program_dies_with_a_wrapper_that_is_killed() {
     let pid: i32 = running.line(|line| line.strip_prefix("pid ")?.parse().ok());
     stub.until("POST /api/services/register");
     kill_process(running.pid(), Signal::KILL).expect("it runs");
-    let deadline = Instant::now() + DEADLINE;
-    while is_alive(pid) {
-        assert!(Instant::now() < deadline, "{pid} outlived its wrapper");
-        std::thread::sleep(Duration::from_millis(10));
-    }
+    wait_until("the program is gone too", || !is_alive(pid));
 }
 
 /// Whether a process runs; one that ended and that nobody waited for does not.

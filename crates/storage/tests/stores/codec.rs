@@ -62,7 +62,8 @@ fn p13_every_kind_has_its_bytes() {
         Command::Expire { term: Term(4), up_to: ClusterTime(70_000), limit: 256 },
     ];
     let entries = commands.map(|command| {
-        let proposal = Proposal { stamp: ClusterTime(5), wall: WallTime(6), commands: vec![command], once: Vec::new() };
+        let proposal =
+            Proposal { stamp: ClusterTime(5), wall: WallTime(6), commands: vec![command], once: Vec::new() };
         frame(Kind::LogEntry, &LogEntry::new_normal(log_id(7), Payload(Arc::new(proposal))))
     });
     let reply = Reply { outcomes: vec![Outcome::Expired { count: 1, more: false }], revision: Revision(8) };
