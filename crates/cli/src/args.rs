@@ -41,7 +41,7 @@ pub(crate) struct Global {
     /// Whose roll is meant, where the cluster runs without tokens
     #[arg(long, global = true, env = "ROLLCALL_TENANT")]
     pub(crate) tenant: Option<String>,
-    /// A certificate authority (PEM) that https endpoints are checked against
+    /// A certificate authority (PEM) for https endpoints; refused so far, because nodes and this program speak no TLS
     #[arg(long, global = true, value_name = "FILE", env = "ROLLCALL_CA")]
     pub(crate) ca: Option<PathBuf>,
     /// How answers are printed

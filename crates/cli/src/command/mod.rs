@@ -48,7 +48,7 @@ fn block_on<T>(work: impl Future<Output = Result<T, Failure>>) -> Result<T, Fail
 
 fn client(global: &Global) -> Result<Client, Failure> {
     if global.ca.is_some() {
-        return Err(Failure::Usage { what: "--ca: this program speaks no TLS; put a proxy before it".to_owned() });
+        return Err(Failure::Usage { what: "--ca: this program speaks no TLS; leave it out".to_owned() });
     }
     let mut builder = Client::builder().endpoints(global.endpoints.iter().filter(|text| !text.is_empty()));
     if let Some(token) = &global.token {
