@@ -143,7 +143,7 @@ impl Replica {
             Some(identity) => identity,
             None => {
                 let identity = first_identity(&options, &*transport).await?;
-                dir.write_identity(identity.clone())?;
+                dir.write_identity(identity)?;
                 identity
             }
         };

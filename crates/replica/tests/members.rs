@@ -2,10 +2,11 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::atomic::{AtomicUsize, Ordering::SeqCst};
-use std::sync::{Arc, Mutex};
+use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
+use parking_lot::Mutex;
 use rollcall_registry::*;
 use rollcall_replica::{
     Applied, BarrierError, ByteStream, Consistency, Options, PeerRefusal, PeerRoute, Replica, StartError, StartMode,
@@ -31,8 +32,8 @@ struct Wire {
 
 impl Wire {
     fn member(&self, address: &str) -> Result<Replica, TransportError> {
-        let cut = self.wires.cut.lock().unwrap();
-        let member = self.wires.members.lock().unwrap().get(address).cloned();
+        let cut = self.wires.cut.lock();
+        let member = self.wires.members.lock().get(address).cloned();
         match member {
             Some(member) if !cut.contains(address) && !cut.contains(&self.from) => Ok(member),
             _ => Err(TransportError::Unreachable { address: address.to_owned(), source: "cut".into() }),
@@ -98,14 +99,14 @@ impl Wires {
                 // A member that was stopped lets go of its directory when the last of openraft's tasks ends.
                 Err(StartError::DataDir(DataDirError::InUse { .. })) => false,
                 replica => {
-                    *started.lock().unwrap() = Some(replica.expect("a member starts"));
+                    *started.lock() = Some(replica.expect("a member starts"));
                     true
                 }
             }
         })
         .await;
-        let replica = started.into_inner().unwrap().expect("until has seen it start");
-        self.members.lock().unwrap().insert(name.to_owned(), replica.clone());
+        let replica = started.into_inner().expect("until has seen it start");
+        self.members.lock().insert(name.to_owned(), replica.clone());
         replica
     }
 
@@ -126,11 +127,11 @@ impl Wires {
     }
 
     fn cut(&self, name: &str) {
-        self.cut.lock().unwrap().insert(name.to_owned());
+        self.cut.lock().insert(name.to_owned());
     }
 
     fn heal(&self) {
-        self.cut.lock().unwrap().clear();
+        self.cut.lock().clear();
     }
 }
 
@@ -147,16 +148,16 @@ fn soon() -> Instant {
 }
 
 fn tenant() -> TenantId {
-    TenantId::parse("default").unwrap()
+    TenantId::parse("default").expect("a tenant")
 }
 
 fn id(text: &str) -> InstanceId {
-    InstanceId::parse(text).unwrap()
+    InstanceId::parse(text).expect("an id")
 }
 
 fn register(name: &str, url: &str) -> Command {
     let registration = Registration {
-        name: ServiceName::parse("web").unwrap(),
+        name: ServiceName::parse("web").expect("a name"),
         kind: Kind::Service,
         protocol: Protocol::Http,
         visibility: Visibility::Private,
@@ -217,7 +218,7 @@ async fn a_single_member_does_the_whole_job_and_resumes() {
     assert!(shows(&a, "x"));
     let (index, digest) = a.digest(None, soon()).await.unwrap();
     a.shutdown().await;
-    wires.members.lock().unwrap().clear();
+    wires.members.lock().clear();
     drop(a);
 
     let a = wires.start(&dir, "a", StartMode::Bootstrap).await;
