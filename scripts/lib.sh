@@ -24,7 +24,9 @@ has_libclang() {
   [[ -n "${LIBCLANG_PATH:-}" ]] && return 0
   for directory in /usr/lib/llvm*/lib /usr/lib64 /usr/lib64/llvm*/lib /usr/lib/*-linux-gnu /usr/lib /usr/local/lib \
     /opt/homebrew/opt/llvm/lib /usr/local/opt/llvm/lib /Library/Developer/CommandLineTools/usr/lib; do
-    compgen -G "$directory/libclang*.so*" >/dev/null && return 0
+    # Not libclang-cpp.so, which bindgen cannot use.
+    compgen -G "$directory/libclang.so*" >/dev/null && return 0
+    compgen -G "$directory/libclang-[0-9]*.so*" >/dev/null && return 0
     compgen -G "$directory/libclang.dylib" >/dev/null && return 0
   done
   return 1
@@ -64,6 +66,19 @@ need_nextest() {
 }
 
 rocksdb_is_compiled() { compgen -G "$CARGO_TARGET_DIR/release/build/librocksdb-sys-*/out/librocksdb.a" >/dev/null; }
+
+# cargo tells this project's own crates apart by their path within the checkout, not by the checkout. With one target
+# directory for several checkouts it could take what another one compiled for its own, so that is cleared away; what
+# comes from the registry, RocksDB above all, stays.
+own_the_target() {
+  local mark="$CARGO_TARGET_DIR/checkout" packages=()
+  if [[ -r "$mark" && "$(<"$mark")" != "$PWD" ]]; then
+    mapfile -t packages < <(grep -h '^name = "rollcall-' Cargo.toml crates/*/Cargo.toml tests/Cargo.toml | cut -d'"' -f2)
+    cargo clean --release --quiet "${packages[@]/#/--package=}"
+  fi
+  mkdir -p "$CARGO_TARGET_DIR"
+  printf '%s\n' "$PWD" >"$mark"
+}
 
 # Says what takes so long before it does.
 announce_build() {
