@@ -9,6 +9,7 @@ agent_ttl_ms=0
 compiler_pid=""
 
 build() {
+  own_the_target
   announce_build
   cargo build --release --locked -p rollcall-cli &
   compiler_pid=$!

@@ -13,7 +13,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::clock::{ClockOptions, LeaderClock};
 use crate::freshness::Freshness;
-use crate::message::Lead;
+use crate::message::{Lead, Stamp};
 use crate::network::{Leadership, Network};
 use crate::proposer::Queue;
 use crate::read_index::Rounds;
@@ -39,8 +39,40 @@ pub(crate) struct Core {
     pub membership: tokio::sync::Mutex<()>,
     pub leading: Mutex<Option<(LeaderId, LeaderClock)>>,
     pub freshness: Mutex<Freshness>,
-    /// The leader's clock as last told, and when.
-    pub told_clock: Mutex<Option<(Instant, ClusterTime)>>,
+    pub told: Mutex<Option<Told>>,
+    pub stamps: Stamps,
+}
+
+/// The clock of the leader whose append was last accepted.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Told {
+    leader: LeaderId,
+    at: Instant,
+    clock: ClusterTime,
+}
+
+/// This process's moments as its peers are told them.
+#[derive(Debug)]
+pub(crate) struct Stamps {
+    process: u64,
+    start: Instant,
+}
+
+impl Stamps {
+    pub(crate) fn new() -> Self {
+        Self { process: rand::random(), start: Instant::now() }
+    }
+
+    pub(crate) fn now(&self) -> Stamp {
+        let ms = u64::try_from(self.start.elapsed().as_millis()).unwrap_or(u64::MAX);
+        Stamp { process: self.process, ms }
+    }
+
+    /// The moment of a stamp that came back, if it is this process's.
+    fn moment(&self, stamp: Stamp) -> Option<Instant> {
+        let since_start = Duration::from_millis(stamp.ms);
+        (stamp.process == self.process).then(|| self.start.checked_add(since_start)).flatten()
+    }
 }
 
 /// A leader's view of its own lead, once everything before its first own entry is applied.
@@ -61,7 +93,7 @@ impl Core {
     }
 
     /// What a leader may be away without being deposed, and what its lease lasts.
-    fn quorum_lease(&self) -> Duration {
+    pub(crate) fn quorum_lease(&self) -> Duration {
         Duration::from_millis(self.options.election_timeout_ms_min)
     }
 
@@ -93,8 +125,8 @@ impl Core {
             let options = ClockOptions { step_max: self.quorum_lease(), grace: self.grace() };
             // The log knows the time of its last entry only. While nothing was written the leader before went on
             // telling its clock, and starting behind that would give every lease the idle time once more. What was told
-            // is of the same line of time: whoever told it either led here last, or acknowledged nothing since.
-            let told = (*self.told_clock.lock()).map_or(ClusterTime(0), |(_, told)| told);
+            // is of the same line of time: it is the word of the leader whose append was accepted here last.
+            let told = (*self.told.lock()).map_or(ClusterTime(0), |told| told.clock);
             let base = self.roll.read(|state| state.now()).max(told);
             *leading = Some((id, LeaderClock::start(options, base, at)));
         }
@@ -107,10 +139,11 @@ impl Core {
         };
         let holds_quorum = acked_at.is_some_and(|acked| at.saturating_duration_since(acked) < self.quorum_lease());
         let now = clock.advance(at, holds_quorum);
-        self.network.set_lead(acked_at.map(|acked| Leadership { clock: now, quorum_acked_at: acked }));
-        if let (Some(acked), Some(applied)) = (acked_at, self.roll.applied()) {
-            // Whatever the leader acknowledged until a quorum last answered it has applied.
-            self.freshness.lock().note(acked, applied.index(), applied.index());
+        // Whatever the leader acknowledged until a quorum last answered it has applied.
+        let applied_index = self.roll.applied_index();
+        self.network.set_lead(acked_at.map(|acked| Leadership { clock: now, quorum_acked_at: acked, applied_index }));
+        if let Some(acked) = acked_at {
+            self.freshness.lock().note(acked, applied_index, applied_index);
         }
         Some(Leading { leader: id, now, may_expire: clock.may_expire() })
     }
@@ -121,12 +154,22 @@ impl Core {
     }
 
     /// Takes in what a leader said along with a request that this node accepted.
-    pub(crate) fn hear(&self, arrived: Instant, lead: Lead, committed_index: Option<u64>) {
-        *self.told_clock.lock() = Some((arrived, lead.clock));
-        if let Some(committed) = committed_index
-            && let Some(at) = arrived.checked_sub(Duration::from_millis(lead.quorum_age_ms))
-        {
-            self.freshness.lock().note(at, committed, self.roll.applied_index());
+    pub(crate) fn hear(&self, leader: LeaderId, lead: Option<Lead>) {
+        let mut told = self.told.lock();
+        let Some(lead) = lead else {
+            // A new leader that does not know the time yet. What an earlier one told may be of another line of time.
+            if told.is_some_and(|told| told.leader != leader) {
+                *told = None;
+            }
+            return;
+        };
+        *told = Some(Told { leader, at: Instant::now(), clock: lead.clock });
+        drop(told);
+        // It was said after this node's last answer was heard; how long it was on its way nobody knows.
+        let said_after = lead.echo.and_then(|echo| self.stamps.moment(echo));
+        let age = Duration::from_millis(lead.quorum_age_ms);
+        if let Some(at) = said_after.and_then(|at| at.checked_sub(age)) {
+            self.freshness.lock().note(at, lead.applied_index, self.roll.applied_index());
         }
     }
 
@@ -140,9 +183,9 @@ impl Core {
     pub(crate) fn cluster_time(&self) -> ClusterTime {
         let applied = self.roll.read(|state| state.now());
         let told = self.lead().map(|lead| lead.now).or_else(|| {
-            let (at, clock) = (*self.told_clock.lock())?;
-            let since = at.elapsed().min(self.quorum_lease());
-            Some(clock.plus_ms(u64::try_from(since.as_millis()).unwrap_or(0)))
+            let told = (*self.told.lock())?;
+            let since = told.at.elapsed().min(self.quorum_lease());
+            Some(told.clock.plus_ms(u64::try_from(since.as_millis()).unwrap_or(0)))
         });
         told.map_or(applied, |told| told.max(applied))
     }

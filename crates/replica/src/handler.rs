@@ -13,7 +13,7 @@ use tokio::time::Instant;
 
 use crate::core::Core;
 use crate::membership;
-use crate::message::{Envelope, JoinRequest, ProposeRequest, ProposeResponse, ReadIndexResponse};
+use crate::message::{Envelope, JoinRequest, ProposeRequest, ProposeResponse, ReadIndexResponse, Stamped};
 use crate::peer::{ByteStream, PeerRefusal, PeerRoute};
 use crate::proposer::{Request, SubmitError};
 use crate::read_index;
@@ -25,9 +25,8 @@ const PROPOSE_TIMEOUT: Duration = Duration::from_secs(60);
 const SNAPSHOT_HEAD_BYTES_MAX: usize = 1 << 20;
 
 pub(crate) async fn handle(core: &Core, route: PeerRoute, body: Bytes) -> Result<Bytes, PeerRefusal> {
-    let arrived = Instant::now();
     match route {
-        PeerRoute::Append => append(core, arrived, &body).await,
+        PeerRoute::Append => append(core, &body).await,
         PeerRoute::Vote => {
             let request: VoteRequest<TypeConfig> = open(core, &body)?.body;
             answer(&core.raft.vote(request).await.map_err(unavailable)?)
@@ -62,18 +61,14 @@ pub(crate) async fn handle(core: &Core, route: PeerRoute, body: Bytes) -> Result
     }
 }
 
-async fn append(core: &Core, arrived: Instant, body: &Bytes) -> Result<Bytes, PeerRefusal> {
+async fn append(core: &Core, body: &Bytes) -> Result<Bytes, PeerRefusal> {
     let envelope: Envelope<AppendEntriesRequest<TypeConfig>> = open(core, body)?;
-    let request = envelope.body;
-    // Only an entry of its own term shows that a leader knows everything that was committed before it.
-    let term = request.vote.leader_id.term;
-    let committed = request.leader_commit.as_ref().filter(|log_id| log_id.committed_leader_id().term == term);
-    let committed = committed.map(|log_id| log_id.index());
-    let answered = core.raft.append_entries(request).await.map_err(unavailable)?;
-    if let (true, Some(lead)) = (answered.is_success(), envelope.lead) {
-        core.hear(arrived, lead, committed);
+    let leader = envelope.body.vote.leader_id;
+    let answered = core.raft.append_entries(envelope.body).await.map_err(unavailable)?;
+    if answered.is_success() {
+        core.hear(leader, envelope.lead);
     }
-    answer(&answered)
+    answer(&Stamped { stamp: core.stamps.now(), answer: answered })
 }
 
 async fn propose(core: &Core, request: ProposeRequest) -> ProposeResponse {
@@ -95,7 +90,6 @@ async fn propose(core: &Core, request: ProposeRequest) -> ProposeResponse {
 
 /// A snapshot: the length of its envelope, the envelope, and the stream.
 pub(crate) async fn receive_snapshot(core: &Core, mut body: ByteStream) -> Result<Bytes, PeerRefusal> {
-    let arrived = Instant::now();
     let cut = || PeerRefusal::Malformed("the snapshot was cut off".to_owned());
     let mut head = BytesMut::new();
     let length = loop {
@@ -121,8 +115,8 @@ pub(crate) async fn receive_snapshot(core: &Core, mut body: ByteStream) -> Resul
         return Err(PeerRefusal::Malformed("a snapshot holds another state than announced".to_owned()));
     }
     let installed = core.raft.install_full_snapshot(vote, snapshot).await.map_err(unavailable)?;
-    if let (true, Some(lead)) = (installed.vote == vote, envelope.lead) {
-        core.hear(arrived, lead, None);
+    if installed.vote == vote {
+        core.hear(vote.leader_id, envelope.lead);
     }
     answer(&installed)
 }

@@ -13,6 +13,7 @@ use tokio::time::MissedTickBehavior;
 use crate::core::{Core, Metrics};
 use crate::message::{InfoResponse, JoinRequest, JoinResponse};
 use crate::peer::PeerRoute;
+use crate::replica::answers;
 
 /// How often the leader looks for learners that have caught up.
 const PROMOTION_INTERVAL: Duration = Duration::from_millis(200);
@@ -46,6 +47,10 @@ pub(crate) async fn take_in(core: &Core, request: JoinRequest) -> JoinResponse {
                 "node {id} is a voter at {}; if its data directory is lost, remove node {id} from the cluster first",
                 member.peer_address
             );
+            return JoinResponse::Refused { reason };
+        }
+        if answers(&core.metrics(), *id, 4 * core.quorum_lease()) {
+            let reason = format!("node {id} at {} is a member and answers", member.peer_address);
             return JoinResponse::Refused { reason };
         }
         // A join that was cut short: its id is spent, and nothing ever ran under it as a voter.

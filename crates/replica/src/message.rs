@@ -21,6 +21,25 @@ pub(crate) struct Lead {
     pub clock: ClusterTime,
     /// How long ago a quorum last answered the leader, in ms: what it says of the commit is that old.
     pub quorum_age_ms: u64,
+    /// What the leader had applied when it took `quorum_age_ms`: everything acknowledged until that quorum answered.
+    pub applied_index: u64,
+    /// The receiver's own stamp from its last answer: proof that this was said later than that.
+    pub echo: Option<Stamp>,
+}
+
+/// A moment by one process's monotonic clock, told to a peer and back. Means nothing to any other process.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Stamp {
+    /// Drawn when the process started.
+    pub process: u64,
+    pub ms: u64,
+}
+
+/// The answer to an append, with the moment of answering.
+#[derive(Debug, Serialize, Deserialize)]
+pub(crate) struct Stamped<T> {
+    pub stamp: Stamp,
+    pub answer: T,
 }
 
 /// Commands collected by a follower, for the leader's next entry. Never forwarded a second time.

@@ -1,5 +1,6 @@
 //! openraft's network over a [`Transport`]: every request in an envelope that names cluster, sender and target.
 
+use std::collections::BTreeMap;
 use std::future::Future;
 use std::pin::Pin;
 use std::sync::Arc;
@@ -21,7 +22,7 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 use tokio::time::Instant;
 
-use crate::message::{Envelope, Lead};
+use crate::message::{Envelope, Lead, Stamp, Stamped};
 use crate::peer::{ByteStream, PeerRoute, Transport, TransportError};
 
 /// How long a snapshot may take. Large states on slow disks and wires need minutes.
@@ -75,6 +76,11 @@ pub(crate) struct Network {
     node_id: NodeId,
     /// What goes along while this node leads.
     lead: Arc<Mutex<Option<Leadership>>>,
+    /// Each peer's stamp from its last answer.
+    stamps: Arc<Mutex<BTreeMap<NodeId, Stamp>>>,
+    /// The least that an append is waited for: its answer comes after the peer's flush, which may take longer than the
+    /// heartbeat interval that openraft grants.
+    append_patience: Duration,
 }
 
 /// What a leader knows of its own lead.
@@ -83,11 +89,17 @@ pub(crate) struct Leadership {
     pub clock: ClusterTime,
     /// When the last request that a quorum answered was sent.
     pub quorum_acked_at: Instant,
+    pub applied_index: u64,
 }
 
 impl Network {
-    pub(crate) fn new(transport: Arc<dyn AnyTransport>, cluster: ClusterId, node_id: NodeId) -> Self {
-        Self { transport, cluster, node_id, lead: Arc::default() }
+    pub(crate) fn new(
+        transport: Arc<dyn AnyTransport>,
+        cluster: ClusterId,
+        node_id: NodeId,
+        append_patience: Duration,
+    ) -> Self {
+        Self { transport, cluster, node_id, lead: Arc::default(), stamps: Arc::default(), append_patience }
     }
 
     pub(crate) fn set_lead(&self, lead: Option<Leadership>) {
@@ -98,6 +110,8 @@ impl Network {
         let lead = self.lead.lock().map(|lead| Lead {
             clock: lead.clock,
             quorum_age_ms: u64::try_from(lead.quorum_acked_at.elapsed().as_millis()).unwrap_or(u64::MAX),
+            applied_index: lead.applied_index,
+            echo: self.stamps.lock().get(&target).copied(),
         });
         Envelope { cluster: self.cluster, from: self.node_id, target, lead, body }
     }
@@ -148,9 +162,9 @@ impl Connection {
         &self,
         route: PeerRoute,
         body: Q,
-        option: &RPCOption,
+        timeout: Duration,
     ) -> Result<A, RPCError<TypeConfig>> {
-        let answer = self.network.call(self.target, &self.address, route, body, option.hard_ttl()).await;
+        let answer = self.network.call(self.target, &self.address, route, body, timeout).await;
         // Unreachable makes openraft back off; its other errors retry at once and would fill the log of a dead peer.
         answer.map_err(|error| RPCError::Unreachable(Unreachable::new(&error)))
     }
@@ -164,7 +178,10 @@ impl RaftNetworkV2<TypeConfig> for Connection {
         request: AppendEntriesRequest<TypeConfig>,
         option: RPCOption,
     ) -> Result<AppendEntriesResponse<TypeConfig>, RPCError<TypeConfig>> {
-        self.raft_call(PeerRoute::Append, request, &option).await
+        let timeout = option.hard_ttl().max(self.network.append_patience);
+        let stamped: Stamped<_> = self.raft_call(PeerRoute::Append, request, timeout).await?;
+        self.network.stamps.lock().insert(self.target, stamped.stamp);
+        Ok(stamped.answer)
     }
 
     async fn vote(
@@ -172,7 +189,7 @@ impl RaftNetworkV2<TypeConfig> for Connection {
         request: VoteRequest<TypeConfig>,
         option: RPCOption,
     ) -> Result<VoteResponse<TypeConfig>, RPCError<TypeConfig>> {
-        self.raft_call(PeerRoute::Vote, request, &option).await
+        self.raft_call(PeerRoute::Vote, request, option.hard_ttl()).await
     }
 
     async fn pre_vote(
@@ -180,7 +197,7 @@ impl RaftNetworkV2<TypeConfig> for Connection {
         request: VoteRequest<TypeConfig>,
         option: RPCOption,
     ) -> Result<VoteResponse<TypeConfig>, RPCError<TypeConfig>> {
-        self.raft_call(PeerRoute::PreVote, request, &option).await
+        self.raft_call(PeerRoute::PreVote, request, option.hard_ttl()).await
     }
 
     async fn transfer_leader(
@@ -188,7 +205,7 @@ impl RaftNetworkV2<TypeConfig> for Connection {
         request: TransferLeaderRequest<TypeConfig>,
         option: RPCOption,
     ) -> Result<TransferLeaderResponse<TypeConfig>, RPCError<TypeConfig>> {
-        self.raft_call(PeerRoute::TransferLeader, request, &option).await
+        self.raft_call(PeerRoute::TransferLeader, request, option.hard_ttl()).await
     }
 
     async fn full_snapshot(

@@ -23,7 +23,11 @@ pub(crate) async fn drive(core: Arc<Core>) {
             () = core.stop.cancelled() => return,
             _ = ticks.tick() => {}
         }
-        let Some(lead) = core.lead() else { continue };
+        let Some(lead) = core.lead() else {
+            // Lets the schedule catch up with the renewals a little at a time, and not all at once at a failover.
+            core.roll.next_due();
+            continue;
+        };
         tokio::select! {
             () = core.stop.cancelled() => return,
             () = expire(&core, lead) => {}

@@ -172,7 +172,10 @@ impl Waiting {
 
 /// Marks a batch as on its way; drops what its senders gave up.
 pub(crate) fn take(batch: &mut Vec<Pending>) {
-    batch.retain(|pending| pending.ticket.claim(TAKEN) || pending.ticket.0.load(Ordering::Acquire) == TAKEN);
+    batch.retain(|pending| {
+        // Whoever hung up may not have come to withdraw it.
+        !pending.is_abandoned() && (pending.ticket.claim(TAKEN) || pending.ticket.0.load(Ordering::Acquire) == TAKEN)
+    });
 }
 
 /// Gives back what certainly was not sent, so that its senders may still withdraw it.
@@ -387,6 +390,21 @@ mod tests {
         let mut batch = waiting.next_batch().await.unwrap();
         take(&mut batch);
         assert!(batch.is_empty(), "a withdrawn command must not be sent");
+    }
+
+    #[tokio::test]
+    async fn p1_what_nobody_waits_for_any_more_is_not_sent_later() {
+        let (queue, mut waiting) = queue();
+        let asked = tokio::spawn(async move { queue.submit(request(renew("a", &[1])), soon()).await });
+        let mut batch = waiting.next_batch().await.unwrap();
+        take(&mut batch);
+        assert_eq!(batch.len(), 1);
+        // There is no leader, so it may still be withdrawn; its sender hangs up without a word.
+        give_back(&batch);
+        asked.abort();
+        assert!(asked.await.unwrap_err().is_cancelled());
+        take(&mut batch);
+        assert!(batch.is_empty(), "a write from a sender that is gone would be applied later");
     }
 
     #[tokio::test]

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use openraft::async_runtime::WatchReceiver;
-use openraft::{Config, SnapshotPolicy};
+use openraft::{Config, Instant as _, SnapshotPolicy};
 use parking_lot::Mutex;
 use rollcall_registry::{ClusterTime, Command, Digest, Outcome, Revision};
 use rollcall_storage::{
@@ -18,7 +18,7 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use crate::barrier::{BarrierError, Consistency, DigestError, Freshness};
-use crate::core::{Core, Raft};
+use crate::core::{Core, Metrics, Raft, Stamps};
 use crate::membership::{self, ClusterStatus};
 use crate::message::{JoinRequest, JoinResponse};
 use crate::network::{self, AnyTransport, Network};
@@ -155,11 +155,13 @@ impl Replica {
             let opened = opening.await.map_err(|error| StartError::Raft { source: error.into() })?;
             opened.map_err(|source| StartError::Open { path: options.data_dir.clone(), source })?
         };
-        let network = Network::new(transport.clone(), cluster, node_id);
+        let append_patience = Duration::from_millis(options.election_timeout_ms_max);
+        let network = Network::new(transport.clone(), cluster, node_id, append_patience);
         let raft = Raft::new(node_id, config, network.clone(), opened.log, opened.state_machine)
             .await
             .map_err(|error| StartError::Raft { source: error.into() })?;
-        if node_id == FOUNDER && options.start == StartMode::Bootstrap {
+        // A founder that was cut short between its identity and its first entry is resumed like any other.
+        if node_id == FOUNDER {
             found(&raft, &options).await?;
         }
         let (queue, waiting) = proposer::queue();
@@ -178,7 +180,8 @@ impl Replica {
             membership: tokio::sync::Mutex::new(()),
             leading: Mutex::new(None),
             freshness: Mutex::default(),
-            told_clock: Mutex::new(None),
+            told: Mutex::new(None),
+            stamps: Stamps::new(),
         });
         let broken = CancellationToken::new();
         let watched = |task: JoinHandle<()>| {
@@ -245,8 +248,11 @@ impl Replica {
 
     /// What must hold for this node to be given work.
     pub fn readiness(&self) -> Vec<Check> {
-        let leader = self.core.current_leader();
+        // A node that is cut off goes on believing in the leader it last heard of.
+        let silence_max = Duration::from_millis(4 * self.core.options.election_timeout_ms_max);
         let staleness = self.core.staleness();
+        let heard = staleness.is_none_or(|staleness| staleness <= silence_max);
+        let leader = self.core.current_leader().filter(|_| heard);
         let failure = self.failure.get();
         vec![
             Check {
@@ -425,6 +431,13 @@ async fn found(raft: &Raft, options: &Options) -> Result<(), StartError> {
     raft.initialize(BTreeMap::from([(FOUNDER, founder)])).await.map_err(|error| fatal(error.into()))
 }
 
+/// Whether a peer answered its leader lately.
+pub(crate) fn answers(metrics: &Metrics, node: NodeId, lately: Duration) -> bool {
+    let heartbeats = metrics.heartbeat.as_ref();
+    let acked = heartbeats.and_then(|heartbeats| heartbeats.get(&node)?.as_ref());
+    acked.is_some_and(|acked| acked.elapsed() <= lately)
+}
+
 /// Gives the lead to the follower that has got furthest, so that clients wait a round trip and not an election.
 async fn hand_over(core: &Core) {
     let metrics = core.metrics();
@@ -432,7 +445,7 @@ async fn hand_over(core: &Core) {
     let membership = metrics.membership_config.membership();
     let successor = membership
         .voter_ids()
-        .filter(|id| *id != core.node_id)
+        .filter(|id| *id != core.node_id && answers(&metrics, *id, core.quorum_lease()))
         .filter_map(|id| Some((replication.get(&id)?.as_ref()?.index(), id)))
         .max();
     let Some((_, successor)) = successor else { return };

@@ -73,8 +73,8 @@ impl Kind {
             Self::PeerRequest | Self::PeerResponse => DECODED_BYTES_MAX,
             // A registration has at most 64 KiB; what heartbeats report of it comes on top.
             Self::Instance => 4 << 20,
-            // Carries at least one row, whatever its size.
-            Self::SnapshotFrame => 8 << 20,
+            // Carries at least one row or the state's header, whatever its size.
+            Self::SnapshotFrame => 33 << 20,
             // Each node's last answers: at most 64 times 4,096 of some 40 bytes.
             Self::StateHeader => 32 << 20,
             Self::Vote | Self::LogId | Self::Deadline | Self::Identity | Self::Generation => 256,

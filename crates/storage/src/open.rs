@@ -56,7 +56,7 @@ pub fn open(dir: &DataDir, options: Options) -> Result<Stores, OpenError> {
     // The log is made first. So once there is a state, a log that is missing was lost and is not made anew.
     let is_new = !dir.has_state();
     let log = LogStore::open(dir, is_new, health.clone())?;
-    let state_machine = StateMachine::open(dir, options, health.clone())?;
+    let state_machine = StateMachine::open(dir, options, log.reader(), health.clone())?;
     let (purged, applied) = (log.purged(), state_machine.roll().applied());
     if let Some(purged) = purged
         && applied < Some(purged)

@@ -114,16 +114,23 @@ impl State {
         }
     }
 
-    /// Applies one log entry, proposed and committed in `term`. One outcome for each command, in order: first the plain
-    /// ones', then those of each batch that is applied once.
+    /// Applies one log entry, proposed and committed in `term`. One outcome for each command, in the proposal's order:
+    /// first the plain ones', then those of each batch that is applied once.
+    ///
+    /// An expiry, and what stands behind it, takes effect last: nobody is struck off by an entry that also holds a sign
+    /// of life.
     pub fn apply(&mut self, term: Term, proposal: &Proposal) -> Vec<Outcome> {
         self.now = self.now.max(proposal.stamp);
         self.wall = self.wall.max(proposal.wall);
-        let mut outcomes: Vec<Outcome> =
-            proposal.commands.iter().map(|command| self.apply_command(term, command)).collect();
+        let expiry = proposal.commands.iter().position(|command| matches!(command, Command::Expire { .. }));
+        let (first, last) = proposal.commands.split_at(expiry.unwrap_or(proposal.commands.len()));
+        let mut outcomes: Vec<Outcome> = first.iter().map(|command| self.apply_command(term, command)).collect();
+        let mut of_batches = Vec::new();
         for once in &proposal.once {
-            self.apply_once(term, once, &mut outcomes);
+            self.apply_once(term, once, &mut of_batches);
         }
+        outcomes.extend(last.iter().map(|command| self.apply_command(term, command)));
+        outcomes.append(&mut of_batches);
         outcomes
     }
 

@@ -5,9 +5,9 @@ use serde::{Deserialize, Serialize};
 
 use super::State;
 use crate::command::{Once, Outcome, Refusal};
-use crate::ids::Term;
+use crate::ids::{ClusterTime, Term};
 
-/// Nodes whose last batch is remembered. Ids only grow, so the lowest is the longest gone; a cluster has a handful.
+/// Nodes whose last batch is remembered; a cluster has a handful. Beyond it the one that wrote longest ago is forgotten.
 const SESSIONS_MAX: usize = 64;
 
 /// A node's last batch and what it answered.
@@ -15,6 +15,8 @@ const SESSIONS_MAX: usize = 64;
 pub struct Session {
     pub(super) start: u64,
     pub(super) batch: u64,
+    /// When the node last wrote.
+    used: ClusterTime,
     outcomes: Vec<Outcome>,
 }
 
@@ -32,13 +34,91 @@ impl State {
             _ => {
                 let first = outcomes.len();
                 outcomes.extend(once.commands.iter().map(|command| self.apply_command(term, command)));
-                let session =
-                    Session { start: origin.start, batch: origin.batch, outcomes: outcomes[first..].to_vec() };
+                let session = Session {
+                    start: origin.start,
+                    batch: origin.batch,
+                    used: self.now,
+                    outcomes: outcomes[first..].to_vec(),
+                };
                 self.sessions.insert(origin.node, session);
                 if self.sessions.len() > SESSIONS_MAX {
-                    self.sessions.pop_first();
+                    let others = self.sessions.iter().filter(|(node, _)| **node != origin.node);
+                    let oldest = others.min_by_key(|(_, session)| session.used).map(|(node, _)| *node);
+                    oldest.map(|node| self.sessions.remove(&node));
                 }
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use super::*;
+    use crate::{
+        Command, Condition, InstanceId, Kind, Metadata, Options, Origin, Proposal, Protocol, Registration,
+        ServiceName, TenantId, Visibility, WallTime,
+    };
+
+    fn tenant() -> TenantId {
+        TenantId::parse("default").unwrap()
+    }
+
+    fn register(id: &str) -> Command {
+        let registration = Registration {
+            name: ServiceName::parse("web").unwrap(),
+            kind: Kind::Service,
+            protocol: Protocol::Http,
+            visibility: Visibility::Private,
+            weight: 1,
+            ttl_ms: 1_000,
+            reap_after_ms: 0,
+            url: "http://web".into(),
+            version: None,
+            owner: None,
+            tags: Box::default(),
+            capabilities: Box::default(),
+            consumed_events: Box::default(),
+            produced_events: Box::default(),
+            metadata: Metadata::default(),
+            extras: None,
+        };
+        let (id, registration) = (InstanceId::parse(id).unwrap(), Arc::new(registration));
+        Command::Register { tenant: tenant(), id, registration, condition: Condition::None }
+    }
+
+    fn proposal(stamp: u64, commands: Vec<Command>, once: Vec<Once>) -> Proposal {
+        Proposal { stamp: ClusterTime(stamp), wall: WallTime(0), commands, once }
+    }
+
+    fn once(node: u64, batch: u64, command: Command) -> Once {
+        Once { origin: Origin { node, start: 1, batch }, commands: vec![command] }
+    }
+
+    #[test]
+    fn p3_an_entry_that_holds_a_sign_of_life_does_not_strike_off() {
+        let mut state = State::new(Options::default());
+        state.apply(Term(1), &proposal(0, vec![register("a"), register("b")], Vec::new()));
+        let expire = Command::Expire { term: Term(1), up_to: ClusterTime(1_000), limit: 10 };
+        let outcomes = state.apply(Term(1), &proposal(1_000, vec![expire], vec![once(1, 1, register("a"))]));
+        assert_eq!(outcomes[0], Outcome::Expired { count: 1, more: false });
+        assert!(matches!(&outcomes[1], Outcome::Registered(registered) if !registered.created), "{outcomes:?}");
+        assert!(state.get(&tenant(), &InstanceId::parse("a").unwrap()).is_some());
+        assert!(state.get(&tenant(), &InstanceId::parse("b").unwrap()).is_none());
+    }
+
+    #[test]
+    fn the_node_that_wrote_longest_ago_is_forgotten_first() {
+        let mut state = State::new(Options::default());
+        for node in 2..2 + SESSIONS_MAX as u64 {
+            state.apply(Term(1), &proposal(node, Vec::new(), vec![once(node, 1, register("x"))]));
+        }
+        // The lowest id writes last: it stays, and the second lowest goes.
+        let batch = || vec![once(1, 1, register("y"))];
+        let first = state.apply(Term(1), &proposal(100, Vec::new(), batch()));
+        assert_eq!(state.apply(Term(1), &proposal(200, Vec::new(), batch())), first);
+        assert_eq!(state.sessions.len(), SESSIONS_MAX);
+        assert!(!state.sessions.contains_key(&2));
     }
 }

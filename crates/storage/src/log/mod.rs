@@ -109,9 +109,20 @@ impl LogStore {
         Ok(Self { flusher, shared })
     }
 
+    pub(crate) fn reader(&self) -> LogReader {
+        LogReader(self.shared.clone())
+    }
+
     /// Everything up to here is purged; none if nothing was.
     pub(crate) fn purged(&self) -> Option<LogId> {
         self.shared.position.lock().purged
+    }
+}
+
+impl LogReader {
+    /// Makes durable everything that was appended. Blocks.
+    pub(crate) fn flush(&self) -> Result<(), StoreFailure> {
+        self.0.health.guard("flush the log", self.0.db.flush_wal(true))
     }
 }
 

@@ -17,6 +17,7 @@ use super::rows::{StateHeader, cf, put_delta, put_header};
 use super::snapshot::{SnapshotData, Source, View};
 use crate::data_dir::DataDir;
 use crate::failure::{Health, StoreFailure};
+use crate::log::LogReader;
 use crate::types::{Snapshot, SnapshotMeta};
 
 /// Why a snapshot was not installed.
@@ -51,6 +52,7 @@ pub(super) struct Checkpoints {
     roll: Roll,
     options: Options,
     health: Health,
+    log: LogReader,
     current: Mutex<Arc<Generation>>,
     taken: Mutex<VecDeque<Taken>>,
     /// Held while rows are written, so that checkpoints follow one another and the generation stays.
@@ -65,12 +67,14 @@ impl Checkpoints {
         generation: Arc<Generation>,
         options: Options,
         health: Health,
+        log: LogReader,
         dir: DataDir,
     ) -> Self {
         Self {
             roll,
             options,
             health,
+            log,
             current: Mutex::new(generation),
             taken: Mutex::default(),
             writing: Mutex::default(),
@@ -108,6 +112,9 @@ impl Checkpoints {
                 put_delta(&generation.db, &mut batch, delta);
             }
             put_header(&generation.db, &mut batch, &newest.header);
+            // openraft may apply what the log has written but not flushed. A checkpoint that outlived its log would not
+            // fit what a power loss left of it.
+            self.log.flush()?;
             self.health.guard("write a checkpoint", generation.db.write(batch))?;
             self.health.guard("flush a checkpoint", generation.db.flush_wal(true))?;
         }

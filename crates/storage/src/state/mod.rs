@@ -47,6 +47,7 @@ use snapshot::View;
 
 use crate::data_dir::DataDir;
 use crate::failure::{Health, StoreFailure};
+use crate::log::LogReader;
 use crate::types::{LogId, Snapshot, SnapshotMeta, StoredMembership, TypeConfig};
 
 /// Why the state cannot be opened.
@@ -67,7 +68,12 @@ pub struct StateMachine {
 
 impl StateMachine {
     /// Loads the last checkpoint; what the log holds beyond it is openraft's to replay.
-    pub(crate) fn open(dir: &DataDir, options: Options, health: Health) -> Result<Self, StateOpenError> {
+    pub(crate) fn open(
+        dir: &DataDir,
+        options: Options,
+        log: LogReader,
+        health: Health,
+    ) -> Result<Self, StateOpenError> {
         let generation = Arc::new(Generation::open_current(&dir.state_path())?);
         let mut loader = Loader::new(options);
         View::of(generation.clone()).read(|frame| loader.take(frame))?;
@@ -76,7 +82,8 @@ impl StateMachine {
             None => Replicated::new(State::new(options), None, StoredMembership::default()),
         };
         let roll = Roll::new(replicated);
-        let checkpoints = Arc::new(Checkpoints::new(roll.clone(), generation, options, health.clone(), dir.clone()));
+        let checkpoints =
+            Arc::new(Checkpoints::new(roll.clone(), generation, options, health.clone(), log, dir.clone()));
         Ok(Self { roll, checkpoints, health })
     }
 
