@@ -15,9 +15,9 @@ use crate::clock::{ClockOptions, LeaderClock};
 use crate::freshness::Freshness;
 use crate::message::{Lead, Stamp};
 use crate::network::{Leadership, Network};
+use crate::options::Options;
 use crate::proposer::Queue;
 use crate::read_index::Rounds;
-use crate::replica::Options;
 
 pub(crate) type Raft = openraft::Raft<TypeConfig, StateMachine>;
 pub(crate) type Metrics = RaftMetrics<TypeConfig>;
@@ -90,6 +90,13 @@ impl Core {
 
     pub(crate) fn current_leader(&self) -> Option<NodeId> {
         self.raft.metrics().borrow_watched().current_leader
+    }
+
+    /// Whether a peer answered this leader lately.
+    pub(crate) fn answers(&self, peer: NodeId, lately: Duration) -> bool {
+        let metrics = self.metrics();
+        let acked = metrics.heartbeat.as_ref().and_then(|heartbeats| heartbeats.get(&peer)?.as_ref());
+        acked.is_some_and(|acked| acked.elapsed() <= lately)
     }
 
     /// What a leader may be away without being deposed, and what its lease lasts.

@@ -22,6 +22,7 @@ mod handler;
 mod membership;
 mod message;
 mod network;
+mod options;
 mod pacer;
 mod peer;
 mod proposer;
@@ -30,7 +31,8 @@ mod replica;
 
 pub use barrier::{BarrierError, Consistency, DigestError, Freshness};
 pub use membership::{ClusterStatus, MemberStatus};
+pub use options::{Options, StartMode};
 pub use peer::{ByteStream, PeerRefusal, PeerRoute, Transport, TransportError};
 pub use proposer::SubmitError;
-pub use replica::{Applied, Check, Failure, Options, Replica, StartError, StartMode};
+pub use replica::{Applied, Check, Failure, Replica, StartError};
 pub use rollcall_storage::{ClusterId, Member, NodeId, Roll};

@@ -13,7 +13,6 @@ use tokio::time::MissedTickBehavior;
 use crate::core::{Core, Metrics};
 use crate::message::{InfoResponse, JoinRequest, JoinResponse};
 use crate::peer::PeerRoute;
-use crate::replica::answers;
 
 /// How often the leader looks for learners that have caught up.
 const PROMOTION_INTERVAL: Duration = Duration::from_millis(200);
@@ -49,7 +48,7 @@ pub(crate) async fn take_in(core: &Core, request: JoinRequest) -> JoinResponse {
             );
             return JoinResponse::Refused { reason };
         }
-        if answers(&core.metrics(), *id, 4 * core.quorum_lease()) {
+        if core.answers(*id, 4 * core.quorum_lease()) {
             let reason = format!("node {id} at {} is a member and answers", member.peer_address);
             return JoinResponse::Refused { reason };
         }

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use openraft::async_runtime::WatchReceiver;
-use openraft::{Config, Instant as _, SnapshotPolicy};
+use openraft::{Config, SnapshotPolicy};
 use parking_lot::Mutex;
 use rollcall_registry::{ClusterTime, Command, Digest, Outcome, Revision};
 use rollcall_storage::{
@@ -18,10 +18,11 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use crate::barrier::{BarrierError, Consistency, DigestError, Freshness};
-use crate::core::{Core, Metrics, Raft, Stamps};
+use crate::core::{Core, Raft, Stamps};
 use crate::membership::{self, ClusterStatus};
 use crate::message::{JoinRequest, JoinResponse};
 use crate::network::{self, AnyTransport, Network};
+use crate::options::{Options, StartMode};
 use crate::peer::{ByteStream, PeerRefusal, PeerRoute, Transport};
 use crate::proposer::{self, Request, SubmitError};
 use crate::{driver, handler, pacer, read_index};
@@ -34,41 +35,6 @@ const JOIN_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// Between two rounds of asking everybody to be taken in.
 const JOIN_PAUSE: Duration = Duration::from_millis(250);
-
-/// What a member needs to know to start.
-#[derive(Clone, Debug)]
-pub struct Options {
-    pub data_dir: PathBuf,
-    /// `host:port` where clients reach this node, as others are told.
-    pub api_address: String,
-    /// `host:port` where peers reach this node, as others are told.
-    pub peer_address: String,
-    pub start: StartMode,
-    /// Stay a learner: hold everything, answer reads, never vote.
-    pub learner: bool,
-    pub heartbeat_interval_ms: u64,
-    pub election_timeout_ms_min: u64,
-    pub election_timeout_ms_max: u64,
-    /// Log entries between two checkpoints.
-    pub snapshot_entries: u64,
-    /// Log entries kept behind a checkpoint, so that a follower that was away briefly needs no snapshot.
-    pub log_entries_kept: u64,
-    /// Of the program, as others are told.
-    pub version: &'static str,
-}
-
-/// How a node without an identity comes to one. A directory that already is a node's is resumed in any mode.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum StartMode {
-    /// Founds a cluster of one.
-    Bootstrap,
-    /// Asks these peer addresses to be taken in, until one does.
-    Join {
-        peers: Vec<String>,
-        token: Option<String>,
-    },
-    Existing,
-}
 
 /// Why a member did not start.
 #[derive(Debug, thiserror::Error)]
@@ -431,13 +397,6 @@ async fn found(raft: &Raft, options: &Options) -> Result<(), StartError> {
     raft.initialize(BTreeMap::from([(FOUNDER, founder)])).await.map_err(|error| fatal(error.into()))
 }
 
-/// Whether a peer answered its leader lately.
-pub(crate) fn answers(metrics: &Metrics, node: NodeId, lately: Duration) -> bool {
-    let heartbeats = metrics.heartbeat.as_ref();
-    let acked = heartbeats.and_then(|heartbeats| heartbeats.get(&node)?.as_ref());
-    acked.is_some_and(|acked| acked.elapsed() <= lately)
-}
-
 /// Gives the lead to the follower that has got furthest, so that clients wait a round trip and not an election.
 async fn hand_over(core: &Core) {
     let metrics = core.metrics();
@@ -445,7 +404,7 @@ async fn hand_over(core: &Core) {
     let membership = metrics.membership_config.membership();
     let successor = membership
         .voter_ids()
-        .filter(|id| *id != core.node_id && answers(&metrics, *id, core.quorum_lease()))
+        .filter(|id| *id != core.node_id && core.answers(*id, core.quorum_lease()))
         .filter_map(|id| Some((replication.get(&id)?.as_ref()?.index(), id)))
         .max();
     let Some((_, successor)) = successor else { return };

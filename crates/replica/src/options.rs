@@ -1,0 +1,38 @@
+//! What a member is told when it starts.
+
+use std::path::PathBuf;
+
+/// What a member needs to know to start.
+#[derive(Clone, Debug)]
+pub struct Options {
+    pub data_dir: PathBuf,
+    /// `host:port` where clients reach this node, as others are told.
+    pub api_address: String,
+    /// `host:port` where peers reach this node, as others are told.
+    pub peer_address: String,
+    pub start: StartMode,
+    /// Stay a learner: hold everything, answer reads, never vote.
+    pub learner: bool,
+    pub heartbeat_interval_ms: u64,
+    pub election_timeout_ms_min: u64,
+    pub election_timeout_ms_max: u64,
+    /// Log entries between two checkpoints.
+    pub snapshot_entries: u64,
+    /// Log entries kept behind a checkpoint, so that a follower that was away briefly needs no snapshot.
+    pub log_entries_kept: u64,
+    /// Of the program, as others are told.
+    pub version: &'static str,
+}
+
+/// How a node without an identity comes to one. A directory that already is a node's is resumed in any mode.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum StartMode {
+    /// Founds a cluster of one.
+    Bootstrap,
+    /// Asks these peer addresses to be taken in, until one does.
+    Join {
+        peers: Vec<String>,
+        token: Option<String>,
+    },
+    Existing,
+}
