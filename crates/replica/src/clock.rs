@@ -4,7 +4,8 @@
 //! - It starts from the `now` of everything applied before the leader's first own entry.
 //! - It advances by the monotonic clock, each step capped, and only while the leader holds its quorum lease, so that it
 //!   never runs faster than real time and stands still while nobody could have received a heartbeat.
-//! - After it starts, and after every pause, nothing expires for a grace, so that agents can find the leader.
+//! - After it starts, and after every pause or loss of the quorum, nothing expires for a grace, so that agents can find
+//!   the leader.
 
 use std::time::Duration;
 
@@ -36,14 +37,17 @@ impl LeaderClock {
         Self { options, time, read_at: at, expires_from: time + options.grace }
     }
 
-    /// Credits the real time since the last call, as far as the rules allow.
-    pub(crate) fn advance(&mut self, at: Instant, holds_quorum: bool) -> ClusterTime {
+    /// Credits the real time since the last call, as far as the rules allow. `silence` is how long ago the last request
+    /// that a quorum answered was sent.
+    pub(crate) fn advance(&mut self, at: Instant, silence: Duration) -> ClusterTime {
+        let step_max = self.options.step_max;
         let elapsed = at.saturating_duration_since(self.read_at);
         self.read_at = self.read_at.max(at);
-        if holds_quorum {
-            self.time += elapsed.min(self.options.step_max);
+        if silence < step_max {
+            self.time += elapsed.min(step_max);
         }
-        if !holds_quorum || elapsed > self.options.step_max {
+        // A quorum that is merely slow costs time and no grace: the leader is the same, and requests wait for it.
+        if silence >= 2 * step_max || elapsed > step_max {
             self.expires_from = self.time + self.options.grace;
         }
         self.now()
@@ -65,6 +69,8 @@ mod tests {
     const OPTIONS: ClockOptions =
         ClockOptions { step_max: Duration::from_millis(400), grace: Duration::from_millis(1_600) };
 
+    const ANSWERED: Duration = Duration::from_millis(30);
+
     fn ms(ms: u64) -> Duration {
         Duration::from_millis(ms)
     }
@@ -74,10 +80,10 @@ mod tests {
         let start = Instant::now();
         let mut clock = LeaderClock::start(OPTIONS, ClusterTime(5_000), start);
         assert_eq!(clock.now(), ClusterTime(5_000));
-        assert_eq!(clock.advance(start + ms(100), true), ClusterTime(5_100));
+        assert_eq!(clock.advance(start + ms(100), ANSWERED), ClusterTime(5_100));
         // A monotonic clock that stumbles is not followed.
-        assert_eq!(clock.advance(start + ms(50), true), ClusterTime(5_100));
-        assert_eq!(clock.advance(start + ms(150), true), ClusterTime(5_150));
+        assert_eq!(clock.advance(start + ms(50), ANSWERED), ClusterTime(5_100));
+        assert_eq!(clock.advance(start + ms(150), ANSWERED), ClusterTime(5_150));
     }
 
     #[test]
@@ -87,11 +93,11 @@ mod tests {
         let mut at = start;
         for _ in 0..20 {
             at += ms(100);
-            clock.advance(at, true);
+            clock.advance(at, ANSWERED);
         }
         assert!(clock.may_expire());
         at += ms(3_600_000);
-        assert_eq!(clock.advance(at, true), ClusterTime(2_400));
+        assert_eq!(clock.advance(at, ANSWERED), ClusterTime(2_400));
         assert!(!clock.may_expire());
     }
 
@@ -99,8 +105,18 @@ mod tests {
     fn p5_it_stands_still_without_a_quorum() {
         let start = Instant::now();
         let mut clock = LeaderClock::start(OPTIONS, ClusterTime(0), start);
-        assert_eq!(clock.advance(start + ms(100), false), ClusterTime(0));
-        assert_eq!(clock.advance(start + ms(200), true), ClusterTime(100));
+        let mut at = start;
+        for _ in 0..20 {
+            at += ms(100);
+            clock.advance(at, ANSWERED);
+        }
+        // Slow: no time passes, and that is all.
+        assert_eq!(clock.advance(at + ms(100), ms(500)), ClusterTime(2_000));
+        assert!(clock.may_expire());
+        // Lost: what was about to expire gets the grace.
+        assert_eq!(clock.advance(at + ms(400), ms(800)), ClusterTime(2_000));
+        assert!(!clock.may_expire());
+        assert_eq!(clock.advance(at + ms(500), ANSWERED), ClusterTime(2_100));
         assert!(!clock.may_expire());
     }
 
@@ -109,7 +125,7 @@ mod tests {
         let start = Instant::now();
         let mut clock = LeaderClock::start(OPTIONS, ClusterTime(0), start);
         for n in 1..=600 {
-            clock.advance(start + Duration::from_micros(16_700 * n), true);
+            clock.advance(start + Duration::from_micros(16_700 * n), ANSWERED);
         }
         assert_eq!(clock.now(), ClusterTime(10_020));
         assert!(clock.may_expire());

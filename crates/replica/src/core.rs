@@ -144,8 +144,8 @@ impl Core {
         } else {
             leader.last_quorum_acked().and_then(|acked| at.checked_sub(acked.elapsed()))
         };
-        let holds_quorum = acked_at.is_some_and(|acked| at.saturating_duration_since(acked) < self.quorum_lease());
-        let now = clock.advance(at, holds_quorum);
+        let silence = acked_at.map_or(Duration::MAX, |acked| at.saturating_duration_since(acked));
+        let now = clock.advance(at, silence);
         // Whatever the leader acknowledged until a quorum last answered it has applied.
         let applied_index = self.roll.applied_index();
         self.network.set_lead(acked_at.map(|acked| Leadership { clock: now, quorum_acked_at: acked, applied_index }));
