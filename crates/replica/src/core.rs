@@ -124,6 +124,9 @@ impl Core {
         let id = leader.to_committed_leader_id();
         let at = Instant::now();
         if leading.as_ref().is_none_or(|(led, _)| *led != id) {
+            // What was known of an earlier lead says nothing about this one.
+            *leading = None;
+            self.network.set_lead(None);
             // Its first own entry tells that everything before it is applied.
             let applied = self.roll.applied()?;
             if *applied.committed_leader_id() != id {

@@ -1,7 +1,7 @@
 //! How old a local read may be. Pure: instants come in as arguments.
 //!
-//! A leader's append tells what was committed when it last heard from a quorum; once that much is applied here, this
-//! node shows a state that was the cluster's at that moment or later.
+//! A leader's append tells what it had applied when a quorum last answered it; once that much is applied here, this node
+//! shows a state that was the cluster's at that moment or later.
 
 use std::collections::VecDeque;
 use std::time::Duration;

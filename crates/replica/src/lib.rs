@@ -10,7 +10,7 @@
 //! - A read is never answered from a node that was not current since it started.
 //! - Every request between members names the cluster and the node it is meant for.
 //!
-//! Read in this order: [`replica`](Replica), `proposer` and `driver`, `clock` and `pacer`, `freshness`, `read_index`
+//! Read in this order: [`Options`], [`Replica`], `core`, `proposer` and `driver`, `clock` and `pacer`, `freshness`, `read_index`
 //! and `barrier`, `membership`, `network` and `handler`.
 
 mod barrier;

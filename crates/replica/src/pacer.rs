@@ -35,7 +35,8 @@ pub(crate) async fn drive(core: Arc<Core>) {
     }
 }
 
-/// Goes through the same queue as every write: the heartbeats that this node has received are ahead of it.
+/// Goes through the same queue as every write: the heartbeats that this node has received are in an earlier entry, or in
+/// the same one, where an expiry takes effect last.
 async fn expire(core: &Core, mut lead: Leading) {
     while lead.may_expire && core.roll.next_due().is_some_and(|due| due <= lead.now) {
         let command = Command::Expire { term: Term(lead.leader.term), up_to: lead.now, limit: EXPIRE_MAX };
