@@ -101,7 +101,7 @@ async fn bring(core: &Core, mut batch: Vec<Pending>, origin: Origin) {
 async fn propose(core: &Core, lead: Leading, (commands, once): Commands) -> Attempt {
     let since_epoch = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
     let wall = WallTime(u64::try_from(since_epoch.as_millis()).unwrap_or(u64::MAX));
-    let payload = Payload(Arc::new(Proposal { stamp: lead.now, wall, commands, once }));
+    let payload = Payload::new(Proposal { stamp: lead.now, wall, commands, once });
     let (responder, answer) = ProgressResponder::complete_only();
     // Pinned to this leadership: an entry stamped by its clock must not enter the log of another.
     if core.raft.write(payload).with_leader(lead.leader).responder(responder).await.is_err() {

@@ -7,23 +7,24 @@ use std::time::Duration;
 use bytes::Bytes;
 use futures_util::Stream;
 
-/// What a peer is asked. The name is the last path segment on the peer port.
+/// What a peer is asked. The number is its name on the wires and is never given to another.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[repr(u8)]
 pub enum PeerRoute {
-    Append,
-    Vote,
-    PreVote,
-    TransferLeader,
+    Append = 1,
+    Vote = 2,
+    PreVote = 3,
+    TransferLeader = 4,
     /// The only one whose body is a stream.
-    Snapshot,
+    Snapshot = 5,
     /// A batch of commands for the leader.
-    Propose,
+    Propose = 6,
     /// The leader's read index.
-    ReadIndex,
+    ReadIndex = 7,
     /// A node that has no id yet asks to be taken in.
-    Join,
+    Join = 8,
     /// Who are you, and whom do you know?
-    Info,
+    Info = 9,
 }
 
 impl PeerRoute {
@@ -39,22 +40,12 @@ impl PeerRoute {
         Self::Info,
     ];
 
-    pub fn as_str(self) -> &'static str {
-        match self {
-            Self::Append => "append",
-            Self::Vote => "vote",
-            Self::PreVote => "pre-vote",
-            Self::TransferLeader => "transfer-leader",
-            Self::Snapshot => "snapshot",
-            Self::Propose => "propose",
-            Self::ReadIndex => "read-index",
-            Self::Join => "join",
-            Self::Info => "info",
-        }
+    pub fn number(self) -> u8 {
+        self as u8
     }
 
-    pub fn parse(text: &str) -> Option<Self> {
-        Self::ALL.iter().copied().find(|route| route.as_str() == text)
+    pub fn of(number: u8) -> Option<Self> {
+        Self::ALL.iter().copied().find(|route| route.number() == number)
     }
 }
 

@@ -14,6 +14,9 @@ pub(crate) const CONNECTIONS_SPARE: usize = 64;
 /// Peer connections served at once: a handful for each member, and room for reconnects after a partition.
 pub(crate) const PEER_CONNECTIONS_MAX: usize = 1_024;
 
+/// Requests of one peer connection in work at once: batches, read indexes and votes, of each one or two.
+pub(crate) const PEER_REQUESTS_MAX: usize = 64;
+
 /// Requests in work at once. Writes held through an election count, so it is not much less than the connections.
 pub(crate) const REQUESTS_MAX: usize = 8_192;
 

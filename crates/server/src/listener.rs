@@ -26,12 +26,12 @@ use crate::limits::{CONNECTIONS_SPARE, DRAIN_TIMEOUT, HEADER_BYTES_MAX, HEADER_T
 /// After an accept failed, for want of files most likely: long enough not to spin.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 
-/// Serves until `stop`, then lets the requests in work finish, for a bounded time. The handler is told of each request
-/// whether its connection is one beyond `connections_max`.
-pub(crate) async fn serve<H, F>(listener: TcpListener, connections_max: usize, stop: CancellationToken, handler: H)
+/// Takes connections until `stop`, then lets them finish, for a bounded time. `serve_one` is told of each whether it is
+/// one beyond `connections_max`; it must notice `stop` by itself, and end at once when its token is cancelled.
+pub(crate) async fn serve<S, F>(listener: TcpListener, connections_max: usize, stop: CancellationToken, serve_one: S)
 where
-    H: Fn(Request<Body>, bool) -> F + Clone + Send + Sync + 'static,
-    F: Future<Output = Response> + Send + 'static,
+    S: Fn(TcpStream, bool, CancellationToken) -> F,
+    F: Future<Output = ()> + Send + 'static,
 {
     let seats = Arc::new(Semaphore::new(connections_max));
     let spare = Arc::new(Semaphore::new(CONNECTIONS_SPARE));
@@ -59,7 +59,7 @@ where
                 Err(_) => continue,
             },
         };
-        let connection = connection(stream, crowded, stop.clone(), abort.clone(), handler.clone());
+        let connection = serve_one(stream, crowded, abort.clone());
         connections.spawn(async move {
             connection.await;
             drop(permit);
@@ -74,7 +74,23 @@ where
     }
 }
 
-async fn connection<H, F>(
+/// Serves HTTP/1.1 until `stop`. The handler is told of each request whether its connection is one too many.
+pub(crate) async fn serve_http<H, F>(
+    listener: TcpListener,
+    connections_max: usize,
+    stop: CancellationToken,
+    handler: H,
+) where
+    H: Fn(Request<Body>, bool) -> F + Clone + Send + Sync + 'static,
+    F: Future<Output = Response> + Send + 'static,
+{
+    let stopped = stop.clone();
+    let serve_one =
+        move |stream, crowded, abort| http_connection(stream, crowded, stopped.clone(), abort, handler.clone());
+    serve(listener, connections_max, stop, serve_one).await;
+}
+
+async fn http_connection<H, F>(
     stream: TcpStream,
     crowded: bool,
     stop: CancellationToken,

@@ -13,11 +13,11 @@ use tokio_util::sync::CancellationToken;
 
 use crate::config::{Config, Founding, NodeRole};
 use crate::edge::Edge;
-use crate::limits::{self, CONNECTIONS_MAX, PEER_CONNECTIONS_MAX};
+use crate::limits::{self, CONNECTIONS_MAX};
 use crate::listener;
 use crate::native::Native;
 use crate::parse::TtlLimits;
-use crate::peer::{HttpTransport, PeerEdge};
+use crate::peer::{self, PeerEdge, Wires};
 
 /// Handing over the lead takes an election at most; a replica that is broken is not waited for.
 const REPLICA_STOP_TIMEOUT: Duration = Duration::from_secs(10);
@@ -30,11 +30,6 @@ pub enum RunError {
         address: String,
         #[source]
         source: io::Error,
-    },
-    #[error("prepare the connections to peers")]
-    Transport {
-        #[source]
-        source: reqwest::Error,
     },
     #[error("start the replica")]
     Start(#[source] StartError),
@@ -78,18 +73,13 @@ impl Server {
     /// Serves until `shutdown` resolves or the node breaks. On shutdown requests in work may finish for a few seconds,
     /// and a leader hands over before it leaves.
     pub async fn serve(self, shutdown: impl Future<Output = ()>) -> Result<(), RunError> {
-        let transport = HttpTransport::new().map_err(|source| RunError::Transport { source })?;
         let options = options(&self.config, self.client_address, self.peer_address);
         let (edge, peer_edge) = (Arc::new(Edge::new()), PeerEdge::default());
         let (stop_clients, clients_gone, stop_peers) =
             (CancellationToken::new(), CancellationToken::new(), CancellationToken::new());
         tracing::info!(clients = %self.client_address, peers = %self.peer_address, "listening");
 
-        let answer_peer = {
-            let peer_edge = peer_edge.clone();
-            move |request, _| peer_edge.clone().handle(request)
-        };
-        let peers = listener::serve(self.peers, PEER_CONNECTIONS_MAX, stop_peers.clone(), answer_peer);
+        let peers = peer::serve(self.peers, stop_peers.clone(), peer_edge.clone());
         let answer_client = {
             let edge = edge.clone();
             move |request, crowded| {
@@ -98,7 +88,7 @@ impl Server {
             }
         };
         let clients = async {
-            listener::serve(self.clients, CONNECTIONS_MAX, stop_clients.clone(), answer_client).await;
+            listener::serve_http(self.clients, CONNECTIONS_MAX, stop_clients.clone(), answer_client).await;
             clients_gone.cancel();
         };
         let life = async {
@@ -109,7 +99,7 @@ impl Server {
                 edge.open(native(replica.clone()));
             };
             let mut shutdown = pin!(shutdown);
-            let (replica, ended) = live(options, transport, open, shutdown.as_mut()).await;
+            let (replica, ended) = live(options, open, shutdown.as_mut()).await;
             tracing::info!("shutting down");
             stop_clients.cancel();
             clients_gone.cancelled().await;
@@ -130,12 +120,11 @@ impl Server {
 /// Starts the replica, opens the ports to it, and waits for the end: asked for, or of its own.
 async fn live(
     options: Options,
-    transport: HttpTransport,
     open: impl FnOnce(&Replica),
     mut shutdown: Pin<&mut impl Future<Output = ()>>,
 ) -> (Option<Replica>, Result<(), RunError>) {
     let started = tokio::select! {
-        started = Replica::start(options, transport) => started,
+        started = Replica::start(options, Wires::default()) => started,
         () = shutdown.as_mut() => return (None, Ok(())),
     };
     let replica = match started {

@@ -42,6 +42,8 @@ pub enum Kind {
     PeerResponse = 10,
     /// Which generation of the state is current.
     Generation = 11,
+    /// The commands of one log entry, within it.
+    Proposal = 12,
 }
 
 impl Kind {
@@ -57,6 +59,7 @@ impl Kind {
         Self::PeerRequest,
         Self::PeerResponse,
         Self::Generation,
+        Self::Proposal,
     ];
 
     /// The version that is written, and the only one that is read.
@@ -68,7 +71,9 @@ impl Kind {
     pub fn bytes_max(self) -> usize {
         match self {
             // A batch of commands; the edge admits 4 MiB of them at once and a leader gathers several.
-            Self::LogEntry => 32 << 20,
+            Self::Proposal => 32 << 20,
+            // A proposal and its position.
+            Self::LogEntry => (32 << 20) + 256,
             // Carries at least one log entry, whatever its size.
             Self::PeerRequest | Self::PeerResponse => DECODED_BYTES_MAX,
             // A registration has at most 64 KiB; what heartbeats report of it comes on top.

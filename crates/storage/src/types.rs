@@ -3,9 +3,12 @@
 use std::fmt;
 use std::sync::Arc;
 
+use bytes::Bytes;
 use rollcall_registry::{Outcome, Proposal, Revision};
-use serde::{Deserialize, Serialize};
+use serde::de::Error as _;
+use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
+use crate::codec::{self, Kind};
 use crate::state::SnapshotData;
 
 openraft::declare_raft_types!(
@@ -34,14 +37,51 @@ pub type SnapshotMeta = openraft::alias::SnapshotMetaOf<TypeConfig>;
 /// A snapshot's position and membership, with its content.
 pub type Snapshot = openraft::alias::SnapshotOf<TypeConfig, SnapshotData>;
 
-/// What one log entry carries. Shared by the log's tail, the replication streams and the apply.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(transparent)]
-pub struct Payload(pub Arc<Proposal>);
+/// What one log entry carries. Encoded once, by the leader that proposed it; from there on the same bytes go to every
+/// peer and into every log.
+#[derive(Clone, Debug)]
+pub struct Payload {
+    proposal: Arc<Proposal>,
+    /// A frame of its own, as [`codec::encode`] makes it.
+    encoded: Bytes,
+}
+
+impl Payload {
+    pub fn new(proposal: Proposal) -> Self {
+        let encoded = Bytes::from(codec::encode(Kind::Proposal, &proposal));
+        Self { proposal: Arc::new(proposal), encoded }
+    }
+
+    pub fn proposal(&self) -> &Proposal {
+        &self.proposal
+    }
+}
+
+impl PartialEq for Payload {
+    fn eq(&self, other: &Self) -> bool {
+        self.encoded == other.encoded
+    }
+}
+
+impl Eq for Payload {}
+
+impl Serialize for Payload {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        self.encoded.serialize(serializer)
+    }
+}
+
+impl<'de> Deserialize<'de> for Payload {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let encoded = Bytes::deserialize(deserializer)?;
+        let proposal = codec::decode(Kind::Proposal, &encoded).map_err(D::Error::custom)?;
+        Ok(Self { proposal: Arc::new(proposal), encoded })
+    }
+}
 
 impl fmt::Display for Payload {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        self.0.fmt(f)
+        self.proposal.fmt(f)
     }
 }
 

@@ -4,6 +4,8 @@ use std::time::Duration;
 
 use reqwest::Method;
 use rollcall_tests::{Api, Cluster, Node, wait_until};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpStream;
 
 const EXIT_DEADLINE: Duration = Duration::from_secs(20);
 
@@ -81,14 +83,23 @@ async fn p13_noise_at_the_peer_port_is_refused() {
     let leader = cluster.leader().await;
     let status = cluster.nodes[leader].api.status().await.expect("a status");
     for node in &cluster.nodes {
-        let peer = Api::new(&node.peer_address());
-        for route in
-            ["append", "vote", "pre-vote", "propose", "read-index", "join", "snapshot", "transfer-leader", "nonsense"]
-        {
+        // A client that mixes up the two ports is told so.
+        let mixed_up = Api::new(&node.peer_address());
+        let request = mixed_up.request(Method::POST, "/api/services/register").body(b"{}".to_vec());
+        assert_eq!(mixed_up.send(request).await.expect("an answer").status, 400);
+        for route in 0..=12 {
             for body in [Vec::new(), b"{}".to_vec(), vec![0xff; 1_000], vec![0; 100_000]] {
-                let request = peer.request(Method::POST, &format!("/peer/{route}")).body(body);
-                let answer = peer.send(request).await.expect("an answer");
-                assert!((400..500).contains(&answer.status), "{route}: {}", answer.status);
+                let mut noise = b"rollcall-peer/1\n".to_vec();
+                noise.extend(u32::try_from(5 + body.len()).expect("short").to_be_bytes());
+                noise.extend([0, 0, 0, 7, route]);
+                noise.extend(body);
+                // What a snapshot's frames end with.
+                noise.extend([0, 0, 0, 5, 0, 0, 0, 7, route]);
+                let mut stream = TcpStream::connect(node.peer_address()).await.expect("connected");
+                stream.write_all(&noise).await.expect("sent");
+                let mut head = [0; 9];
+                stream.read_exact(&mut head).await.expect("an answer");
+                assert_eq!(head[4..], [0, 0, 0, 7, 1], "route {route}: not refused");
             }
         }
     }

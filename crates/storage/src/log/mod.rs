@@ -73,6 +73,8 @@ struct OutOfOrder {
 pub struct LogStore {
     flusher: Flusher,
     shared: Arc<Shared>,
+    /// The committed position that the database holds.
+    committed_written: Option<LogId>,
 }
 
 /// Reads the log beside its writer. Cheap to clone.
@@ -106,7 +108,8 @@ impl LogStore {
 
     fn with_flush(shared: Arc<Shared>, flush: impl Flush) -> Result<Self, LogOpenError> {
         let flusher = Flusher::spawn(flush, shared.health.clone()).map_err(LogOpenError::Thread)?;
-        Ok(Self { flusher, shared })
+        let committed_written = shared.position.lock().committed;
+        Ok(Self { flusher, shared, committed_written })
     }
 
     pub(crate) fn reader(&self) -> LogReader {
@@ -288,11 +291,10 @@ impl RaftLogStorage<TypeConfig> for LogStore {
         Ok(())
     }
 
-    /// Not flushed: an older position is corrected by the leader, and replaying fewer entries loses none.
+    /// Written with the next append: an older position is corrected by the leader, and replaying fewer entries loses
+    /// none.
     async fn save_committed(&mut self, committed: Option<LogId>) -> Result<(), io::Error> {
-        let Some(log_id) = committed else { return Ok(()) };
-        let record = codec::seal(Kind::LogId, COMMITTED, &log_id);
-        self.shared.put_meta("write the committed position", COMMITTED, record)?;
+        self.shared.health.check()?;
         self.shared.position.lock().committed = committed;
         Ok(())
     }
@@ -306,7 +308,10 @@ impl RaftLogStorage<TypeConfig> for LogStore {
         I: IntoIterator<Item = LogEntry> + OptionalSend,
         I::IntoIter: OptionalSend,
     {
-        let mut next = self.shared.position.lock().next();
+        let (mut next, committed) = {
+            let position = self.shared.position.lock();
+            (position.next(), position.committed)
+        };
         let mut appended = Vec::new();
         let mut batch = WriteBatch::default();
         for entry in entries {
@@ -320,7 +325,14 @@ impl RaftLogStorage<TypeConfig> for LogStore {
             batch.put_cf(cf(&self.shared.db, LOG), key, &record);
             appended.push((entry, record.len()));
         }
+        if committed > self.committed_written
+            && let Some(committed) = committed
+        {
+            let record = codec::seal(Kind::LogId, COMMITTED, &committed);
+            batch.put_cf(cf(&self.shared.db, META), COMMITTED, record);
+        }
         self.shared.write("append to the log", batch)?;
+        self.committed_written = self.committed_written.max(committed);
         {
             let mut position = self.shared.position.lock();
             for (entry, bytes) in appended {

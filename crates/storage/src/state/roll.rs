@@ -68,7 +68,9 @@ impl Replicated {
         assert!(self.applied < Some(log_id), "log applied out of order: {log_id} after {:?}", self.applied);
         let outcomes = match entry.payload {
             EntryPayload::Blank => Vec::new(),
-            EntryPayload::Normal(payload) => self.state.apply(Term(log_id.committed_leader_id().term), &payload.0),
+            EntryPayload::Normal(payload) => {
+                self.state.apply(Term(log_id.committed_leader_id().term), payload.proposal())
+            }
             EntryPayload::Membership(membership) => {
                 self.membership = StoredMembership::new(Some(log_id), membership);
                 Vec::new()

@@ -64,7 +64,7 @@ fn p13_every_kind_has_its_bytes() {
     let entries = commands.map(|command| {
         let proposal =
             Proposal { stamp: ClusterTime(5), wall: WallTime(6), commands: vec![command], once: Vec::new() };
-        frame(Kind::LogEntry, &LogEntry::new_normal(log_id(7), Payload(Arc::new(proposal))))
+        frame(Kind::LogEntry, &LogEntry::new_normal(log_id(7), Payload::new(proposal)))
     });
     let reply = Reply { outcomes: vec![Outcome::Expired { count: 1, more: false }], revision: Revision(8) };
     let frames = [
@@ -81,11 +81,11 @@ fn p13_every_kind_has_its_bytes() {
     assert_eq!(
         entries,
         [
-            "01010301070105060100017401690377656202000301fb1405000a687474703a2f2f682f3100000000000001016e000131000100",
-            "01010301070105060101017403fbe803010200",
-            "01010301070105060102017401690001030000",
-            "01010301070105060103017401690103030900",
-            "0101030107010506010404fc70110100fb000100",
+            "010103010701300c0105060100017401690377656202000301fb1405000a687474703a2f2f682f3100000000000001016e000131000100",
+            "0101030107010f0c0105060101017403fbe803010200",
+            "0101030107010f0c0105060102017401690001030000",
+            "0101030107010f0c0105060103017401690103030900",
+            "010103010701100c010506010404fc70110100fb000100",
         ]
     );
     assert_eq!(

@@ -32,7 +32,7 @@ pub(crate) fn entry(index: u64) -> LogEntry {
             LogEntry::new_membership(log_id(0), membership.expect("the voter is a member"))
         }
         index if index % 23 == 0 => LogEntry::new_blank(log_id(index)),
-        index => LogEntry::new_normal(log_id(index), Payload(Arc::new(proposal(index)))),
+        index => LogEntry::new_normal(log_id(index), Payload::new(proposal(index))),
     }
 }
 
