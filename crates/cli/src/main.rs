@@ -19,6 +19,10 @@ use clap::Parser;
 
 use crate::args::Cli;
 
+/// A node allocates and frees some dozens of small pieces for every request, on several threads.
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
 fn main() -> std::process::ExitCode {
     let cli = Cli::parse();
     match command::run(cli) {

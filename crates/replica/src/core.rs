@@ -8,6 +8,7 @@ use openraft::{Instant as _, RaftMetrics};
 use parking_lot::Mutex;
 use rollcall_registry::ClusterTime;
 use rollcall_storage::{ClusterId, NodeId, Roll, SnapshotReceiver, StateMachine, TypeConfig};
+use tokio::sync::Notify;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
@@ -41,6 +42,8 @@ pub(crate) struct Core {
     pub freshness: Mutex<Freshness>,
     pub told: Mutex<Option<Told>>,
     pub stamps: Stamps,
+    /// Told when a connection broke on which a leader sent its appends.
+    pub contact_lost: Notify,
 }
 
 /// The clock of the leader whose append was last accepted.

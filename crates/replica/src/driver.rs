@@ -8,28 +8,32 @@ use openraft::errors::ClientWriteError;
 use openraft::impls::ProgressResponder;
 use rollcall_registry::{Origin, Proposal, WallTime};
 use rollcall_storage::{NodeId, Payload};
+use tokio::time::Instant;
 
 use crate::core::{Core, Leading};
 use crate::message::{ProposeRequest, ProposeResponse};
 use crate::peer::PeerRoute;
-use crate::proposer::{self, Answer, Commands, Pending, Sizes, SubmitError, Waiting};
+use crate::proposer::{self, Answer, Commands, Pace, Pending, Sizes, SubmitError, Waiting};
 
 /// How long a follower waits for the leader's answer to a batch. The senders' own deadlines are shorter or equal.
 const FORWARD_TIMEOUT: Duration = Duration::from_secs(60);
 
 pub(crate) async fn drive(core: Arc<Core>, mut waiting: Waiting) {
     let mut origin = Origin { node: core.node_id, start: rand::random(), batch: 0 };
+    let mut pace = Pace { requests: 0, took: Duration::ZERO, answered_at: Instant::now() };
     loop {
         let batch = tokio::select! {
             () = core.stop.cancelled() => break,
-            batch = waiting.next_batch() => batch,
+            batch = waiting.next_batch(pace) => batch,
         };
         let Some(batch) = batch else { break };
         origin.batch += 1;
+        let (requests, begun) = (batch.len(), Instant::now());
         tokio::select! {
             () = core.stop.cancelled() => break,
             () = bring(&core, batch, origin) => {}
         }
+        pace = Pace { requests, took: begun.elapsed(), answered_at: Instant::now() };
     }
     waiting.close();
 }

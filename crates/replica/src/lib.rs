@@ -11,7 +11,7 @@
 //! - Every request between members names the cluster and the node it is meant for.
 //!
 //! Read in this order: [`Options`], [`Replica`], `core`, `proposer` and `driver`, `clock` and `pacer`, `freshness`, `read_index`
-//! and `barrier`, `membership`, `network` and `handler`.
+//! and `barrier`, `succession`, `membership`, `network` and `handler`.
 
 mod barrier;
 mod clock;
@@ -28,6 +28,7 @@ mod peer;
 mod proposer;
 mod read_index;
 mod replica;
+mod succession;
 
 pub use barrier::{BarrierError, Consistency, DigestError, Freshness};
 pub use membership::{ClusterStatus, MemberStatus};

@@ -34,6 +34,7 @@ type CallFuture = Pin<Box<dyn Future<Output = Result<Bytes, TransportError>> + S
 pub(crate) trait AnyTransport: Send + Sync {
     fn call(&self, address: String, route: PeerRoute, body: Bytes, timeout: Duration) -> CallFuture;
     fn call_streaming(&self, address: String, route: PeerRoute, body: ByteStream, timeout: Duration) -> CallFuture;
+    fn is_gone(&self, address: String) -> Pin<Box<dyn Future<Output = bool> + Send>>;
 }
 
 impl<T: Transport> AnyTransport for Arc<T> {
@@ -45,6 +46,11 @@ impl<T: Transport> AnyTransport for Arc<T> {
     fn call_streaming(&self, address: String, route: PeerRoute, body: ByteStream, timeout: Duration) -> CallFuture {
         let transport = self.clone();
         Box::pin(async move { T::call_streaming(&transport, &address, route, body, timeout).await })
+    }
+
+    fn is_gone(&self, address: String) -> Pin<Box<dyn Future<Output = bool> + Send>> {
+        let transport = self.clone();
+        Box::pin(async move { T::is_gone(&transport, &address).await })
     }
 }
 
@@ -100,6 +106,10 @@ impl Network {
         append_patience: Duration,
     ) -> Self {
         Self { transport, cluster, node_id, lead: Arc::default(), stamps: Arc::default(), append_patience }
+    }
+
+    pub(crate) async fn is_gone(&self, address: &str) -> bool {
+        self.transport.is_gone(address.to_owned()).await
     }
 
     pub(crate) fn set_lead(&self, lead: Option<Leadership>) {

@@ -83,6 +83,9 @@ pub trait Transport: Send + Sync + 'static {
         timeout: Duration,
     ) -> impl Future<Output = Result<Bytes, TransportError>> + Send;
 
+    /// Whether the process that was at an address has ended for certain: the machine answers that nobody listens there.
+    fn is_gone(&self, address: &str) -> impl Future<Output = bool> + Send;
+
     /// As `call`, with a body too large for memory.
     fn call_streaming(
         &self,

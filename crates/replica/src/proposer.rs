@@ -9,8 +9,10 @@
 //! twice, and everything else goes under an origin by which the state machine knows it again.
 
 use std::collections::BTreeMap;
+use std::pin::pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU8, Ordering};
+use std::time::Duration;
 
 use rollcall_registry::{Command, LeaseId, LeaseSet, Once, Origin, Outcome, Refusal, Revision, TenantId};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot};
@@ -18,6 +20,9 @@ use tokio::time::Instant;
 
 /// Requests that may wait. Beyond it a node that cannot keep up says so at once.
 const WAITING_MAX: usize = 32_768;
+
+/// Of those, kept free for renewals: an agent that cannot register waits, but one that cannot renew is struck off.
+const WAITING_FOR_RENEWALS: usize = WAITING_MAX / 4;
 
 /// What waiting commands may hold, in KiB: 128 MiB.
 const WAITING_KIB_MAX: usize = 128 << 10;
@@ -27,6 +32,20 @@ const BATCH_KIB_MAX: usize = 1_024;
 
 /// Commands in one entry: applying them takes a few milliseconds, for which readers wait at most.
 const BATCH_COMMANDS_MAX: usize = 4_096;
+
+/// Requests in the batch before from which on the next one waits for as many.
+const COMPANY_MIN: usize = 8;
+
+/// The longest such wait: what a loaded node takes for an entry.
+const COMPANY_WAIT_MAX: Duration = Duration::from_millis(1);
+
+/// How the batch before went.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Pace {
+    pub requests: usize,
+    pub took: Duration,
+    pub answered_at: Instant,
+}
 
 /// Why a batch was not applied, or may not have been.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
@@ -121,6 +140,9 @@ impl Queue {
     /// Hands commands in and waits for the answer until `deadline`.
     pub(crate) async fn submit(&self, request: Request, deadline: Instant) -> Result<Answer, SubmitError> {
         const OVERLOADED: SubmitError = SubmitError::Overloaded { retry_after_ms: 1_000 };
+        if self.sender.capacity() <= WAITING_FOR_RENEWALS && !request.is_vital() {
+            return Err(OVERLOADED);
+        }
         let kib = request.each().map(approximate_kib).sum::<usize>();
         let permits = u32::try_from(kib).map_err(|_| OVERLOADED)?;
         let room = self.room.clone().try_acquire_many_owned(permits).map_err(|_| OVERLOADED)?;
@@ -142,15 +164,31 @@ impl Queue {
 
 impl Waiting {
     /// Everything that waits now, up to the size of one entry; none when no more will come.
-    pub(crate) async fn next_batch(&mut self) -> Option<Vec<Pending>> {
+    ///
+    /// Whoever the batch before answered may be about to ask again, and an entry that goes without them costs as much as
+    /// one that takes them along. So where there were many, this waits until as many are there again, but no longer than
+    /// that batch took.
+    pub(crate) async fn next_batch(&mut self, before: Pace) -> Option<Vec<Pending>> {
         let first = match self.held.take() {
             Some(held) => held,
             None => self.receiver.recv().await?,
         };
         let (mut kib, mut commands) = (first.kib, first.request.each().count());
         let mut batch = vec![first];
+        let mut patience = pin!(tokio::time::sleep_until(before.answered_at + before.took.min(COMPANY_WAIT_MAX)));
         while kib < BATCH_KIB_MAX && commands < BATCH_COMMANDS_MAX {
-            let Ok(next) = self.receiver.try_recv() else { break };
+            let next = match self.receiver.try_recv() {
+                Ok(next) => next,
+                Err(_) if before.requests < COMPANY_MIN || batch.len() >= before.requests => break,
+                Err(_) => tokio::select! {
+                    biased;
+                    next = self.receiver.recv() => match next {
+                        Some(next) => next,
+                        None => break,
+                    },
+                    () = patience.as_mut() => break,
+                },
+            };
             kib += next.kib;
             commands += next.request.each().count();
             if kib > BATCH_KIB_MAX {
@@ -196,6 +234,11 @@ fn approximate_kib(command: &Command) -> usize {
 }
 
 impl Request {
+    /// Whether it keeps the roll true: renewals, expiries, and what followers collected, of which most are renewals.
+    fn is_vital(&self) -> bool {
+        self.stays || self.each().all(|command| matches!(command, Command::Renew { .. } | Command::Beat { .. }))
+    }
+
     fn each(&self) -> impl Iterator<Item = &Command> {
         self.commands.iter().chain(self.once.iter().flat_map(|once| &once.commands))
     }
@@ -329,8 +372,6 @@ fn part_of(outcome: &Outcome, leases: &LeaseSet) -> Outcome {
 
 #[cfg(test)]
 mod tests {
-    use std::time::Duration;
-
     use super::*;
 
     fn renew(tenant: &str, leases: &[u64]) -> Command {
@@ -343,6 +384,38 @@ mod tests {
     }
 
     const ORIGIN: Origin = Origin { node: 1, start: 2, batch: 3 };
+
+    fn alone() -> Pace {
+        Pace { requests: 0, took: Duration::ZERO, answered_at: Instant::now() }
+    }
+
+    #[tokio::test]
+    async fn a_batch_waits_for_as_many_as_were_answered_while_patience_lasts() {
+        let (queue, mut waiting) = queue();
+        let submit = |n: u64| {
+            let queue = queue.clone();
+            tokio::spawn(async move { queue.submit(request(renew("a", &[n])), soon()).await })
+        };
+        let crowd = |answered_at| Pace { requests: 20, took: COMPANY_WAIT_MAX, answered_at };
+        let mut asked: Vec<_> = (0..19).map(submit).collect();
+        while queue.sender.capacity() > WAITING_MAX - 19 {
+            tokio::task::yield_now().await;
+        }
+        // The last of them comes when the others are taken out and waited for.
+        let (batch, last) = tokio::join!(waiting.next_batch(crowd(soon())), async {
+            while queue.sender.capacity() < WAITING_MAX {
+                tokio::task::yield_now().await;
+            }
+            submit(19)
+        });
+        assert_eq!(batch.unwrap().len(), 20);
+        // Fewer come back, and the time is over: nobody is kept.
+        asked.extend((0..5).map(submit).chain([last]));
+        while queue.sender.capacity() > WAITING_MAX - 5 {
+            tokio::task::yield_now().await;
+        }
+        assert_eq!(waiting.next_batch(crowd(Instant::now() - COMPANY_WAIT_MAX)).await.unwrap().len(), 5);
+    }
 
     fn soon() -> Instant {
         Instant::now() + Duration::from_secs(10)
@@ -359,7 +432,7 @@ mod tests {
         while queue.sender.capacity() > WAITING_MAX - 3 {
             tokio::task::yield_now().await;
         }
-        let mut batch = waiting.next_batch().await.unwrap();
+        let mut batch = waiting.next_batch(alone()).await.unwrap();
         assert_eq!(batch.len(), 3);
         take(&mut batch);
         let mut merged = merge(&batch, ORIGIN);
@@ -387,7 +460,7 @@ mod tests {
         let deadline = Instant::now() + Duration::from_millis(100);
         let error = queue.submit(request(renew("a", &[1])), deadline).await.unwrap_err();
         assert_eq!(error, SubmitError::NoLeader);
-        let mut batch = waiting.next_batch().await.unwrap();
+        let mut batch = waiting.next_batch(alone()).await.unwrap();
         take(&mut batch);
         assert!(batch.is_empty(), "a withdrawn command must not be sent");
     }
@@ -396,7 +469,7 @@ mod tests {
     async fn p1_what_nobody_waits_for_any_more_is_not_sent_later() {
         let (queue, mut waiting) = queue();
         let asked = tokio::spawn(async move { queue.submit(request(renew("a", &[1])), soon()).await });
-        let mut batch = waiting.next_batch().await.unwrap();
+        let mut batch = waiting.next_batch(alone()).await.unwrap();
         take(&mut batch);
         assert_eq!(batch.len(), 1);
         // There is no leader, so it may still be withdrawn; its sender hangs up without a word.
@@ -412,7 +485,7 @@ mod tests {
         let (queue, mut waiting) = queue();
         let deadline = Instant::now() + Duration::from_millis(100);
         let sending = tokio::spawn(async move {
-            let mut batch = waiting.next_batch().await.unwrap();
+            let mut batch = waiting.next_batch(alone()).await.unwrap();
             take(&mut batch);
             std::future::pending::<()>().await;
             drop(batch);
@@ -420,6 +493,23 @@ mod tests {
         let error = queue.submit(request(renew("a", &[1])), deadline).await.unwrap_err();
         assert_eq!(error, SubmitError::Unknown);
         sending.abort();
+    }
+
+    #[tokio::test]
+    async fn p11_a_renewal_finds_room_where_a_registration_does_not() {
+        let (queue, _waiting) = queue();
+        let deregister = || Command::Deregister {
+            tenant: TenantId::parse("a").unwrap(),
+            id: rollcall_registry::InstanceId::parse("i").unwrap(),
+            lease: None,
+            condition: rollcall_registry::Condition::None,
+        };
+        let submit = async |command| queue.submit(request(command), Instant::now()).await.unwrap_err();
+        for _ in 0..WAITING_MAX - WAITING_FOR_RENEWALS {
+            assert_eq!(submit(deregister()).await, SubmitError::NoLeader);
+        }
+        assert!(matches!(submit(deregister()).await, SubmitError::Overloaded { .. }));
+        assert_eq!(submit(renew("a", &[1])).await, SubmitError::NoLeader);
     }
 
     #[tokio::test]

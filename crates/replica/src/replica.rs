@@ -13,6 +13,7 @@ use rollcall_registry::{ClusterTime, Command, Digest, Outcome, Revision};
 use rollcall_storage::{
     ClusterId, DataDir, DataDirError, FailureWatch, Identity, Member, NodeId, OpenError, Roll, StoreFailure,
 };
+use tokio::sync::Notify;
 use tokio::task::JoinHandle;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
@@ -25,13 +26,16 @@ use crate::network::{self, AnyTransport, Network};
 use crate::options::{Options, StartMode};
 use crate::peer::{ByteStream, PeerRefusal, PeerRoute, Transport};
 use crate::proposer::{self, Request, SubmitError};
-use crate::{driver, handler, pacer, read_index};
+use crate::{driver, handler, pacer, read_index, succession};
 
 /// The founder's id. Later ones are indexes of log entries, and the founder's own entries come before the first of them.
 const FOUNDER: NodeId = 1;
 
 /// How long one attempt to join may take.
 const JOIN_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// How often a member that runs looks whether its raft task has died.
+const FAILURE_INTERVAL: Duration = Duration::from_millis(100);
 
 /// Between two rounds of asking everybody to be taken in.
 const JOIN_PAUSE: Duration = Duration::from_millis(250);
@@ -148,6 +152,7 @@ impl Replica {
             freshness: Mutex::default(),
             told: Mutex::new(None),
             stamps: Stamps::new(),
+            contact_lost: Notify::new(),
         });
         let broken = CancellationToken::new();
         let watched = |task: JoinHandle<()>| {
@@ -163,6 +168,7 @@ impl Replica {
             watched(tokio::spawn(read_index::drive(core.clone(), readers))),
             watched(tokio::spawn(pacer::drive(core.clone()))),
             watched(tokio::spawn(membership::promote(core.clone()))),
+            watched(tokio::spawn(succession::drive(core.clone()))),
         ];
         tracing::info!(%cluster, node = node_id, "the member runs");
         Ok(Self { core, failure: opened.failure, tasks: Arc::new(Mutex::new(tasks)), broken })
@@ -253,6 +259,11 @@ impl Replica {
         handler::handle(&self.core, route, body).await
     }
 
+    /// A connection ended on which appends had come: the leader, or the way to it, may be gone.
+    pub fn contact_lost(&self) {
+        self.core.contact_lost.notify_one();
+    }
+
     /// Takes in a snapshot that a leader streams.
     pub async fn handle_snapshot(&self, body: ByteStream) -> Result<Bytes, PeerRefusal> {
         handler::receive_snapshot(&self.core, body).await
@@ -261,17 +272,15 @@ impl Replica {
     /// Resolves when the member broke.
     pub async fn failed(&self) -> Failure {
         let mut store = self.failure.clone();
-        let mut metrics = self.core.raft.metrics();
         let raft = async {
+            // Not by waiting for the metrics to change: they do with every entry.
+            let mut looks = tokio::time::interval(FAILURE_INTERVAL);
             loop {
-                let running = metrics.borrow_watched().running_state.clone();
-                match running {
+                looks.tick().await;
+                match self.core.raft.metrics().borrow_watched().running_state.clone() {
+                    // A shutdown that was asked for is no failure.
                     Err(openraft::errors::Fatal::Stopped) | Ok(()) => {}
                     Err(fatal) => return fatal.to_string(),
-                }
-                if metrics.changed().await.is_err() {
-                    // A shutdown that was asked for is no failure.
-                    std::future::pending::<()>().await;
                 }
             }
         };

@@ -62,6 +62,10 @@ impl Transport for Wire {
             .map_err(|refusal| TransportError::Refused { address: address.to_owned(), reason: refusal.to_string() })
     }
 
+    async fn is_gone(&self, address: &str) -> bool {
+        !self.wires.members.lock().contains_key(address)
+    }
+
     async fn call_streaming(
         &self,
         address: &str,

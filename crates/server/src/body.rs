@@ -2,10 +2,11 @@
 
 use std::sync::Arc;
 
-use axum::body::Body;
+use axum::body::{Body, HttpBody};
 use axum::http::{HeaderMap, Request, StatusCode, header};
 use bytes::BytesMut;
 use futures_util::StreamExt;
+
 use serde_json::Value;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::Instant;
@@ -28,6 +29,9 @@ pub(crate) async fn read_json(
     deadline: Instant,
     bodies: &Arc<Semaphore>,
 ) -> Result<Option<JsonBody>, Failure> {
+    if request.body().is_end_stream() {
+        return Ok(None);
+    }
     let (parts, body) = request.into_parts();
     let declared = content_length(&parts.headers);
     if declared.is_some_and(|bytes| bytes > bytes_max) && parts.headers.contains_key(header::EXPECT) {

@@ -10,11 +10,11 @@ use axum::http::{HeaderValue, Method, Request, Uri};
 use axum::response::{IntoResponse, Response};
 use futures_util::FutureExt;
 use rollcall_api::header as names;
-use tokio::sync::Semaphore;
+use tokio::sync::{Semaphore, SemaphorePermit};
 use tower::ServiceExt;
 use tracing::Instrument;
 
-use crate::limits::REQUESTS_MAX;
+use crate::limits::{READS_MAX, REQUESTS_MAX, WRITES_MAX};
 use crate::native::{self, Native};
 use crate::reply::{self, Failure};
 use crate::request;
@@ -50,11 +50,14 @@ impl Edge {
         let request_id = request::request_id(request.headers());
         let traceparent = request.headers().get(names::TRACEPARENT).cloned();
         let write = !matches!(*request.method(), Method::GET | Method::HEAD | Method::OPTIONS);
-        // At info, so that a warning from within names the request at the usual level.
-        let span = tracing::info_span!(
+        let path = request.uri().path_and_query().cloned();
+        let method = request.method().clone();
+        // Formatting a span costs more than many a request, so that there is none at the usual level: what goes wrong
+        // names the request itself.
+        let span = tracing::debug_span!(
             "request",
             id = %request_id,
-            method = %request.method(),
+            %method,
             path = request.uri().path(),
             traceparent = traceparent.as_ref().and_then(|value| value.to_str().ok()),
         );
@@ -62,7 +65,15 @@ impl Edge {
             let mut response = self.answer(request, crowded).await;
             if let Some(failure) = reply::failure_of(&mut response) {
                 if failure.status().is_server_error() {
-                    tracing::warn!(code = failure.code(), detail = %failure.detail(), "the request failed");
+                    tracing::warn!(
+                        id = %request_id,
+                        %method,
+                        path = path.as_ref().map(PathAndQuery::path),
+                        traceparent = traceparent.as_ref().and_then(|value| value.to_str().ok()),
+                        code = failure.code(),
+                        detail = %failure.detail(),
+                        "the request failed"
+                    );
                 }
                 response = failure.render(&request_id, write);
             }
@@ -84,6 +95,20 @@ impl Edge {
         response
     }
 
+    /// A place for a request, if its kind may have one: a node with too much work refuses reads first and heartbeats last.
+    fn admit(&self, request: &Request<Body>) -> Option<SemaphorePermit<'_>> {
+        let path = request.uri().path();
+        let share = if *request.method() == Method::GET {
+            READS_MAX
+        } else if path.ends_with("/heartbeat") || path == "/api/heartbeats" {
+            REQUESTS_MAX
+        } else {
+            WRITES_MAX
+        };
+        let in_work = REQUESTS_MAX.saturating_sub(self.requests.available_permits());
+        if in_work < share { self.requests.try_acquire().ok() } else { None }
+    }
+
     async fn answer(&self, request: Request<Body>, crowded: bool) -> Response {
         let exempt = request.uri().path() == LIVEZ;
         if crowded && !exempt {
@@ -92,8 +117,8 @@ impl Edge {
         let Some(running) = self.running.get() else {
             return if exempt { native::alive() } else { Failure::not_ready([]).into_response() };
         };
-        let permit = if exempt { None } else { Some(self.requests.try_acquire()) };
-        if matches!(permit, Some(Err(_))) {
+        let permit = if exempt { None } else { Some(self.admit(&request)) };
+        if matches!(permit, Some(None)) {
             return Failure::overloaded("requests in work").into_response();
         }
         let answered = AssertUnwindSafe(running.router.clone().oneshot(request)).catch_unwind().await;
@@ -189,6 +214,23 @@ mod tests {
         assert!(!problem.detail.contains("boom"), "what a panic says is for the log");
         assert_eq!(edge.handle(ask("GET", LIVEZ), false).await.status(), 200);
         assert_eq!(edge.requests.available_permits(), REQUESTS_MAX);
+    }
+
+    #[tokio::test]
+    async fn p11_reads_are_refused_first_and_heartbeats_last() {
+        let edge = running(Router::new());
+        let asks =
+            [("GET", "/api/services"), ("POST", "/api/services/register"), ("POST", "/api/services/a/heartbeat")];
+        let mut statuses = Vec::new();
+        for in_work in [READS_MAX - 1, READS_MAX, WRITES_MAX, REQUESTS_MAX] {
+            let _work = edge.requests.try_acquire_many(u32::try_from(in_work).unwrap()).unwrap();
+            for (method, path) in asks {
+                let request = Request::builder().method(method).uri(path).body(Body::empty()).unwrap();
+                statuses.push(edge.handle(request, false).await.status().as_u16());
+            }
+        }
+        // There is no route here: 404 is an answer.
+        assert_eq!(statuses, [404, 404, 404, 503, 404, 404, 503, 503, 404, 503, 503, 503]);
     }
 
     #[tokio::test]

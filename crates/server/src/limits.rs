@@ -20,6 +20,12 @@ pub(crate) const PEER_REQUESTS_MAX: usize = 64;
 /// Requests in work at once. Writes held through an election count, so it is not much less than the connections.
 pub(crate) const REQUESTS_MAX: usize = 8_192;
 
+/// Of those, reads may take this many: whoever looks something up can ask another node.
+pub(crate) const READS_MAX: usize = REQUESTS_MAX / 2;
+
+/// Of those, everything but heartbeats may take this many: an agent that cannot renew is struck off.
+pub(crate) const WRITES_MAX: usize = REQUESTS_MAX / 4 * 3;
+
 /// All request bodies being read and parsed at once, in KiB; a parsed body takes some ten times its text.
 pub(crate) const BODIES_KIB_MAX: usize = 65_536;
 

@@ -82,7 +82,11 @@ pub(crate) fn request_id(headers: &HeaderMap) -> String {
         !text.is_empty() && text.len() <= REQUEST_ID_BYTES_MAX && text.bytes().all(|b| b.is_ascii_graphic())
     };
     let sent = headers.get(names::REQUEST_ID).and_then(|value| value.to_str().ok()).filter(usable);
-    sent.map_or_else(|| uuid::Uuid::new_v4().to_string(), str::to_owned)
+    sent.map_or_else(new_request_id, str::to_owned)
+}
+
+fn new_request_id() -> String {
+    uuid::Builder::from_random_bytes(rand::random()).into_uuid().to_string()
 }
 
 /// What `If-Match` and `If-None-Match` ask of a write.

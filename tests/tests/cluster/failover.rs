@@ -142,6 +142,24 @@ async fn mixed_write(api: &Api, n: usize) {
     }
 }
 
+/// A process that ended is gone for certain, and nobody waits for its lease to run out.
+#[tokio::test]
+async fn a_leader_whose_process_ended_is_succeeded_without_an_election_timeout() {
+    const TIMEOUT_MS_MIN: u64 = 60_000;
+    let timeouts = ["--election-timeout-ms-min", "60000", "--election-timeout-ms-max", "120000"];
+    let mut cluster = Cluster::start_with(3, &timeouts).await;
+    for _ in 0..2 {
+        let leader = cluster.leader().await;
+        cluster.nodes[leader].kill9();
+        let killed = Instant::now();
+        cluster.nodes[(leader + 1) % 3].api.register("after-the-kill", TTL_MS).await;
+        assert!(killed.elapsed() < Duration::from_millis(TIMEOUT_MS_MIN), "it took {:?}", killed.elapsed());
+        cluster.nodes[leader].start();
+        cluster.ready().await;
+    }
+    cluster.digests_agree().await;
+}
+
 /// SIGTERM is no failure: the leader hands over and ends in peace, and the next write hardly waits.
 #[tokio::test]
 async fn leader_hands_over_when_it_is_asked_to_end() {

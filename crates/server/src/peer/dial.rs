@@ -202,6 +202,11 @@ impl Transport for Wires {
         }
     }
 
+    async fn is_gone(&self, address: &str) -> bool {
+        let connected = tokio::time::timeout(CONNECT_TIMEOUT, TcpStream::connect(address)).await;
+        matches!(connected, Ok(Err(error)) if error.kind() == io::ErrorKind::ConnectionRefused)
+    }
+
     async fn call_streaming(
         &self,
         address: &str,

@@ -121,6 +121,24 @@ pub(crate) async fn serve(listener: TcpListener, stop: CancellationToken, edge: 
     listener::serve(listener, PEER_CONNECTIONS_MAX, stop, connection).await;
 }
 
+/// Tells the replica when a connection ends on which appends came.
+struct Contact<'a> {
+    edge: &'a PeerEdge,
+    stop: &'a CancellationToken,
+    appends: bool,
+}
+
+impl Drop for Contact<'_> {
+    fn drop(&mut self) {
+        if self.appends
+            && !self.stop.is_cancelled()
+            && let Some(replica) = self.edge.replica.get()
+        {
+            replica.contact_lost();
+        }
+    }
+}
+
 async fn connection(mut stream: TcpStream, edge: PeerEdge, stop: CancellationToken) -> io::Result<()> {
     prepare(&stream);
     let mut said = [0; PREAMBLE.len()];
@@ -134,6 +152,7 @@ async fn connection(mut stream: TcpStream, edge: PeerEdge, stop: CancellationTok
     let mut frames: Frames = FramedRead::new(reader, codec());
     let mut working = FuturesUnordered::new();
     let mut open_for_more = true;
+    let mut contact = Contact { edge: &edge, stop: &stop, appends: false };
     // Handlers run within this task: an answer costs no more than one wake-up.
     loop {
         tokio::select! {
@@ -145,6 +164,7 @@ async fn connection(mut stream: TcpStream, edge: PeerEdge, stop: CancellationTok
             frame_in = frames.next(), if open_for_more && working.len() < PEER_REQUESTS_MAX => {
                 let Some(frame_in) = frame_in else { return Ok(()) };
                 let (number, tag, body) = open(frame_in?).ok_or(io::ErrorKind::InvalidData)?;
+                contact.appends |= PeerRoute::of(tag) == Some(PeerRoute::Append);
                 if PeerRoute::of(tag) == Some(PeerRoute::Snapshot) {
                     let (verdict, body) = edge.snapshot(body, &mut frames).await;
                     return writer.write_all_buf(&mut frame(number, verdict.code(), body)).await;
