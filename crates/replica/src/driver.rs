@@ -50,7 +50,7 @@ enum Attempt {
     Unknown,
 }
 
-async fn bring(core: &Core, mut batch: Vec<Pending>, origin: Origin) {
+async fn bring(core: &Arc<Core>, mut batch: Vec<Pending>, origin: Origin) {
     // Once an answer was lost nothing can be withdrawn any more; until then everything can that is not on its way.
     let mut lost = false;
     loop {
@@ -83,7 +83,20 @@ async fn bring(core: &Core, mut batch: Vec<Pending>, origin: Origin) {
         };
         match attempt {
             Attempt::Done(answer) if answer.outcomes.len() == sizes.all => {
-                return merged.distribute(batch, &answer, &sizes);
+                if core.roll.applied_index() >= answer.index {
+                    return merged.distribute(batch, &answer, &sizes);
+                }
+                // Applied at the leader, but not here yet: whoever is answered must find it at this node too. The next
+                // batch does not wait for that.
+                let core = core.clone();
+                tokio::spawn(async move {
+                    tokio::select! {
+                        () = core.stop.cancelled() => {}
+                        _ = core.wait_applied(answer.index, Instant::now() + FORWARD_TIMEOUT) => {}
+                    }
+                    merged.distribute(batch, &answer, &sizes);
+                });
+                return;
             }
             Attempt::Done(answer) => {
                 tracing::error!(expected = sizes.all, got = answer.outcomes.len(), "an entry answered amiss");
