@@ -1,0 +1,223 @@
+//! What a work found out: one object for every work, as JSON for programs and as a table for people.
+
+use std::fmt::Write;
+
+use hdrhistogram::Histogram;
+use serde::{Deserialize, Serialize};
+use serde_json::{Map, Value};
+
+use crate::engine::Measured;
+use crate::record::{Percentiles, histogram};
+use crate::usage::NodeUsage;
+
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Report {
+    pub work: String,
+    /// What was measured, as `rollcall`.
+    pub target: String,
+    pub parameters: Map<String, Value>,
+    /// That succeeded.
+    pub operations: u64,
+    /// What they achieved; the renewals of a batch are one item each.
+    pub items: u64,
+    pub errors: u64,
+    /// The first that differ.
+    pub error_examples: Vec<String>,
+    /// Length of the measured window.
+    pub seconds: f64,
+    pub operations_per_s: f64,
+    pub items_per_s: f64,
+    /// Of the operations that succeeded; with a rate from the moment the plan wanted them, else from their start.
+    pub latency_us: Percentiles,
+    /// Null if nothing succeeded.
+    pub client_cpu_us_per_operation: Option<f64>,
+    /// Of all nodes together. Null if the processor time of one is unknown, or if nothing succeeded.
+    pub server_cpu_us_per_operation: Option<f64>,
+    pub server_cpu_us_per_item: Option<f64>,
+    pub nodes: Vec<NodeUsage>,
+    /// What this work alone has to say; units stand last in the names.
+    pub extra: Map<String, Value>,
+}
+
+impl Report {
+    /// All that is the same for every work. A work with several kinds of operations gets them one by one in `extra`, a
+    /// load with a rate how well it was kept.
+    pub fn new(work: &str, target: &str, parameters: Value, measured: &Measured) -> Self {
+        let mut latency_us = histogram();
+        for kind in &measured.kinds {
+            latency_us += &kind.latency_us;
+        }
+        let operations = latency_us.len();
+        let items = measured.kinds.iter().map(|kind| kind.items).sum();
+        let server_cpu_s: Option<f64> = measured.nodes.iter().map(|node| node.cpu_s).sum();
+        let server_cpu_s = server_cpu_s.filter(|_| !measured.nodes.is_empty());
+        let mut extra = Map::new();
+        if measured.kinds.len() > 1 {
+            let kinds = measured.kinds.iter().map(|kind| {
+                let about = serde_json::json!({
+                    "operations": kind.latency_us.len(),
+                    "operations_per_s": per(kind.latency_us.len() as f64, measured.seconds),
+                    "latency_us": percentiles(&kind.latency_us),
+                });
+                (kind.name.to_owned(), about)
+            });
+            extra.insert("kinds".to_owned(), kinds.collect::<Map<_, _>>().into());
+        }
+        if let Some(lateness_us) = &measured.lateness_us {
+            extra.insert("begun_late_us".to_owned(), percentiles(lateness_us));
+            extra.insert("not_begun".to_owned(), measured.not_begun.into());
+        }
+        Self {
+            work: work.to_owned(),
+            target: target.to_owned(),
+            parameters: into_map(parameters),
+            operations,
+            items,
+            errors: measured.errors,
+            error_examples: measured.error_examples.clone(),
+            seconds: rounded(measured.seconds, 3),
+            operations_per_s: per(operations as f64, measured.seconds),
+            items_per_s: per(items as f64, measured.seconds),
+            latency_us: Percentiles::from(&latency_us),
+            client_cpu_us_per_operation: share_us(Some(measured.client_cpu_s), operations),
+            server_cpu_us_per_operation: share_us(server_cpu_s, operations),
+            server_cpu_us_per_item: share_us(server_cpu_s, items),
+            nodes: measured.nodes.clone(),
+            extra,
+        }
+    }
+
+    /// Adds to `extra` what only this work has to say.
+    pub fn with_extra(mut self, extra: Value) -> Self {
+        self.extra.append(&mut into_map(extra));
+        self
+    }
+
+    /// Something that must not be, found beside the operations themselves.
+    pub fn add_error(&mut self, what: String) {
+        self.errors += 1;
+        self.error_examples.push(what);
+    }
+
+    /// For people.
+    pub fn table(&self) -> String {
+        let rate =
+            |count: u64, per_s: f64, what: &str| format!("{count} {what} in {} s: {per_s} per s", self.seconds);
+        let mut rows = vec![
+            ("work", format!("{} at {}", self.work, self.target)),
+            ("parameters", listed(&self.parameters)),
+            ("operations", rate(self.operations, self.operations_per_s, "operations")),
+        ];
+        if self.items != self.operations {
+            rows.push(("items", rate(self.items, self.items_per_s, "items")));
+        }
+        rows.push(("errors", self.errors.to_string()));
+        rows.extend(self.error_examples.iter().map(|example| ("", example.clone())));
+        rows.push(("latency", latency(&self.latency_us)));
+        if let Some(us) = self.client_cpu_us_per_operation {
+            rows.push(("generator", format!("{us} µs of processor time per operation")));
+        }
+        if let (Some(us), Some(us_per_item)) = (self.server_cpu_us_per_operation, self.server_cpu_us_per_item) {
+            rows.push(("nodes", format!("{us} µs of processor time per operation, {us_per_item} µs per item")));
+        }
+        rows.extend(self.extra.iter().map(|(key, value)| (key.as_str(), plain(value))));
+        let mut text = aligned(rows.into_iter().map(|(key, value)| vec![key.to_owned(), value]).collect());
+        if !self.nodes.is_empty() {
+            text.push('\n');
+            text.push_str(&aligned(node_rows(&self.nodes)));
+        }
+        text
+    }
+}
+
+/// A histogram of microseconds as the reports show it.
+pub fn percentiles(histogram: &Histogram<u64>) -> Value {
+    let shown = Percentiles::from(histogram);
+    serde_json::to_value(shown).expect("a struct of numbers is JSON")
+}
+
+pub(crate) fn rounded(number: f64, digits: i32) -> f64 {
+    let scale = 10_f64.powi(digits);
+    (number * scale).round() / scale
+}
+
+pub(crate) fn per(count: f64, seconds: f64) -> f64 {
+    if seconds > 0.0 { rounded(count / seconds, 1) } else { 0.0 }
+}
+
+fn share_us(cpu_s: Option<f64>, count: u64) -> Option<f64> {
+    cpu_s.filter(|_| count > 0).map(|cpu_s| rounded(cpu_s * 1e6 / count as f64, 2))
+}
+
+fn into_map(value: Value) -> Map<String, Value> {
+    match value {
+        Value::Object(map) => map,
+        other => unreachable!("parameters and extras are given as objects, not as {other}"),
+    }
+}
+
+fn latency(us: &Percentiles) -> String {
+    let ms = |us: u64| us as f64 / 1_000.0;
+    format!(
+        "p50 {:.3}, p90 {:.3}, p99 {:.3}, p99.9 {:.3}, max {:.3}, mean {:.3} ms",
+        ms(us.p50),
+        ms(us.p90),
+        ms(us.p99),
+        ms(us.p99_9),
+        ms(us.max),
+        us.mean / 1_000.0
+    )
+}
+
+fn plain(value: &Value) -> String {
+    match value {
+        Value::String(text) => text.clone(),
+        Value::Object(map) => listed(map),
+        Value::Array(values) => values.iter().map(plain).collect::<Vec<_>>().join("; "),
+        other => other.to_string(),
+    }
+}
+
+fn listed(map: &Map<String, Value>) -> String {
+    let pair = |(key, value): (&String, &Value)| match value {
+        Value::Object(inner) => format!("{key} ({})", listed(inner)),
+        Value::Array(values) => format!("{key}={}", values.iter().map(plain).collect::<Vec<_>>().join(",")),
+        value => format!("{key}={}", plain(value)),
+    };
+    map.iter().map(pair).collect::<Vec<_>>().join(" ")
+}
+
+fn node_rows(nodes: &[NodeUsage]) -> Vec<Vec<String>> {
+    let mib = |bytes: Option<u64>| bytes.map_or("?".to_owned(), |bytes| format!("{} MiB", bytes >> 20));
+    let head = ["NODE", "PID", "CPU", "RSS BEGIN", "RSS END", "RSS PEAK"];
+    let mut rows = vec![head.iter().map(|&cell| cell.to_owned()).collect()];
+    for node in nodes {
+        rows.push(vec![
+            node.label.clone(),
+            node.pid.to_string(),
+            node.cpu_s.map_or("?".to_owned(), |cpu_s| format!("{cpu_s} s")),
+            mib(node.rss_bytes_begin),
+            mib(node.rss_bytes_end),
+            mib(node.rss_bytes_peak),
+        ]);
+    }
+    rows
+}
+
+/// Columns as wide as their widest cell. What a server said must not drive the terminal.
+fn aligned(rows: Vec<Vec<String>>) -> String {
+    let width = |column: usize| rows.iter().filter_map(|row| row.get(column)).map(|cell| cell.chars().count()).max();
+    let columns = rows.iter().map(Vec::len).max().unwrap_or(0);
+    let widths: Vec<_> = (0..columns).map(|column| width(column).unwrap_or(0)).collect();
+    let mut text = String::new();
+    for row in &rows {
+        let mut line = String::new();
+        for (cell, width) in row.iter().zip(&widths) {
+            let cell: String = cell.chars().map(|c| if c.is_control() { '\u{fffd}' } else { c }).collect();
+            let _ = write!(line, "{cell:<width$}  ");
+        }
+        text.push_str(line.trim_end());
+        text.push('\n');
+    }
+    text
+}
