@@ -23,6 +23,16 @@ pub enum Node {
     Followers,
 }
 
+impl Node {
+    pub fn word(self) -> &'static str {
+        match self {
+            Self::Any => "any",
+            Self::Leader => "leader",
+            Self::Followers => "followers",
+        }
+    }
+}
+
 /// How long.
 #[derive(clap::Args, Clone, Debug)]
 pub struct Window {

@@ -105,7 +105,7 @@ struct Shared {
     live: Option<Live>,
 }
 
-/// Drives all sessions to the end of the load, and gives them back with what was measured.
+/// Drives all sessions to the end of the load, and gives them back, in their order, with what was measured.
 pub async fn run<S: Session>(load: &Load, sessions: Vec<S>, processes: &Processes) -> (Measured, Vec<S>) {
     let shown = std::io::stderr().is_terminal();
     run_with(load, sessions, processes, shown, Alarm::precise).await
@@ -147,17 +147,18 @@ async fn run_with<S: Session>(
         });
     }
 
-    let mut begin = Sample::take(processes);
+    let mut meter = Meter::begin(load.kinds, processes);
     let mut driven = JoinSet::new();
-    for session in sessions {
-        driven.spawn(drive(session, Record::new(load.kinds), shared.clone()));
+    for (place, session) in sessions.into_iter().enumerate() {
+        let driving = drive(session, Record::new(load.kinds), shared.clone());
+        driven.spawn(async move { (place, driving.await) });
     }
-    let (end, finished, not_begun) = match load.span {
+    let (end, mut finished, not_begun) = match load.span {
         Span::Window { warm_up, duration } => {
             tokio::time::sleep(warm_up).await;
-            begin = Sample::take(processes);
+            meter = Meter::begin(load.kinds, processes);
             shared.phase.store(MEASURED, Ordering::Release);
-            tokio::time::sleep_until(begin.at + duration).await;
+            tokio::time::sleep_until(meter.begin.at + duration).await;
             shared.phase.store(OVER, Ordering::Release);
             let not_begun = shared.pacer.as_ref().map_or(0, Pacer::stop);
             (Sample::take(processes), driven.join_all().await, not_begun)
@@ -172,23 +173,49 @@ async fn run_with<S: Session>(
         live.clear();
     }
 
-    let mut total = Record::new(load.kinds);
+    finished.sort_by_key(|(place, _)| *place);
     let mut sessions = Vec::with_capacity(finished.len());
-    for (session, record) in finished {
-        total.add(&record);
+    for (_, (session, record)) in finished {
+        meter.record.add(&record);
         sessions.push(session);
     }
-    let measured = Measured {
-        seconds: (end.at - begin.at).as_secs_f64(),
-        kinds: total.kinds,
-        lateness_us: load.rate_per_s.map(|_| total.lateness_us),
-        not_begun,
-        errors: total.errors,
-        error_examples: total.error_examples,
-        client_cpu_s: end.own_cpu.saturating_sub(begin.own_cpu).as_secs_f64(),
-        nodes: processes.usage(&begin.nodes, &end.nodes),
-    };
+    let mut measured = meter.end_at(&end, processes);
+    if shared.pacer.is_none() {
+        measured.lateness_us = None;
+    }
+    measured.not_begun = not_begun;
     (measured, sessions)
+}
+
+/// Notes for a window, for a work that drives itself.
+pub(crate) struct Meter {
+    begin: Sample,
+    pub(crate) record: Record,
+}
+
+impl Meter {
+    pub(crate) fn begin(kinds: &[&'static str], processes: &Processes) -> Self {
+        Self { begin: Sample::take(processes), record: Record::new(kinds) }
+    }
+
+    pub(crate) fn end(self, processes: &Processes) -> Measured {
+        let measured = self.end_at(&Sample::take(processes), processes);
+        Measured { lateness_us: None, ..measured }
+    }
+
+    fn end_at(self, end: &Sample, processes: &Processes) -> Measured {
+        let Self { begin, record } = self;
+        Measured {
+            seconds: (end.at - begin.at).as_secs_f64(),
+            kinds: record.kinds,
+            lateness_us: Some(record.lateness_us),
+            not_begun: 0,
+            errors: record.errors,
+            error_examples: record.error_examples,
+            client_cpu_s: end.own_cpu.saturating_sub(begin.own_cpu).as_secs_f64(),
+            nodes: processes.usage(&begin.nodes, &end.nodes),
+        }
+    }
 }
 
 /// What is taken at each end of the window.

@@ -24,7 +24,7 @@ use crate::error::RequestError;
 const TAIL_BYTES: usize = 1_024;
 
 /// One node's client port.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(crate) struct Endpoint {
     /// As `127.0.0.1:7900`.
     pub(crate) authority: String,

@@ -17,9 +17,13 @@ pub fn histogram() -> Histogram<u64> {
 }
 
 pub(crate) fn note(histogram: &mut Histogram<u64>, duration: Duration) {
+    note_many(histogram, duration, 1);
+}
+
+/// The same duration so many times.
+pub(crate) fn note_many(histogram: &mut Histogram<u64>, duration: Duration, count: u64) {
     let us = u64::try_from(duration.as_micros()).unwrap_or(u64::MAX);
-    // It could fail only where half a million years do not fit into memory.
-    let _ = histogram.record(us);
+    histogram.record_n(us, count).expect("a histogram that grows takes every number");
 }
 
 /// A distribution in microseconds.

@@ -65,7 +65,7 @@ impl Report {
         }
         if let Some(lateness_us) = &measured.lateness_us {
             extra.insert("begun_late_us".to_owned(), percentiles(lateness_us));
-            extra.insert("not_begun".to_owned(), measured.not_begun.into());
+            extra.insert("not_begun_operations".to_owned(), measured.not_begun.into());
         }
         Self {
             work: work.to_owned(),
@@ -120,8 +120,21 @@ impl Report {
         if let (Some(us), Some(us_per_item)) = (self.server_cpu_us_per_operation, self.server_cpu_us_per_item) {
             rows.push(("nodes", format!("{us} µs of processor time per operation, {us_per_item} µs per item")));
         }
-        rows.extend(self.extra.iter().map(|(key, value)| (key.as_str(), plain(value))));
-        let mut text = aligned(rows.into_iter().map(|(key, value)| vec![key.to_owned(), value]).collect());
+        let mut rows: Vec<_> = rows.into_iter().map(|(key, value)| vec![key.to_owned(), value]).collect();
+        for (key, value) in &self.extra {
+            match value {
+                Value::Object(parts) if parts.values().any(Value::is_object) => {
+                    rows.push(vec![key.clone()]);
+                    rows.extend(parts.iter().map(|(part, value)| vec![format!("  {part}"), plain(value)]));
+                }
+                Value::Array(parts) => {
+                    rows.push(vec![key.clone(), parts.len().to_string()]);
+                    rows.extend(parts.iter().map(|value| vec![String::new(), plain(value)]));
+                }
+                value => rows.push(vec![key.clone(), plain(value)]),
+            }
+        }
+        let mut text = aligned(rows);
         if !self.nodes.is_empty() {
             text.push('\n');
             text.push_str(&aligned(node_rows(&self.nodes)));
@@ -173,7 +186,7 @@ fn plain(value: &Value) -> String {
     match value {
         Value::String(text) => text.clone(),
         Value::Object(map) => listed(map),
-        Value::Array(values) => values.iter().map(plain).collect::<Vec<_>>().join("; "),
+        Value::Array(values) => values.iter().map(plain).collect::<Vec<_>>().join(","),
         other => other.to_string(),
     }
 }
@@ -181,7 +194,6 @@ fn plain(value: &Value) -> String {
 fn listed(map: &Map<String, Value>) -> String {
     let pair = |(key, value): (&String, &Value)| match value {
         Value::Object(inner) => format!("{key} ({})", listed(inner)),
-        Value::Array(values) => format!("{key}={}", values.iter().map(plain).collect::<Vec<_>>().join(",")),
         value => format!("{key}={}", plain(value)),
     };
     map.iter().map(pair).collect::<Vec<_>>().join(" ")

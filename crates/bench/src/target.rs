@@ -86,13 +86,25 @@ impl Target {
             }
         };
         if addresses.is_empty() {
-            return Err(Error::Usage { what: format!("--node: the cluster has no {node:?} now").to_lowercase() });
+            return Err(Error::Usage { what: format!("--node {}: the cluster has none now", node.word()) });
         }
         let mut nodes = Vec::new();
         for address in addresses {
             nodes.push(resolve(address, &self.access, self.timeout).await?);
         }
         Ok(nodes)
+    }
+
+    /// The endpoints, whose requests say that they wait no longer than this.
+    pub(crate) fn endpoints_with_timeout(&self, timeout: Duration) -> Vec<Arc<Endpoint>> {
+        let impatient = |endpoint: &Arc<Endpoint>| {
+            let mut endpoint = Endpoint::clone(endpoint);
+            for headers in [&mut endpoint.headers, &mut endpoint.headers_of_json] {
+                headers.insert(REQUEST_TIMEOUT_MS, timeout_value(timeout));
+            }
+            Arc::new(endpoint)
+        };
+        self.endpoints.iter().map(impatient).collect()
     }
 
     /// Opens that many connections, to the nodes in turn.
@@ -188,15 +200,19 @@ async fn resolve(text: &str, access: &Access, timeout: Duration) -> Result<Arc<E
         Ok(())
     };
     add(HOST, &authority)?;
-    let node_timeout_ms = timeout.clamp(Duration::from_millis(1), NODE_TIMEOUT_MAX).as_millis();
-    add(HeaderName::from_static(REQUEST_TIMEOUT_MS), &node_timeout_ms.to_string())?;
     if let Some(token) = &access.token {
         add(AUTHORIZATION, &format!("Bearer {token}"))?;
     }
     if let Some(tenant) = &access.tenant {
         add(HeaderName::from_static(TENANT_ID), tenant)?;
     }
+    headers.insert(REQUEST_TIMEOUT_MS, timeout_value(timeout));
     let mut headers_of_json = headers.clone();
     headers_of_json.insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
     Ok(Arc::new(Endpoint { authority, address, headers, headers_of_json }))
+}
+
+fn timeout_value(timeout: Duration) -> HeaderValue {
+    let timeout = timeout.clamp(Duration::from_millis(1), NODE_TIMEOUT_MAX);
+    HeaderValue::from(u64::try_from(timeout.as_millis()).unwrap_or(u64::MAX))
 }

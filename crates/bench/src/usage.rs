@@ -50,8 +50,9 @@ impl Processes {
         Self { watched: watched.into_iter().map(|(at, pid)| Watched { label: at.to_string(), pid }).collect() }
     }
 
-    pub fn watched(&self) -> &[Watched] {
-        &self.watched
+    /// The process that is called so.
+    pub fn pid_of(&self, label: &str) -> Option<i32> {
+        self.watched.iter().find(|watched| watched.label == label).map(|watched| watched.pid)
     }
 
     pub(crate) fn sample(&self) -> Vec<Option<ProcessSample>> {

@@ -1,7 +1,13 @@
 //! The works: one file for each.
 
+mod expiry;
+mod failover;
+mod fill;
 mod heartbeat;
+mod hold;
 mod lookup;
+mod mixed;
+mod query;
 mod register;
 
 use std::future::Future;
@@ -29,6 +35,18 @@ pub enum Work {
     Heartbeat(heartbeat::Args),
     /// All instances of one service, by its name
     Lookup(lookup::Args),
+    /// A capability, a tag and a label out of many: the few instances that have all three
+    Query(query::Args),
+    /// Heartbeats, lookups, queries and registrations together, by weight
+    Mixed(Box<mixed::Args>),
+    /// So many new instances as fast as they are taken, and what they cost in memory
+    Fill(fill::Args),
+    /// Many instances kept on the roll by timely heartbeats, and how many are lost
+    Hold(hold::Args),
+    /// Instances that all fall silent at once, and how late each node strikes them off
+    Expiry(expiry::Args),
+    /// The leader is killed, and how long no write is taken
+    Failover(failover::Args),
 }
 
 /// A work that came to its end.
@@ -49,6 +67,12 @@ impl Work {
             Self::Register(args) => args.run(&Run::begin(access, &args.common).await?).await,
             Self::Heartbeat(args) => args.run(&Run::begin(access, &args.common).await?).await,
             Self::Lookup(args) => args.run(&Run::begin(access, &args.common).await?).await,
+            Self::Query(args) => args.run(&Run::begin(access, &args.common).await?).await,
+            Self::Mixed(args) => args.run(&Run::begin(access, &args.common).await?).await,
+            Self::Fill(args) => args.run(&Run::begin(access, &args.common).await?).await,
+            Self::Hold(args) => args.run(&Run::begin(access, &args.common).await?).await,
+            Self::Expiry(args) => args.run(&Run::begin(access, &args.common).await?).await,
+            Self::Failover(args) => args.run(&Run::begin(access, &args.common).await?).await,
         }
     }
 }
@@ -104,7 +128,7 @@ fn merge(into: &mut Value, from: Value) {
 fn loop_parameters(sessions: &Sessions, window: &Window, rate: &Rate, own: Value) -> Value {
     let mut all = json!({
         "sessions": sessions.sessions,
-        "node": format!("{:?}", sessions.node).to_lowercase(),
+        "node": sessions.node.word(),
         "warm_up_ms": ms(window.warm_up),
         "duration_ms": ms(window.duration),
         "rate_per_s": rate.rate,
