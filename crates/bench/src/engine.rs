@@ -119,7 +119,8 @@ async fn run_with<S: Session>(
     alarm: impl FnOnce() -> Alarm,
 ) -> (Measured, Vec<S>) {
     let (phase, count) = match load.span {
-        Span::Window { .. } => (WARM_UP, None),
+        Span::Window { warm_up, .. } if !warm_up.is_zero() => (WARM_UP, None),
+        Span::Window { .. } => (MEASURED, None),
         Span::Count(count) => (MEASURED, Some(count)),
     };
     let shared = Arc::new(Shared {
@@ -155,9 +156,11 @@ async fn run_with<S: Session>(
     }
     let (end, mut finished, not_begun) = match load.span {
         Span::Window { warm_up, duration } => {
-            tokio::time::sleep(warm_up).await;
-            meter = Meter::begin(load.kinds, processes);
-            shared.phase.store(MEASURED, Ordering::Release);
+            if !warm_up.is_zero() {
+                tokio::time::sleep(warm_up).await;
+                meter = Meter::begin(load.kinds, processes);
+                shared.phase.store(MEASURED, Ordering::Release);
+            }
             tokio::time::sleep_until(meter.begin.at + duration).await;
             shared.phase.store(OVER, Ordering::Release);
             let not_begun = shared.pacer.as_ref().map_or(0, Pacer::stop);
@@ -277,4 +280,136 @@ async fn drive<S: Session>(mut session: S, mut record: Record, shared: Arc<Share
         }
     }
     (session, record)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io;
+    use std::sync::Mutex;
+
+    use super::*;
+
+    /// Takes as long as told for each number, and fails where told.
+    #[derive(Clone)]
+    struct Scripted {
+        takes: fn(u64) -> Duration,
+        fails: fn(u64) -> bool,
+        numbers: Arc<Mutex<Vec<u64>>>,
+        warmed_up: bool,
+    }
+
+    impl Scripted {
+        fn new(takes: fn(u64) -> Duration) -> Self {
+            Self { takes, fails: |_| false, numbers: Arc::default(), warmed_up: false }
+        }
+    }
+
+    impl Session for Scripted {
+        type Error = io::Error;
+
+        async fn operate(&mut self, number: u64) -> Result<Done, io::Error> {
+            self.numbers.lock().expect("nobody panicked with it").push(number);
+            until((self.takes)(number)).await;
+            if (self.fails)(number) {
+                Err(io::Error::other(format!("no {}", number % 2)))
+            } else {
+                Ok(Done::items(3))
+            }
+        }
+
+        fn warmed_up(&mut self) {
+            self.warmed_up = true;
+        }
+    }
+
+    /// The clock stands still but for this.
+    async fn until(duration: Duration) {
+        tokio::time::sleep(duration).await;
+    }
+
+    const MS: Duration = Duration::from_millis(1);
+
+    async fn measure(span: Span, rate_per_s: Option<f64>, sessions: Vec<Scripted>) -> (Measured, Vec<Scripted>) {
+        let load = Load { title: "test", kinds: &["only"], span, rate_per_s };
+        run_with(&load, sessions, &Processes::default(), false, || Alarm::Runtime).await
+    }
+
+    fn window(warm_up_ms: u32, duration_ms: u32) -> Span {
+        Span::Window { warm_up: MS * warm_up_ms, duration: MS * duration_ms }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn each_session_has_one_operation_at_a_time_and_the_warm_up_does_not_count() {
+        let session = Scripted::new(|_| MS * 10);
+        let (measured, back) = measure(window(1_000, 2_000), None, vec![session.clone(), session]).await;
+        let kind = &measured.kinds[0];
+        assert!((398..=402).contains(&kind.latency_us.len()), "{}", kind.latency_us.len());
+        assert_eq!(kind.items, kind.latency_us.len() * 3);
+        assert_eq!(kind.latency_us.value_at_quantile(0.5) / 1_000, 10);
+        assert!((measured.seconds - 2.0).abs() < 0.01, "{}", measured.seconds);
+        assert!(measured.lateness_us.is_none());
+        assert!(back.len() == 2 && back.iter().all(|session| session.warmed_up));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_count_is_kept_exactly_and_no_number_comes_twice() {
+        for rate_per_s in [None, Some(50.0)] {
+            let session = Scripted::new(|number| MS * (number % 7) as u32);
+            let (measured, _) = measure(Span::Count(100), rate_per_s, vec![session.clone(); 8]).await;
+            let mut numbers = session.numbers.lock().expect("nobody panicked with it").clone();
+            numbers.sort_unstable();
+            assert_eq!(numbers, (0..100).collect::<Vec<_>>());
+            assert_eq!(measured.kinds[0].latency_us.len(), 100);
+            // The last of a hundred at 50 per second is due after 1.98 s, and nobody waits for another turn.
+            assert_eq!(rate_per_s.is_some(), measured.seconds > 1.9, "{}", measured.seconds);
+            assert!(measured.seconds < 2.0, "{}", measured.seconds);
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_rate_is_kept_at_even_intervals() {
+        let (measured, _) = measure(window(0, 10_000), Some(100.0), vec![Scripted::new(|_| MS); 4]).await;
+        let latency = &measured.kinds[0].latency_us;
+        assert!((999..=1_001).contains(&latency.len()), "{}", latency.len());
+        assert!(latency.max() < 5_000, "{}", latency.max());
+        assert_eq!(measured.not_begun, 0);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn with_a_rate_who_waits_behind_a_slow_one_is_late_from_the_plan_on() {
+        // One session, a turn each 100 ms; the first takes a second, and nine turns become due meanwhile.
+        let session = Scripted::new(|number| if number == 0 { MS * 1_000 } else { MS });
+        let (measured, _) = measure(window(0, 3_000), Some(10.0), vec![session]).await;
+        let (latency, lateness) =
+            (&measured.kinds[0].latency_us, measured.lateness_us.as_ref().expect("there is a rate"));
+        let late = |at_least_ms: u64| latency.len() - latency.count_between(0, at_least_ms * 1_000 - 1);
+        assert_eq!((late(990), late(800), late(500)), (1, 3, 6));
+        assert!((895_000..910_000).contains(&lateness.max()), "{}", lateness.max());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn what_a_rate_asks_too_much_is_told() {
+        let (measured, _) = measure(window(0, 1_000), Some(100.0), vec![Scripted::new(|_| MS * 100)]).await;
+        assert_eq!(measured.kinds[0].latency_us.len(), 10);
+        assert!((90..=91).contains(&measured.not_begun), "{}", measured.not_begun);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn an_operation_that_hangs_at_the_end_is_waited_for() {
+        let session = Scripted::new(|number| if number == 5 { MS * 60_000 } else { MS * 10 });
+        let (measured, _) = measure(window(0, 100), None, vec![session]).await;
+        assert_eq!(measured.kinds[0].latency_us.len(), 6);
+        assert!(measured.kinds[0].latency_us.max() >= 60_000_000);
+        assert!(measured.seconds < 0.2, "{}", measured.seconds);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn errors_are_counted_and_each_sort_is_shown_once() {
+        let session = Scripted { fails: |number| number % 3 == 0, ..Scripted::new(|_| MS) };
+        let (measured, _) = measure(Span::Count(30), None, vec![session; 2]).await;
+        assert_eq!((measured.errors, measured.kinds[0].latency_us.len()), (10, 20));
+        let mut examples = measured.error_examples.clone();
+        examples.sort_unstable();
+        assert_eq!(examples, ["no 0", "no 1"]);
+    }
 }

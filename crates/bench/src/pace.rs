@@ -118,6 +118,8 @@ mod kernel {
             let mut ready = timer.readable().await?;
             let read = |timer: &AsyncFd<OwnedFd>| Ok(rustix::io::read(timer, &mut [0_u8; 8])?);
             if let Ok(read) = ready.try_io(read) {
+                // It rings once, so there is nothing more to read.
+                ready.clear_ready();
                 return read.map(drop);
             }
         }

@@ -125,3 +125,27 @@ pub fn chain(error: &dyn Error) -> String {
     }
     text
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_sessions_noted_adds_up() {
+        let us = Duration::from_micros;
+        let (mut one, mut two) = (Record::new(&["a", "b"]), Record::new(&["a", "b"]));
+        one.success(Done { items: 2, kind: 0 }, us(100), us(1));
+        one.error(&std::io::Error::other("broken"));
+        two.success(Done { items: 5, kind: 1 }, us(200_000_000), us(3));
+        two.success(Done { items: 1, kind: 0 }, us(300), us(2));
+        two.error(&std::io::Error::other("broken"));
+        one.add(&two);
+        assert_eq!((one.kinds[0].items, one.kinds[1].items, one.errors), (3, 5, 2));
+        assert_eq!(one.error_examples, ["broken"]);
+        assert_eq!(one.lateness_us.len(), 3);
+        let shown = Percentiles::from(&one.kinds[0].latency_us);
+        assert_eq!((shown.p50, shown.p99, shown.max, shown.mean), (100, 300, 300, 200.0));
+        // Three digits of 200 seconds.
+        assert!(one.kinds[1].latency_us.max().abs_diff(200_000_000) < 200_000);
+    }
+}

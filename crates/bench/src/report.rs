@@ -233,3 +233,97 @@ fn aligned(rows: Vec<Vec<String>>) -> String {
     }
     text
 }
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+    use crate::record::{KindRecord, note_many};
+
+    fn measured(kinds: &[&'static str]) -> Measured {
+        let kind = |name: &&'static str| {
+            let mut latency_us = histogram();
+            note_many(&mut latency_us, std::time::Duration::from_micros(1_500), 100);
+            KindRecord { name, latency_us, items: 1_000 }
+        };
+        Measured {
+            seconds: 2.0,
+            kinds: kinds.iter().map(kind).collect(),
+            lateness_us: None,
+            not_begun: 0,
+            errors: 1,
+            error_examples: vec!["no leader (503 no_leader)".to_owned()],
+            client_cpu_s: 0.001,
+            nodes: vec![NodeUsage {
+                label: "127.0.0.1:7900".to_owned(),
+                pid: 7,
+                cpu_s: Some(0.5),
+                rss_bytes_begin: Some(10 << 20),
+                rss_bytes_end: Some(12 << 20),
+                rss_bytes_peak: None,
+            }],
+        }
+    }
+
+    #[test]
+    fn a_report_is_one_object_with_these_names() {
+        let report = Report::new("heartbeat", "rollcall", json!({"sessions": 2}), &measured(&["heartbeat"]))
+            .with_extra(json!({"search_time_us": 3}));
+        let expected = json!({
+            "work": "heartbeat", "target": "rollcall", "parameters": {"sessions": 2},
+            "operations": 100, "items": 1_000, "errors": 1, "error_examples": ["no leader (503 no_leader)"],
+            "seconds": 2.0, "operations_per_s": 50.0, "items_per_s": 500.0,
+            "latency_us": {"p50": 1_500, "p90": 1_500, "p99": 1_500, "p99_9": 1_500, "max": 1_500, "mean": 1_500.0},
+            "client_cpu_us_per_operation": 10.0,
+            "server_cpu_us_per_operation": 5_000.0, "server_cpu_us_per_item": 500.0,
+            "nodes": [{
+                "label": "127.0.0.1:7900", "pid": 7, "cpu_s": 0.5, "rss_bytes_begin": 10_485_760,
+                "rss_bytes_end": 12_582_912, "rss_bytes_peak": null,
+            }],
+            "extra": {"search_time_us": 3},
+        });
+        let json = serde_json::to_string_pretty(&report).expect("JSON");
+        assert_eq!(json, serde_json::to_string_pretty(&expected).expect("JSON"));
+        assert_eq!(serde_json::from_str::<Report>(&json).expect("a report"), report);
+    }
+
+    #[test]
+    fn a_cost_that_is_not_known_in_full_is_not_told() {
+        let mut unknown = measured(&["heartbeat"]);
+        unknown.nodes[0].cpu_s = None;
+        let report = Report::new("heartbeat", "rollcall", json!({}), &unknown);
+        assert_eq!((report.server_cpu_us_per_operation, report.server_cpu_us_per_item), (None, None));
+        unknown.nodes.clear();
+        assert_eq!(Report::new("heartbeat", "rollcall", json!({}), &unknown).server_cpu_us_per_operation, None);
+    }
+
+    #[test]
+    fn the_table_is_for_people() {
+        let mut report =
+            Report::new("mixed", "rollcall", json!({"sessions": 2, "endpoints": ["a", "b"]}), &measured(&["x", "y"]));
+        report.add_error("bad\u{1b}[2J".to_owned());
+        let kind = "operations=100 operations_per_s=50.0 latency_us (p50=1500 p90=1500 p99=1500 p99_9=1500 max=1500 mean=1500.0)";
+        let expected = format!(
+            "\
+work        mixed at rollcall
+parameters  sessions=2 endpoints=a,b
+operations  200 operations in 2 s: 100 per s
+items       2000 items in 2 s: 1000 per s
+errors      2
+            no leader (503 no_leader)
+            bad\u{fffd}[2J
+latency     p50 1.500, p90 1.500, p99 1.500, p99.9 1.500, max 1.500, mean 1.500 ms
+generator   5 µs of processor time per operation
+nodes       2500 µs of processor time per operation, 250 µs per item
+kinds
+  x         {kind}
+  y         {kind}
+
+NODE            PID  CPU    RSS BEGIN  RSS END  RSS PEAK
+127.0.0.1:7900  7    0.5 s  10 MiB     12 MiB   ?
+"
+        );
+        assert_eq!(report.table(), expected);
+    }
+}

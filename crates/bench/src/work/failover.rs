@@ -60,8 +60,15 @@ enum Ending {
 }
 
 impl Args {
+    pub(super) fn check(&self) -> Result<(), Error> {
+        if self.kill {
+            return Ok(());
+        }
+        Err(Error::Usage { what: "failover kills the leader's process; say so by --kill".to_owned() })
+    }
+
     pub(super) async fn run(&self, run: &Run) -> Result<Finished, Error> {
-        self.may_kill(&run.target)?;
+        may_kill_at(&run.target)?;
         let mut writer = Writer::new(run, self.attempt_timeout);
         let mut meter = Meter::begin(&["write"], &run.processes);
         let (killed, end) = {
@@ -112,22 +119,6 @@ impl Args {
         Ok(run.finish(report))
     }
 
-    fn may_kill(&self, target: &Target) -> Result<(), Error> {
-        let refuse = |what: &str| Err(Error::Usage { what: what.to_owned() });
-        if !self.kill {
-            return refuse("failover kills the leader's process; say so by --kill");
-        }
-        if target.endpoints.iter().any(|endpoint| !endpoint.address.ip().is_loopback()) {
-            return refuse(
-                "failover kills processes of this machine only: every endpoint must be a loopback address",
-            );
-        }
-        if target.endpoints.len() < 2 {
-            return refuse("failover needs the endpoints of the nodes that stay; name all nodes by --endpoint");
-        }
-        Ok(())
-    }
-
     /// Kills whoever leads when the warm-up is over.
     async fn kill_leader(&self, run: &Run) -> Result<Killed, Error> {
         tokio::time::sleep(self.window.warm_up).await;
@@ -155,6 +146,17 @@ impl Args {
         })?;
         Ok(Killed { node_id, address, pid, at })
     }
+}
+
+fn may_kill_at(target: &Target) -> Result<(), Error> {
+    let refuse = |what: &str| Err(Error::Usage { what: what.to_owned() });
+    if target.endpoints.iter().any(|endpoint| !endpoint.address.ip().is_loopback()) {
+        return refuse("failover kills processes of this machine only: every endpoint must be a loopback address");
+    }
+    if target.endpoints.len() < 2 {
+        return refuse("failover needs the endpoints of the nodes that stay; name all nodes by --endpoint");
+    }
+    Ok(())
 }
 
 struct Killed {

@@ -39,10 +39,16 @@ pub struct Args {
 }
 
 impl Args {
-    pub(super) async fn run(&self, run: &Run) -> Result<Finished, Error> {
-        if self.batch.is_some_and(|batch| batch > self.instances) {
-            return Err(Error::Usage { what: "--batch: there are fewer --instances than that".to_owned() });
+    pub(super) fn check(&self) -> Result<(), Error> {
+        match self.batch {
+            Some(batch) if batch > self.instances => {
+                Err(Error::Usage { what: "--batch: there are fewer --instances than that".to_owned() })
+            }
+            _ => Ok(()),
         }
+    }
+
+    pub(super) async fn run(&self, run: &Run) -> Result<Finished, Error> {
         let ttl_ms = lasting_ttl_ms(&self.window);
         let shape = |number| Shape::usual(format!("bench-heartbeat-{number}"), number, 300, ttl_ms);
         let documents = Arc::new(Documents::new("bench-heartbeat-".to_owned(), (0..SERVICES).map(shape)));

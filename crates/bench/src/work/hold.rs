@@ -1,4 +1,5 @@
-//! Many instances kept on the roll by timely heartbeats, as the hosts of many agents do it, and lookups beside it.
+//! Many instances kept on the roll by timely heartbeats, as the hosts of many agents do it, and lookups beside it. The
+//! report's operations are the batches of heartbeats; the processor time it gives for each includes the lookups'.
 //!
 //! Leases stand in blocks, each renewed by one request. While the instances are being registered the blocks that are
 //! full are renewed as they become due. Then each block gets its place in an even plan, the one that was touched
@@ -58,10 +59,14 @@ pub struct Args {
 }
 
 impl Args {
-    pub(super) async fn run(&self, run: &Run) -> Result<Finished, Error> {
-        if self.every * 2 >= self.ttl {
-            return Err(Error::Usage { what: "--every: must be less than half of --ttl".to_owned() });
+    pub(super) fn check(&self) -> Result<(), Error> {
+        if self.every.saturating_mul(2) < self.ttl {
+            return Ok(());
         }
+        Err(Error::Usage { what: "--every: must be less than half of --ttl".to_owned() })
+    }
+
+    pub(super) async fn run(&self, run: &Run) -> Result<Finished, Error> {
         let roll = HeldRoll::new(run, self.instances, ms(self.ttl));
         let connections = run.target.connect(self.sessions.node, self.sessions.sessions).await?;
         let fill_begun = Instant::now();

@@ -62,12 +62,25 @@ struct Weights {
     register: f64,
 }
 
+impl Weights {
+    /// The kinds in their order.
+    fn choice(&self) -> Result<WeightedIndex<f64>, Error> {
+        let Self { heartbeat, lookup, query, register } = *self;
+        WeightedIndex::new([heartbeat, lookup, query, register]).map_err(|error| Error::Usage {
+            what: format!("--heartbeat, --lookup, --query, --register: these weights choose nothing: {error}"),
+        })
+    }
+}
+
 impl Args {
+    pub(super) fn check(&self) -> Result<(), Error> {
+        self.weights.choice()?;
+        Population::new(self.instances, self.hits).map(drop)
+    }
+
     pub(super) async fn run(&self, run: &Run) -> Result<Finished, Error> {
         let Weights { heartbeat, lookup, query, register } = self.weights;
-        let kinds = WeightedIndex::new([heartbeat, lookup, query, register]).map_err(|error| Error::Usage {
-            what: format!("--heartbeat, --lookup, --query, --register: these weights choose nothing: {error}"),
-        })?;
+        let kinds = self.weights.choice()?;
         let ttl_ms = lasting_ttl_ms(&self.window);
         let connections = run.target.connect(self.sessions.node, self.sessions.sessions).await?;
 

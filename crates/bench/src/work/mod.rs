@@ -63,16 +63,44 @@ impl Work {
     /// # Errors
     /// When it cannot be done at all. Errors while it is done are counted in the report.
     pub async fn run(self, access: Access) -> Result<Finished, Error> {
+        self.check()?;
+        let run = Run::begin(access, self.common()).await?;
         match self {
-            Self::Register(args) => args.run(&Run::begin(access, &args.common).await?).await,
-            Self::Heartbeat(args) => args.run(&Run::begin(access, &args.common).await?).await,
-            Self::Lookup(args) => args.run(&Run::begin(access, &args.common).await?).await,
-            Self::Query(args) => args.run(&Run::begin(access, &args.common).await?).await,
-            Self::Mixed(args) => args.run(&Run::begin(access, &args.common).await?).await,
-            Self::Fill(args) => args.run(&Run::begin(access, &args.common).await?).await,
-            Self::Hold(args) => args.run(&Run::begin(access, &args.common).await?).await,
-            Self::Expiry(args) => args.run(&Run::begin(access, &args.common).await?).await,
-            Self::Failover(args) => args.run(&Run::begin(access, &args.common).await?).await,
+            Self::Register(args) => args.run(&run).await,
+            Self::Heartbeat(args) => args.run(&run).await,
+            Self::Lookup(args) => args.run(&run).await,
+            Self::Query(args) => args.run(&run).await,
+            Self::Mixed(args) => args.run(&run).await,
+            Self::Fill(args) => args.run(&run).await,
+            Self::Hold(args) => args.run(&run).await,
+            Self::Expiry(args) => args.run(&run).await,
+            Self::Failover(args) => args.run(&run).await,
+        }
+    }
+
+    /// Refuses flags that do not go together, before anybody is asked anything.
+    fn check(&self) -> Result<(), Error> {
+        match self {
+            Self::Heartbeat(args) => args.check(),
+            Self::Query(args) => args.check(),
+            Self::Mixed(args) => args.check(),
+            Self::Hold(args) => args.check(),
+            Self::Failover(args) => args.check(),
+            Self::Register(_) | Self::Lookup(_) | Self::Fill(_) | Self::Expiry(_) => Ok(()),
+        }
+    }
+
+    fn common(&self) -> &Common {
+        match self {
+            Self::Register(args) => &args.common,
+            Self::Heartbeat(args) => &args.common,
+            Self::Lookup(args) => &args.common,
+            Self::Query(args) => &args.common,
+            Self::Mixed(args) => &args.common,
+            Self::Fill(args) => &args.common,
+            Self::Hold(args) => &args.common,
+            Self::Expiry(args) => &args.common,
+            Self::Failover(args) => &args.common,
         }
     }
 }

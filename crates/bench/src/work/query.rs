@@ -41,6 +41,10 @@ pub struct Args {
 }
 
 impl Args {
+    pub(super) fn check(&self) -> Result<(), Error> {
+        Population::new(self.instances, self.hits).map(drop)
+    }
+
     pub(super) async fn run(&self, run: &Run) -> Result<Finished, Error> {
         let ttl_ms = lasting_ttl_ms(&self.window);
         let population = Population::new(self.instances, self.hits)?;
