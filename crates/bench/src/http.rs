@@ -183,9 +183,8 @@ fn take(kept: &mut Vec<u8>, part: &[u8], keep: Keep) {
 /// A connection and the machine that moves its bytes.
 struct Link {
     sender: SendRequest<Full<Bytes>>,
-    wire: http1::Connection<TokioIo<TcpStream>, Full<Bytes>>,
-    /// The machine has come to its end and must not be turned again.
-    ended: bool,
+    /// None once it has come to its end: dropping it is what tells those who still wait for it.
+    wire: Option<http1::Connection<TokioIo<TcpStream>, Full<Bytes>>>,
 }
 
 impl Link {
@@ -201,12 +200,14 @@ impl Link {
         let (sender, wire) = http1::handshake(TokioIo::new(stream))
             .await
             .map_err(|source| RequestError::Http { endpoint: endpoint.authority.clone(), source })?;
-        Ok(Self { sender, wire, ended: false })
+        Ok(Self { sender, wire: Some(wire) })
     }
 
     /// An error of the machine is also told to whoever waits for an answer.
     fn turn(&mut self, context: &mut Context<'_>) {
-        self.ended = self.ended || Pin::new(&mut self.wire).poll(context).is_ready();
+        if self.wire.as_mut().is_some_and(|wire| Pin::new(wire).poll(context).is_ready()) {
+            self.wire = None;
+        }
     }
 
     /// Whether it takes a request; false once the node has closed it.
