@@ -31,7 +31,7 @@ pub struct Report {
     pub latency_us: Percentiles,
     /// Null if nothing succeeded.
     pub client_cpu_us_per_operation: Option<f64>,
-    /// Of all nodes together. Null if the processor time of one is unknown, or if nothing succeeded.
+    /// Of all `nodes` together. Null if there is none, if one's processor time is unknown, or if nothing succeeded.
     pub server_cpu_us_per_operation: Option<f64>,
     pub server_cpu_us_per_item: Option<f64>,
     pub nodes: Vec<NodeUsage>,
