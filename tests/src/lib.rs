@@ -18,5 +18,5 @@ mod wait;
 
 pub use api::{Answer, Api};
 pub use cluster::Cluster;
-pub use node::Node;
+pub use node::{Node, rollcall};
 pub use wait::{pass, wait_until};

@@ -85,10 +85,7 @@ impl Node {
     pub fn start_on(&mut self, data_dir: &Path, peer_address: &str) {
         assert!(self.process.is_none(), "the node runs already");
         let log = File::options().create(true).append(true).open(self.log_path()).expect("a log file");
-        let mut command = Command::new(binary());
-        for (name, _) in std::env::vars_os().filter(|(name, _)| name.to_string_lossy().starts_with("ROLLCALL_")) {
-            command.env_remove(name);
-        }
+        let mut command = rollcall();
         command
             .args(["serve", "--listen", &self.client_address(), "--peer-listen", peer_address, "--data-dir"])
             .arg(data_dir)
@@ -173,6 +170,18 @@ impl Drop for Node {
 fn die_with_parent(command: &mut Command) {
     // SAFETY: prctl is async-signal-safe and touches no memory of the parent.
     unsafe { command.pre_exec(|| Ok(set_parent_process_death_signal(Some(Signal::KILL))?)) };
+}
+
+/// The program, with nothing set in its environment that is meant for another.
+///
+/// # Panics
+/// When there is no binary.
+pub fn rollcall() -> Command {
+    let mut command = Command::new(binary());
+    for (name, _) in std::env::vars_os().filter(|(name, _)| name.to_string_lossy().starts_with("ROLLCALL_")) {
+        command.env_remove(name);
+    }
+    command
 }
 
 /// # Panics
