@@ -64,7 +64,8 @@ impl Edge {
         let mut response = async {
             let mut response = self.answer(request, crowded).await;
             if let Some(failure) = reply::failure_of(&mut response) {
-                if failure.status().is_server_error() {
+                // A node that starts is asked again and again; that it is not ready is no failure.
+                if failure.status().is_server_error() && failure.code() != "not_ready" {
                     tracing::warn!(
                         id = %request_id,
                         %method,
