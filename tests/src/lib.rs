@@ -7,16 +7,19 @@
 //! - Nobody sleeps: [`wait_until`] waits for a condition with a deadline, and is the only place that pauses.
 //! - When a test fails the end of every node's log is shown; when it passes, no log may tell of a panic.
 //!
-//! Read in this order: [`Cluster`], [`Node`], [`Api`]. The binary is `$ROLLCALL_BIN`, else `rollcall` in the target
+//! Read in this order: [`Cluster`], [`Node`], [`Api`]; [`etcd`] is the same for the neighbour that is measured beside. The binary is `$ROLLCALL_BIN`, else `rollcall` in the target
 //! directory that the test was built in.
 
 mod api;
 mod cluster;
+pub mod etcd;
 mod node;
 mod ports;
+mod process;
 mod wait;
 
 pub use api::{Answer, Api};
 pub use cluster::Cluster;
-pub use node::Node;
+pub use node::{Node, binary};
+pub use process::built;
 pub use wait::{pass, wait_until};
