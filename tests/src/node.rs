@@ -83,10 +83,7 @@ impl Node {
     /// # Panics
     /// When it runs already or cannot be started.
     pub fn start_on(&mut self, data_dir: &Path, peer_address: &str) {
-        let mut command = Command::new(binary());
-        for (name, _) in std::env::vars_os().filter(|(name, _)| name.to_string_lossy().starts_with("ROLLCALL_")) {
-            command.env_remove(name);
-        }
+        let mut command = rollcall();
         command
             .args(["serve", "--listen", &self.client_address(), "--peer-listen", peer_address, "--data-dir"])
             .arg(data_dir)
@@ -147,10 +144,14 @@ impl Node {
     }
 }
 
-/// The program under test.
+/// The program, with nothing set in its environment that is meant for another.
 ///
 /// # Panics
-/// When it is not there, saying how to build it.
-pub fn binary() -> PathBuf {
-    built("rollcall", "rollcall-cli", "ROLLCALL_BIN")
+/// When there is no binary, saying how to build it.
+pub fn rollcall() -> Command {
+    let mut command = Command::new(built("rollcall", "rollcall-cli", "ROLLCALL_BIN"));
+    for (name, _) in std::env::vars_os().filter(|(name, _)| name.to_string_lossy().starts_with("ROLLCALL_")) {
+        command.env_remove(name);
+    }
+    command
 }

@@ -13,7 +13,8 @@ const ARROWS: &[(&str, &[&str])] = &[
     ("rollcall-api", &[]),
     ("rollcall-server", &["rollcall-api", "rollcall-registry", "rollcall-replica"]),
     ("rollcall-client", &["rollcall-api"]),
-    ("rollcall-cli", &["rollcall-api", "rollcall-client", "rollcall-server"]),
+    ("rollcall-bench", &["rollcall-api"]),
+    ("rollcall-cli", &["rollcall-api", "rollcall-bench", "rollcall-client", "rollcall-server"]),
     ("rollcall-tests", &[]),
 ];
 

@@ -71,6 +71,8 @@ pub(crate) enum Command {
     Get(Get),
     /// Find who is present
     Discover(Box<Discover>),
+    /// Put load on a cluster and measure it
+    Bench(Box<Bench>),
     /// Work with configuration files
     #[command(subcommand)]
     Config(Config),
@@ -315,6 +317,12 @@ impl From<Discover> for DiscoverQuery {
             }),
         }
     }
+}
+
+#[derive(Args, Debug)]
+pub(crate) struct Bench {
+    #[command(subcommand)]
+    pub(crate) work: rollcall_bench::Work,
 }
 
 #[derive(Debug, Subcommand)]

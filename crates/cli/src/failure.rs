@@ -5,6 +5,7 @@ use std::fmt::Write as _;
 use std::io;
 use std::path::PathBuf;
 
+use rollcall_bench::{Error as BenchError, RequestError};
 use rollcall_client::{BuildError, Error as ClientError, KeepAliveError};
 use rollcall_server::RunError;
 use rollcall_server::config::ConfigError;
@@ -37,6 +38,11 @@ pub(crate) enum Failure {
         action: String,
         #[source]
         source: ClientError,
+    },
+    #[error("bench")]
+    Bench {
+        #[source]
+        source: BenchError,
     },
     #[error("keep the registration")]
     KeepAlive {
@@ -128,6 +134,8 @@ pub(crate) enum Failure {
     },
 }
 
+const NOBODY_THERE: &str = "is a node running there? name others with --endpoint or ROLLCALL_ENDPOINTS";
+
 impl Failure {
     pub(crate) fn exit_code(&self) -> ExitCode {
         match self {
@@ -135,6 +143,7 @@ impl Failure {
                 ExitCode::Usage
             }
             Self::Request { source, .. } => of_client(source),
+            Self::Bench { source } => of_bench(source),
             Self::KeepAlive { source } => match source {
                 KeepAliveError::Superseded { source, .. }
                 | KeepAliveError::Register { source, .. }
@@ -167,6 +176,9 @@ impl Failure {
             Self::NodeEnded { log, .. } => Some(format!("its log says why: {}", log.display())),
             Self::NotReady { .. } => Some("look at each node's log, or give it longer with --timeout".to_owned()),
             Self::Request { source, .. } => of_client_next_step(source),
+            Self::Bench { source: BenchError::Request { source: RequestError::Connect { .. }, .. } } => {
+                Some(NOBODY_THERE.to_owned())
+            }
             Self::KeepAlive { source: KeepAliveError::Superseded { .. } } => {
                 Some("give each running instance an id of its own".to_owned())
             }
@@ -190,16 +202,33 @@ impl Failure {
     }
 }
 
-fn of_client(error: &ClientError) -> ExitCode {
+fn of_status(status: u16) -> ExitCode {
+    match status {
+        404 => ExitCode::NotFound,
+        409 | 412 => ExitCode::Conflict,
+        401 | 403 => ExitCode::NotAllowed,
+        408 | 504 => ExitCode::Timeout,
+        429 | 502 | 503 => ExitCode::Unavailable,
+        _ => ExitCode::Error,
+    }
+}
+
+fn of_bench(error: &BenchError) -> ExitCode {
     match error {
-        ClientError::Refused { status, .. } => match status {
-            404 => ExitCode::NotFound,
-            409 | 412 => ExitCode::Conflict,
-            401 | 403 => ExitCode::NotAllowed,
-            408 | 504 => ExitCode::Timeout,
-            429 | 502 | 503 => ExitCode::Unavailable,
+        BenchError::Usage { .. } => ExitCode::Usage,
+        BenchError::Request { source, .. } => match source {
+            RequestError::Connect { .. } | RequestError::Http { .. } => ExitCode::Unavailable,
+            RequestError::Timeout { .. } => ExitCode::Timeout,
+            RequestError::Refused { status, .. } => of_status(*status),
             _ => ExitCode::Error,
         },
+        _ => ExitCode::Error,
+    }
+}
+
+fn of_client(error: &ClientError) -> ExitCode {
+    match error {
+        ClientError::Refused { status, .. } => of_status(*status),
         ClientError::Unreachable { .. } => ExitCode::Unavailable,
         ClientError::Timeout { .. } => ExitCode::Timeout,
         ClientError::Id { .. } => ExitCode::Usage,
@@ -209,9 +238,7 @@ fn of_client(error: &ClientError) -> ExitCode {
 
 fn of_client_next_step(error: &ClientError) -> Option<String> {
     let step = match error {
-        ClientError::Unreachable { .. } => {
-            "is a node running there? name others with --endpoint or ROLLCALL_ENDPOINTS"
-        }
+        ClientError::Unreachable { .. } => NOBODY_THERE,
         ClientError::Timeout { .. } => "ask another node with --endpoint, or wait longer with --timeout",
         ClientError::Refused { problem, .. } => match problem.code.as_str() {
             "no_leader" | "not_ready" => "see `rollcall cluster status` for the members that are missing",

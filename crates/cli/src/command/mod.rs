@@ -1,5 +1,6 @@
 //! One file for each group of commands.
 
+mod bench;
 mod cluster;
 mod completions;
 mod config;
@@ -32,6 +33,7 @@ pub(crate) fn run(cli: Cli) -> Result<u8, Failure> {
         Command::Deregister(args) => block_on(instance::deregister(&global, &args)).map(done),
         Command::Get(args) => block_on(instance::get(&global, &args)).map(done),
         Command::Discover(args) => block_on(instance::discover(&global, *args)).map(done),
+        Command::Bench(args) => block_on(bench::run(&global, args.work)),
     }
 }
 
@@ -46,10 +48,15 @@ fn block_on<T>(work: impl Future<Output = Result<T, Failure>>) -> Result<T, Fail
     runtime.block_on(work)
 }
 
-fn client(global: &Global) -> Result<Client, Failure> {
-    if global.ca.is_some() {
-        return Err(Failure::Usage { what: "--ca: this program speaks no TLS; leave it out".to_owned() });
+fn refuse_ca(global: &Global) -> Result<(), Failure> {
+    match &global.ca {
+        Some(_) => Err(Failure::Usage { what: "--ca: this program speaks no TLS; leave it out".to_owned() }),
+        None => Ok(()),
     }
+}
+
+fn client(global: &Global) -> Result<Client, Failure> {
+    refuse_ca(global)?;
     let mut builder = Client::builder().endpoints(global.endpoints.iter().filter(|text| !text.is_empty()));
     if let Some(token) = &global.token {
         builder = builder.token(token);

@@ -2,7 +2,7 @@ use std::io::Write;
 use std::net::TcpListener;
 use std::process::Stdio;
 
-use serde_json::Value;
+use serde_json::{Value, json};
 
 use crate::support::{Stub, node, problem, roll, rollcall, run, service};
 
@@ -81,6 +81,12 @@ fn a_wrong_command_line_is_a_usage_error() {
         &["discover", "--endpoint", "http://127.0.0.1:1", "--tenant", "a\nb"],
         &["-o", "xml", "discover"],
         &["completions", "tcl"],
+        &["bench"],
+        &["bench", "register", "--duration", "0"],
+        &["bench", "heartbeat", "--instances", "5", "--batch", "6"],
+        &["bench", "mixed", "--heartbeat", "-1"],
+        &["bench", "hold", "--ttl", "10s", "--every", "5s"],
+        &["bench", "register", "--endpoint", "https://127.0.0.1:1"],
         &["serve"],
     ];
     for arguments in wrong {
@@ -134,4 +140,51 @@ fn a_reader_that_went_away_is_no_failure() {
     drop(reader);
     let status = rollcall(&["completions", "bash"]).stdout(writer).status().expect("the program starts");
     assert_eq!(status.code(), Some(0));
+}
+
+/// Lists the leases it was told of; knows nobody when a heartbeat comes.
+fn forgetful(line: &str) -> (u16, Value) {
+    if line.ends_with("/api/cluster/status") {
+        let status = json!({
+            "cluster_id": "c", "epoch": 0, "node_id": 1, "leader_id": 1, "term": 1, "revision": 0, "applied_index": 1,
+            "committed_index": 1, "cluster_time_ms": 0, "members": [],
+        });
+        return (200, status);
+    }
+    if line.ends_with("/api/services/register") {
+        return (201, json!({"lease": {"id": 7}}));
+    }
+    (404, problem(404, "lease_not_found"))
+}
+
+#[test]
+fn errors_of_a_bench_are_told_by_its_exit_code_after_the_report() {
+    let stub = Stub::start(forgetful);
+    let arguments =
+        ["bench", "heartbeat", "--sessions", "1", "--instances", "1", "--duration", "100ms", "-o", "json"];
+    let arguments = [&arguments[..], &["--warm-up", "0", "--endpoint", &stub.endpoint]].concat();
+    let (code, out, err) = run(&mut rollcall(&arguments));
+    assert_eq!(code, Some(1), "{err}");
+    let report: Value = serde_json::from_str(&out).expect("JSON");
+    assert!(report["errors"].as_u64() > Some(0), "{report:#}");
+    assert_eq!(report["error_examples"], json!(["not now (404 lease_not_found)"]));
+
+    let (code, _, err) = run(&mut rollcall(&[&arguments[..], &["--tolerate-errors"]].concat()));
+    assert_eq!(code, Some(0), "{err}");
+}
+
+#[test]
+fn a_bench_that_cannot_reach_a_node_is_unavailable_and_one_that_may_not_kill_is_a_usage_error() {
+    let listener = TcpListener::bind("127.0.0.1:0").expect("a free port");
+    let endpoint = format!("http://{}", listener.local_addr().expect("an address"));
+    drop(listener);
+    for work in ["register", "heartbeat", "lookup", "query", "mixed", "fill", "hold", "expiry"] {
+        let (code, out, err) = run(&mut rollcall(&["bench", work, "--endpoint", &endpoint]));
+        assert_eq!((code, out.as_str()), (Some(6), ""), "{work}: {err}");
+        assert!(err.contains("--endpoint"), "the next step is named: {err}");
+    }
+    let (code, _, err) = run(&mut rollcall(&["bench", "failover", "--endpoint", &endpoint]));
+    assert_eq!(code, Some(2), "{err}");
+    let (code, _, err) = run(&mut rollcall(&["bench", "failover", "--kill", "--endpoint", &endpoint]));
+    assert_eq!(code, Some(6), "{err}");
 }

@@ -1,0 +1,176 @@
+//! Instances that all fall silent at once, and how late each node strikes them off.
+//!
+//! All are renewed by one request, so all are due at once: a TTL after that request was sent, at the earliest. From
+//! then on each node is asked again and again how many are left; a step down between two answers is that many
+//! instances whose end was seen when the second answer came.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use hdrhistogram::Histogram;
+use hyper::Uri;
+use serde_json::{Map, json};
+use tokio::task::JoinSet;
+use tokio::time::Instant;
+
+use super::heartbeat::{batch_answer, batch_call};
+use super::lookup::{Consistency, Find, tail_number};
+use super::{Finished, Run, ms};
+use crate::args::{Common, Node, parse_positive_duration};
+use crate::documents::{Documents, Shape};
+use crate::engine::{Done, Meter};
+use crate::enrol::enrol;
+use crate::error::{Error, RequestError};
+use crate::http::{Call, Connection, Keep};
+use crate::record::{Record, histogram, note_many};
+use crate::report::{Report, percentiles};
+
+/// So many register at once, and one more for each node.
+const SESSIONS_MIN: u16 = 16;
+
+/// How long a node that was asked is left alone.
+const POLL_PAUSE: Duration = Duration::from_millis(10);
+
+/// Whoever is on the roll so long after the deadline stays there for good.
+const LATENESS_MAX: Duration = Duration::from_secs(60);
+
+#[derive(clap::Args, Clone, Debug)]
+pub struct Args {
+    /// How many fall silent; they are renewed by one request
+    #[arg(long, value_name = "N", default_value_t = 1_000, value_parser = clap::value_parser!(u32).range(1..=10_000))]
+    instances: u32,
+    /// How long an instance stands that is not renewed
+    #[arg(long, default_value = "3s", value_parser = parse_positive_duration)]
+    ttl: Duration,
+    #[command(flatten)]
+    pub(super) common: Common,
+}
+
+impl Args {
+    pub(super) async fn run(&self, run: &Run) -> Result<Finished, Error> {
+        let name = format!("bench-expiry-{}", run.name);
+        let shape = Shape::usual(name.clone(), 0, 300, ms(self.ttl));
+        let documents = Arc::new(Documents::new(format!("{name}-"), [shape]));
+        let nodes = u16::try_from(run.target.endpoints.len()).unwrap_or(u16::MAX);
+        let connections = run.target.connect(Node::Any, SESSIONS_MIN.saturating_add(nodes)).await?;
+        let (leases, mut connections) = enrol(connections, &documents, self.instances.into()).await?;
+
+        // The connections stand at the endpoints in turn: these are one for each.
+        let mut watching = connections.split_off(connections.len() - usize::from(nodes));
+        let find = Find::by(&format!("name={name}"), self.instances, Consistency::Local);
+        for connection in &mut watching {
+            let settled = find.settle(connection).await;
+            settled.map_err(|source| Error::Request { action: "look up the instances", source })?;
+        }
+
+        let mut meter = Meter::begin(&["poll"], &run.processes);
+        let sent = Instant::now();
+        renew(&mut connections[0], leases).await?;
+        let mut watches = JoinSet::new();
+        for connection in watching {
+            watches.spawn(Watch::new(connection, &name, self.instances, sent + self.ttl).until_gone());
+        }
+        let mut watches = watches.join_all().await;
+        watches.sort_by(|a, b| a.node().cmp(b.node()));
+        for watch in &watches {
+            meter.record.add(&watch.record);
+        }
+        let own = json!({ "instances": self.instances, "ttl_ms": ms(self.ttl), "poll_pause_ms": ms(POLL_PAUSE) });
+        let report = run.report("expiry", own, &meter.end(&run.processes));
+        Ok(run.finish(told(report, &watches)))
+    }
+}
+
+fn told(report: Report, watches: &[Watch]) -> Report {
+    let (mut lateness_us, mut early, mut nodes) = (histogram(), 0, Map::new());
+    for watch in watches {
+        lateness_us += &watch.lateness_us;
+        early += watch.early;
+        let about = json!({ "early": watch.early, "lateness_us": percentiles(&watch.lateness_us) });
+        nodes.insert(watch.node().to_owned(), about);
+    }
+    let mut report = report.with_extra(json!({
+        "early": early, "lateness_us": percentiles(&lateness_us), "by_node": nodes,
+    }));
+    if early > 0 {
+        report.add_error(format!("{early} instances were struck off before their time"));
+    }
+    for watch in watches.iter().filter(|watch| watch.left > 0) {
+        report.add_error(format!("{} instances stay on the roll of {}", watch.left, watch.node()));
+    }
+    report
+}
+
+/// One node, asked until nobody is left.
+struct Watch {
+    connection: Connection,
+    call: Call,
+    deadline: Instant,
+    left: u64,
+    record: Record,
+    lateness_us: Histogram<u64>,
+    early: u64,
+}
+
+impl Watch {
+    fn new(connection: Connection, name: &str, instances: u32, deadline: Instant) -> Self {
+        let uri =
+            Uri::try_from(format!("/api/services?name={name}&limit=1")).expect("a bench's names need no coding");
+        Self {
+            connection,
+            call: Call::get(uri).keep(Keep::Tail),
+            deadline,
+            left: instances.into(),
+            record: Record::new(&["poll"]),
+            lateness_us: histogram(),
+            early: 0,
+        }
+    }
+
+    fn node(&self) -> &str {
+        &self.connection.endpoint().authority
+    }
+
+    async fn until_gone(mut self) -> Self {
+        while self.left > 0 && Instant::now() < self.deadline + LATENESS_MAX {
+            let asked = Instant::now();
+            match self.poll().await {
+                Ok(left) => {
+                    let done = Done::items(self.left.saturating_sub(left));
+                    self.note(left, Instant::now());
+                    self.record.success(done, asked.elapsed(), Duration::ZERO);
+                }
+                Err(error) => self.record.error(&error),
+            }
+            tokio::time::sleep(POLL_PAUSE).await;
+        }
+        self
+    }
+
+    async fn poll(&mut self) -> Result<u64, RequestError> {
+        self.connection.send(&self.call).await?;
+        tail_number(self.connection.body(), "total_count")
+    }
+
+    fn note(&mut self, left: u64, now: Instant) {
+        let gone = self.left.saturating_sub(left);
+        self.left = left;
+        match now.checked_duration_since(self.deadline) {
+            Some(lateness) => note_many(&mut self.lateness_us, lateness, gone),
+            None => self.early += gone,
+        }
+    }
+}
+
+/// Renews all, which must all be there.
+async fn renew(connection: &mut Connection, leases: Vec<u64>) -> Result<(), Error> {
+    let count = leases.len() as u64;
+    let failed = |source| Error::Request { action: "renew all instances", source };
+    connection.send(&batch_call(leases)).await.map_err(failed)?;
+    let renewed = batch_answer(connection).map_err(failed)?.renewed;
+    if renewed == count {
+        return Ok(());
+    }
+    let what = format!("only {renewed} of {count} were still there; give them a longer --ttl");
+    Err(failed(RequestError::Unexpected { what }))
+}
