@@ -5,8 +5,8 @@ use std::task::{Context, Poll};
 use std::time::Duration;
 
 use bytes::Bytes;
+use futures_util::FutureExt;
 use futures_util::future::BoxFuture;
-use futures_util::{FutureExt, Stream};
 use http::uri::PathAndQuery;
 use http::{Request, Response, Uri};
 use hyper::body::Incoming;
@@ -14,6 +14,7 @@ use hyper::client::conn::http2::{self, SendRequest};
 use hyper_util::rt::{TokioExecutor, TokioIo};
 use prost::Message;
 use tokio::net::TcpStream;
+use tokio::sync::mpsc;
 use tonic::body::Body;
 use tonic::client::Grpc;
 use tonic::codec::Streaming;
@@ -26,9 +27,6 @@ use super::messages::{
     LeaseGrantRequest, LeaseGrantResponse, LeaseKeepAliveRequest, LeaseKeepAliveResponse, PutRequest, PutResponse,
     RangeRequest, RangeResponse, StatusRequest, StatusResponse,
 };
-
-/// Loopback answers at once or not at all.
-const CONNECT_TIMEOUT: Duration = Duration::from_secs(2);
 
 const RANGE: PathAndQuery = PathAndQuery::from_static("/etcdserverpb.KV/Range");
 const PUT: PathAndQuery = PathAndQuery::from_static("/etcdserverpb.KV/Put");
@@ -45,8 +43,8 @@ pub enum EtcdError {
         #[source]
         source: std::io::Error,
     },
-    #[error("connect to etcd at {address}: no answer within {CONNECT_TIMEOUT:?}")]
-    ConnectTimeout { address: String },
+    #[error("no answer from etcd at {address} within {timeout_ms} ms")]
+    Timeout { address: String, timeout_ms: u128 },
     #[error("speak HTTP/2 to etcd at {address}")]
     Handshake {
         address: String,
@@ -59,6 +57,10 @@ pub enum EtcdError {
         #[source]
         source: http::uri::InvalidUri,
     },
+    #[error("the stream of renewals to {address} has ended")]
+    StreamEnded { address: String },
+    #[error("lease {lease} is there no more")]
+    LeaseLost { lease: i64 },
     #[error("etcd refuses {path}: {} ({:?})", source.message(), source.code())]
     Refused {
         path: PathAndQuery,
@@ -88,37 +90,47 @@ impl Service<Request<Body>> for Connection {
 #[derive(Clone, Debug)]
 pub struct EtcdClient {
     grpc: Grpc<Connection>,
+    address: String,
+    timeout: Duration,
 }
 
 impl EtcdClient {
-    /// Connects to the node that listens for clients at `address`, a `host:port`.
-    pub async fn connect(address: &str) -> Result<Self, EtcdError> {
+    /// Connects to the node that listens for clients at `address`, a `host:port`. `timeout` is for this and for each
+    /// request later on.
+    pub async fn connect(address: &str, timeout: Duration) -> Result<Self, EtcdError> {
         let named = || address.to_owned();
         let origin: Uri =
             format!("http://{address}").parse().map_err(|source| EtcdError::Address { address: named(), source })?;
-        let stream = tokio::time::timeout(CONNECT_TIMEOUT, TcpStream::connect(address))
-            .await
-            .map_err(|_| EtcdError::ConnectTimeout { address: named() })?
+        let stream = within(address, timeout, TcpStream::connect(address))
+            .await?
             .and_then(|stream| stream.set_nodelay(true).map(|()| stream))
             .map_err(|source| EtcdError::Connect { address: named(), source })?;
-        let (sender, connection) = http2::handshake(TokioExecutor::new(), TokioIo::new(stream))
-            .await
-            .map_err(|source| EtcdError::Handshake { address: named(), source })?;
+        let (sender, connection) =
+            within(address, timeout, http2::handshake(TokioExecutor::new(), TokioIo::new(stream)))
+                .await?
+                .map_err(|source| EtcdError::Handshake { address: named(), source })?;
         // It ends with its sender; what goes wrong on it shows in the requests.
         tokio::spawn(connection.map(|_| ()));
-        Ok(Self { grpc: Grpc::with_origin(Connection(sender), origin) })
+        Ok(Self { grpc: Grpc::with_origin(Connection(sender), origin), address: named(), timeout })
+    }
+
+    pub fn address(&self) -> &str {
+        &self.address
     }
 
     async fn unary<Q, A>(&mut self, path: PathAndQuery, request: Q) -> Result<A, EtcdError>
     where
-        Q: Message + Default + 'static,
+        Q: Message + 'static,
         A: Message + Default + 'static,
     {
         let refused = |source: Status| EtcdError::Refused { path: path.clone(), source: Box::new(source) };
-        self.grpc.ready().await.map_err(|source| refused(Status::unavailable(source.to_string())))?;
-        let codec = MessageCodec::<Q, A>::default();
-        let answer = self.grpc.unary(request.into_request(), path.clone(), codec).await;
-        Ok(answer.map_err(refused)?.into_inner())
+        let exchange = async {
+            self.grpc.ready().await.map_err(|source| refused(Status::unavailable(source.to_string())))?;
+            let codec = MessageCodec::<Q, A>::default();
+            let answer = self.grpc.unary(request.into_request(), path.clone(), codec).await;
+            Ok(answer.map_err(refused)?.into_inner())
+        };
+        within(&self.address, self.timeout, exchange).await?
     }
 
     pub async fn put(&mut self, key: Bytes, value: Bytes, lease: i64) -> Result<(), EtcdError> {
@@ -140,17 +152,58 @@ impl EtcdClient {
         self.unary(STATUS, StatusRequest {}).await
     }
 
-    /// Answers for the leases that `requests` names, in their order.
-    pub async fn keep_alive(
-        &mut self,
-        requests: impl Stream<Item = LeaseKeepAliveRequest> + Send + 'static,
-    ) -> Result<Streaming<LeaseKeepAliveResponse>, EtcdError> {
+    /// Opens a stream of renewals, with a first one for `lease`: etcd does not answer the stream before it.
+    pub async fn keep_alive(mut self, lease: i64) -> Result<KeepAlive, EtcdError> {
         let refused = |source: Status| EtcdError::Refused { path: LEASE_KEEP_ALIVE, source: Box::new(source) };
-        self.grpc.ready().await.map_err(|source| refused(Status::unavailable(source.to_string())))?;
-        let codec = MessageCodec::<LeaseKeepAliveRequest, LeaseKeepAliveResponse>::default();
-        let answer = self.grpc.streaming(requests.into_request(), LEASE_KEEP_ALIVE, codec).await;
-        Ok(answer.map_err(refused)?.into_inner())
+        let (renewals, mut queue) = mpsc::channel(1);
+        renewals.try_send(LeaseKeepAliveRequest { id: lease }).expect("a new queue has room for one");
+        let requests = futures_util::stream::poll_fn(move |context| queue.poll_recv(context));
+        let open = async {
+            self.grpc.ready().await.map_err(|source| refused(Status::unavailable(source.to_string())))?;
+            let codec = MessageCodec::<LeaseKeepAliveRequest, LeaseKeepAliveResponse>::default();
+            self.grpc.streaming(requests.into_request(), LEASE_KEEP_ALIVE, codec).await.map_err(refused)
+        };
+        let answers = within(&self.address, self.timeout, open).await??.into_inner();
+        let mut stream = KeepAlive { renewals, answers, address: self.address, timeout: self.timeout };
+        stream.answer(lease).await?;
+        Ok(stream)
     }
+}
+
+/// A stream of renewals, one at a time.
+#[derive(Debug)]
+pub struct KeepAlive {
+    renewals: mpsc::Sender<LeaseKeepAliveRequest>,
+    answers: Streaming<LeaseKeepAliveResponse>,
+    address: String,
+    timeout: Duration,
+}
+
+impl KeepAlive {
+    /// Renews a lease and waits for the answer.
+    pub async fn renew(&mut self, lease: i64) -> Result<(), EtcdError> {
+        if self.renewals.send(LeaseKeepAliveRequest { id: lease }).await.is_err() {
+            return Err(EtcdError::StreamEnded { address: self.address.clone() });
+        }
+        self.answer(lease).await
+    }
+
+    async fn answer(&mut self, lease: i64) -> Result<(), EtcdError> {
+        let answer = within(&self.address, self.timeout, self.answers.message()).await?;
+        let answer = answer
+            .map_err(|source| EtcdError::Refused { path: LEASE_KEEP_ALIVE, source: Box::new(source) })?
+            .ok_or_else(|| EtcdError::StreamEnded { address: self.address.clone() })?;
+        if answer.id != lease || answer.ttl_s <= 0 {
+            return Err(EtcdError::LeaseLost { lease });
+        }
+        Ok(())
+    }
+}
+
+async fn within<T>(address: &str, timeout: Duration, work: impl Future<Output = T>) -> Result<T, EtcdError> {
+    tokio::time::timeout(timeout, work)
+        .await
+        .map_err(|_| EtcdError::Timeout { address: address.to_owned(), timeout_ms: timeout.as_millis() })
 }
 
 /// The whole range of keys that begin with `prefix`.

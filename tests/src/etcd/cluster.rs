@@ -8,13 +8,16 @@ use std::time::Duration;
 use rustix::process::Signal;
 use tempfile::TempDir;
 
-use super::client::EtcdClient;
+use super::client::{EtcdClient, EtcdError};
 use crate::ports::Port;
 use crate::process::Process;
 use crate::wait::wait_until;
 
 /// A loaded machine with two cores starts three nodes in a few seconds.
 const START_DEADLINE: Duration = Duration::from_secs(60);
+
+/// Loopback answers at once, or not while there is no leader.
+const REQUEST_TIMEOUT: Duration = Duration::from_secs(3);
 
 /// The program of `$ETCD_BIN` or else on the path, if there is one.
 pub fn etcd_binary() -> Option<PathBuf> {
@@ -78,9 +81,15 @@ impl EtcdNode {
         self.process.exit(deadline).await
     }
 
+    /// # Errors
+    /// When the node does not answer.
+    pub async fn client(&self) -> Result<EtcdClient, EtcdError> {
+        EtcdClient::connect(&self.client_address(), REQUEST_TIMEOUT).await
+    }
+
     /// The leader's id if one is known, and the id of the member itself.
     async fn leader(&self) -> Option<(u64, u64)> {
-        let status = EtcdClient::connect(&self.client_address()).await.ok()?.status().await.ok()?;
+        let status = self.client().await.ok()?.status().await.ok()?;
         (status.leader != 0).then_some((status.leader, status.header.member_id))
     }
 
@@ -172,7 +181,7 @@ impl EtcdCluster {
     /// # Panics
     /// When the first node does not answer.
     pub async fn version(&self) -> String {
-        let mut client = EtcdClient::connect(&self.nodes[0].client_address()).await.expect("a connection");
+        let mut client = self.nodes[0].client().await.expect("a connection");
         client.status().await.expect("a status").version
     }
 }

@@ -3,8 +3,7 @@
 mod client;
 mod cluster;
 mod codec;
-
 pub mod messages;
 
-pub use client::{EtcdClient, EtcdError, range_of_prefix};
+pub use client::{EtcdClient, EtcdError, KeepAlive, range_of_prefix};
 pub use cluster::{EtcdCluster, EtcdNode, etcd_binary};
