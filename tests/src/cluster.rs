@@ -1,5 +1,6 @@
 //! Several nodes and what is asked of all of them.
 
+use std::path::Path;
 use std::time::Duration;
 
 use serde_json::Value;
@@ -35,7 +36,16 @@ impl Cluster {
     /// # Panics
     /// When they do not get there in time.
     pub async fn start_with(count: usize, arguments: &[&str]) -> Self {
-        let directory = tempfile::Builder::new().prefix("rollcall-").tempdir().expect("a temporary directory");
+        Self::start_in(&std::env::temp_dir(), count, arguments).await
+    }
+
+    /// As [`Self::start_with`], with all directories below `parent`.
+    ///
+    /// # Panics
+    /// When they do not get there in time.
+    pub async fn start_in(parent: &Path, count: usize, arguments: &[&str]) -> Self {
+        let directory =
+            tempfile::Builder::new().prefix("rollcall-").tempdir_in(parent).expect("a temporary directory");
         let arguments = arguments.iter().map(|argument| (*argument).to_owned()).collect();
         let mut cluster = Self { nodes: Vec::new(), directory, arguments };
         for number in 0..count {
@@ -126,7 +136,7 @@ impl Cluster {
     }
 
     /// A directory for what is no node of the cluster.
-    pub fn directory(&self) -> &std::path::Path {
+    pub fn directory(&self) -> &Path {
         self.directory.path()
     }
 }

@@ -1,22 +1,26 @@
 //! A cluster of real nodes for tests: processes of the built binary, on free ports, in directories of their own.
 //!
-//! It knows the program from outside only: by its flags, its HTTP contract and its signals. It never links a crate of
-//! the workspace and never reads a node's files.
+//! It knows the program from outside only: by its flags, its HTTP contract and its signals. It never reads a node's
+//! files, and links no crate of the workspace: that is for the programs beside it, `bench-etcd` and `bench-suite`, which
+//! use the load generator's engine and report.
 //!
 //! - Nodes die with the test that started them, however it ends.
 //! - Nobody sleeps: [`wait_until`] waits for a condition with a deadline, and is the only place that pauses.
 //! - When a test fails the end of every node's log is shown; when it passes, no log may tell of a panic.
 //!
-//! Read in this order: [`Cluster`], [`Node`], [`Api`]. The binary is `$ROLLCALL_BIN`, else `rollcall` in the target
-//! directory that the test was built in.
+//! Read in this order: [`Cluster`], [`Node`], [`Api`]; [`etcd`] is the same for the neighbour that is measured beside.
+//! The binary is `$ROLLCALL_BIN`, else `rollcall` in the target directory that the test was built in.
 
 mod api;
 mod cluster;
+pub mod etcd;
 mod node;
 mod ports;
+mod process;
 mod wait;
 
 pub use api::{Answer, Api};
 pub use cluster::Cluster;
 pub use node::{Node, rollcall};
+pub use process::built;
 pub use wait::{pass, wait_until};

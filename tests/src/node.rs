@@ -1,15 +1,15 @@
 //! One node: a process, its directory and its ports.
 
-use std::fs::{self, File};
-use std::os::unix::process::CommandExt;
+use std::fs;
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, ExitStatus, Stdio};
+use std::process::{Command, ExitStatus};
 use std::time::Duration;
 
-use rustix::process::{Pid, Signal, kill_process, set_parent_process_death_signal};
+use rustix::process::Signal;
 
 use crate::api::Api;
 use crate::ports::Port;
+use crate::process::{Process, built};
 use crate::wait::wait_until;
 
 /// How much of a log is shown when a test fails.
@@ -22,7 +22,7 @@ pub struct Node {
     client_port: Port,
     peer_port: Port,
     arguments: Vec<String>,
-    process: Option<Child>,
+    process: Process,
 }
 
 impl Node {
@@ -35,7 +35,7 @@ impl Node {
         fs::create_dir_all(&directory).expect("a directory for the node");
         let (client_port, peer_port) = (Port::reserve(), Port::reserve());
         let api = Api::new(&client_port.address());
-        Self { api, directory, client_port, peer_port, arguments, process: None }
+        Self { api, directory, client_port, peer_port, arguments, process: Process::default() }
     }
 
     pub fn client_address(&self) -> String {
@@ -67,7 +67,7 @@ impl Node {
     }
 
     pub fn is_running(&self) -> bool {
-        self.process.is_some()
+        self.process.is_running()
     }
 
     /// Starts the process, with the command line it always has. It is not ready yet.
@@ -83,24 +83,18 @@ impl Node {
     /// # Panics
     /// When it runs already or cannot be started.
     pub fn start_on(&mut self, data_dir: &Path, peer_address: &str) {
-        assert!(self.process.is_none(), "the node runs already");
-        let log = File::options().create(true).append(true).open(self.log_path()).expect("a log file");
         let mut command = rollcall();
         command
             .args(["serve", "--listen", &self.client_address(), "--peer-listen", peer_address, "--data-dir"])
             .arg(data_dir)
-            .args(&self.arguments)
-            .stdin(Stdio::null())
-            .stdout(log.try_clone().expect("a second handle on the log"))
-            .stderr(log);
-        die_with_parent(&mut command);
-        self.process = Some(command.spawn().expect("the binary starts"));
+            .args(&self.arguments);
+        self.process.start(command, &self.log_path());
     }
 
-    fn signal(&self, signal: Signal) {
-        let process = self.process.as_ref().expect("the node runs");
-        let pid = Pid::from_child(process);
-        kill_process(pid, signal).expect("a signal reaches a child that was not waited for");
+    /// # Panics
+    /// When it does not run.
+    pub fn pid(&self) -> u32 {
+        self.process.pid()
     }
 
     /// Ends the process at once, as a crash would, and waits until it is gone.
@@ -108,8 +102,7 @@ impl Node {
     /// # Panics
     /// When it does not run.
     pub fn kill9(&mut self) {
-        self.signal(Signal::KILL);
-        self.process.take().expect("the node runs").wait().expect("a killed child ends");
+        self.process.kill9();
     }
 
     /// Halts the process where it stands (SIGSTOP).
@@ -117,7 +110,7 @@ impl Node {
     /// # Panics
     /// When it does not run.
     pub fn stop(&self) {
-        self.signal(Signal::STOP);
+        self.process.signal(Signal::STOP);
     }
 
     /// Lets a halted process go on (SIGCONT).
@@ -125,7 +118,7 @@ impl Node {
     /// # Panics
     /// When it does not run.
     pub fn cont(&self) {
-        self.signal(Signal::CONT);
+        self.process.signal(Signal::CONT);
     }
 
     /// Asks the process to end (SIGTERM).
@@ -133,7 +126,7 @@ impl Node {
     /// # Panics
     /// When it does not run.
     pub fn term(&self) {
-        self.signal(Signal::TERM);
+        self.process.signal(Signal::TERM);
     }
 
     /// Waits until the process ended by itself.
@@ -141,12 +134,7 @@ impl Node {
     /// # Panics
     /// When it does not end in time.
     pub async fn exit(&mut self, deadline: Duration) -> ExitStatus {
-        let mut process = self.process.take().expect("the node runs");
-        wait_until("the process ends", deadline, || {
-            let status = process.try_wait().expect("a child can be asked");
-            async move { status }
-        })
-        .await
+        self.process.exit(deadline).await
     }
 
     /// # Panics
@@ -156,47 +144,14 @@ impl Node {
     }
 }
 
-impl Drop for Node {
-    fn drop(&mut self) {
-        if let Some(mut process) = self.process.take() {
-            let _ = process.kill();
-            let _ = process.wait();
-        }
-    }
-}
-
-/// Lets the kernel kill the child when the thread that started it ends, even if the test is killed.
-#[expect(unsafe_code, reason = "nothing but one system call runs between fork and exec")]
-fn die_with_parent(command: &mut Command) {
-    // SAFETY: prctl is async-signal-safe and touches no memory of the parent.
-    unsafe { command.pre_exec(|| Ok(set_parent_process_death_signal(Some(Signal::KILL))?)) };
-}
-
 /// The program, with nothing set in its environment that is meant for another.
 ///
 /// # Panics
-/// When there is no binary.
+/// When there is no binary, saying how to build it.
 pub fn rollcall() -> Command {
-    let mut command = Command::new(binary());
+    let mut command = Command::new(built("rollcall", "rollcall-cli", "ROLLCALL_BIN"));
     for (name, _) in std::env::vars_os().filter(|(name, _)| name.to_string_lossy().starts_with("ROLLCALL_")) {
         command.env_remove(name);
     }
     command
-}
-
-/// # Panics
-/// When there is no binary, saying how to build it.
-fn binary() -> PathBuf {
-    let named = std::env::var_os("ROLLCALL_BIN").map(PathBuf::from);
-    let path = named.unwrap_or_else(|| {
-        let test = std::env::current_exe().expect("a test knows its own path");
-        // The test lies in target/release/deps, the binary in target/release.
-        test.ancestors().nth(2).expect("a test lies in a target directory").join("rollcall")
-    });
-    assert!(
-        path.is_file(),
-        "{} is missing: build it by `cargo build --release -p rollcall-cli`, or name another by ROLLCALL_BIN",
-        path.display()
-    );
-    path
 }

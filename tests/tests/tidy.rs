@@ -15,7 +15,7 @@ const ARROWS: &[(&str, &[&str])] = &[
     ("rollcall-client", &["rollcall-api"]),
     ("rollcall-bench", &["rollcall-api"]),
     ("rollcall-cli", &["rollcall-api", "rollcall-bench", "rollcall-client", "rollcall-server"]),
-    ("rollcall-tests", &[]),
+    ("rollcall-tests", &["rollcall-bench"]),
 ];
 
 /// Small data structures and codings: nothing that could do I/O, read a clock or start a task.
@@ -26,6 +26,7 @@ const OWNED: &[(&str, &[&str])] = &[
     ("rocksdb", &["rollcall-storage"]),
     ("openraft", &["rollcall-storage", "rollcall-replica"]),
     ("axum", &["rollcall-server"]),
+    ("tonic", &["rollcall-tests"]),
 ];
 
 const FILE_LINES_MAX: usize = 600;

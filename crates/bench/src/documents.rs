@@ -5,20 +5,20 @@ use serde_json::{Map, Value, json};
 
 /// What the instances of one service have in common.
 #[derive(Clone, Debug)]
-pub(crate) struct Shape {
-    pub(crate) name: String,
-    pub(crate) tags: Vec<String>,
-    pub(crate) capabilities: Vec<String>,
+pub struct Shape {
+    pub name: String,
+    pub tags: Vec<String>,
+    pub capabilities: Vec<String>,
     /// Labels: what selectors find.
-    pub(crate) labels: Vec<(&'static str, String)>,
+    pub labels: Vec<(&'static str, String)>,
     /// Of the metadata's JSON, filled up to this; the labels may be longer.
-    pub(crate) metadata_bytes: usize,
-    pub(crate) ttl_ms: u64,
+    pub metadata_bytes: usize,
+    pub ttl_ms: u64,
 }
 
 impl Shape {
     /// An agent as many are: five tags, three capabilities, four labels. `number` tells services apart.
-    pub(crate) fn usual(name: String, number: u64, metadata_bytes: usize, ttl_ms: u64) -> Self {
+    pub fn usual(name: String, number: u64, metadata_bytes: usize, ttl_ms: u64) -> Self {
         let word = |kind: &str, step: u64, of: u64| format!("{kind}-{}", (number * 7 + step * 13) % of);
         Self {
             name,
@@ -67,7 +67,7 @@ fn filler(bytes: usize) -> String {
 
 /// Documents by number. Those that are as many apart as there are shapes have the same shape.
 #[derive(Debug)]
-pub(crate) struct Documents {
+pub struct Documents {
     prefix: String,
     rests: Vec<Vec<u8>>,
     /// From this number on, and of this shape instead.
@@ -77,21 +77,26 @@ pub(crate) struct Documents {
 impl Documents {
     /// # Panics
     /// Without a shape.
-    pub(crate) fn new(prefix: String, shapes: impl IntoIterator<Item = Shape>) -> Self {
+    pub fn new(prefix: String, shapes: impl IntoIterator<Item = Shape>) -> Self {
         let rests: Vec<_> = shapes.into_iter().map(|shape| shape.render()).collect();
         assert!(!rests.is_empty(), "documents have a shape");
         Self { prefix, rests, spare: None }
     }
 
-    pub(crate) fn with_spare(self, from: u64, shape: &Shape) -> Self {
+    pub fn with_spare(self, from: u64, shape: &Shape) -> Self {
         Self { spare: Some((from, shape.render())), ..self }
     }
 
-    pub(crate) fn id(&self, number: u64) -> String {
+    /// What all ids begin with.
+    pub fn prefix(&self) -> &str {
+        &self.prefix
+    }
+
+    pub fn id(&self, number: u64) -> String {
         format!("{}{number}", self.prefix)
     }
 
-    pub(crate) fn render(&self, number: u64) -> Bytes {
+    pub fn render(&self, number: u64) -> Bytes {
         let rest = match &self.spare {
             Some((from, rest)) if number >= *from => rest,
             _ => &self.rests[(number % self.rests.len() as u64) as usize],

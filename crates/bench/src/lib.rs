@@ -37,7 +37,7 @@
 //! Read in this order: [`engine`], [`report`], `http` (one connection), `target` (which nodes), [`work`].
 
 pub mod args;
-mod documents;
+pub mod documents;
 pub mod engine;
 mod enrol;
 mod error;

@@ -55,6 +55,11 @@ impl Processes {
         self.watched.iter().find(|watched| watched.label == label).map(|watched| watched.pid)
     }
 
+    /// The memory that each has now. What has ended has none.
+    pub fn rss_bytes(&self) -> Vec<Option<u64>> {
+        self.sample().into_iter().map(|sample| sample.map(|sample| sample.rss_bytes)).collect()
+    }
+
     pub(crate) fn sample(&self) -> Vec<Option<ProcessSample>> {
         self.watched.iter().map(|watched| table::sample(watched.pid)).collect()
     }
