@@ -37,7 +37,7 @@ const BATCH_COMMANDS_MAX: usize = 4_096;
 const COMPANY_MIN: usize = 8;
 
 /// The longest such wait: what a loaded node takes for an entry.
-const COMPANY_WAIT_MAX: Duration = Duration::from_millis(1);
+const COMPANY_WAIT_MAX: Duration = Duration::from_millis(3);
 
 /// How the batch before went.
 #[derive(Clone, Copy, Debug)]

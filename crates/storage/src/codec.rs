@@ -136,6 +136,15 @@ pub fn encode<T: Serialize>(kind: Kind, value: &T) -> Vec<u8> {
 
 /// Reads a whole frame of the given kind.
 pub fn decode<T: DeserializeOwned>(kind: Kind, frame: &[u8]) -> Result<T, CodecError> {
+    let (value, left_over) = decode_head(kind, frame)?;
+    match left_over {
+        0 => Ok(value),
+        bytes => Err(CodecError::Trailing { kind, version: kind.version(), bytes }),
+    }
+}
+
+/// Reads what a frame of the given kind begins with, and tells how many bytes follow.
+fn decode_head<T: DeserializeOwned>(kind: Kind, frame: &[u8]) -> Result<(T, usize), CodecError> {
     let Some((&[found_kind, version], payload)) = frame.split_first_chunk::<HEAD_BYTES>() else {
         return Err(CodecError::Truncated { kind, bytes: frame.len() });
     };
@@ -150,10 +159,7 @@ pub fn decode<T: DeserializeOwned>(kind: Kind, frame: &[u8]) -> Result<T, CodecE
     }
     let (value, read) = bincode::serde::decode_from_slice(payload, configuration())
         .map_err(|source| CodecError::Malformed { kind, version, source })?;
-    if read != payload.len() {
-        return Err(CodecError::Trailing { kind, version, bytes: payload.len() - read });
-    }
-    Ok(value)
+    Ok((value, payload.len() - read))
 }
 
 /// Frames and seals a value that is kept under `key`.
@@ -170,6 +176,11 @@ pub fn seal<T: Serialize>(kind: Kind, key: &[u8], value: &T) -> Vec<u8> {
 /// Reads a whole sealed record that was found under `key`.
 pub fn unseal<T: DeserializeOwned>(kind: Kind, key: &[u8], record: &[u8]) -> Result<T, CodecError> {
     decode(kind, check_seal(kind, key, record)?)
+}
+
+/// Reads what a sealed record begins with. Its checksum vouches for the rest.
+pub(crate) fn unseal_head<T: DeserializeOwned>(kind: Kind, key: &[u8], record: &[u8]) -> Result<T, CodecError> {
+    decode_head(kind, check_seal(kind, key, record)?).map(|(value, _)| value)
 }
 
 /// The frame in a sealed record, after its checksum was verified.
