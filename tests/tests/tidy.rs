@@ -19,7 +19,8 @@ const ARROWS: &[(&str, &[&str])] = &[
 ];
 
 /// Small data structures and codings: nothing that could do I/O, read a clock or start a task.
-const REGISTRY_DEPENDENCIES: &[&str] = &["hashbrown", "roaring", "semver", "serde", "thiserror", "xxhash-rust"];
+const REGISTRY_DEPENDENCIES: &[&str] =
+    &["arcstr", "hashbrown", "roaring", "semver", "serde", "smallvec", "thiserror", "xxhash-rust"];
 
 /// A library and the only crates that may name it.
 const OWNED: &[(&str, &[&str])] = &[

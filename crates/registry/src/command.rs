@@ -2,12 +2,12 @@
 //! the node that took the request.
 
 use std::fmt;
-use std::sync::Arc;
 
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
 use crate::ids::{ClusterTime, InstanceId, LeaseId, Revision, TenantId, Term, WallTime};
-use crate::registration::{Metadata, Registration, Status};
+use crate::metadata::Metadata;
+use crate::registration::{PackedRegistration, Status};
 
 /// The payload of one log entry: what was collected while the entry before it was in flight.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -51,8 +51,7 @@ pub struct Origin {
 pub enum Command {
     Register {
         tenant: TenantId,
-        id: InstanceId,
-        registration: Arc<Registration>,
+        registration: PackedRegistration,
         condition: Condition,
     },
     /// Renews leases and nothing else. The leases are one tenant's; another's are told as not found.

@@ -5,7 +5,8 @@ use std::collections::VecDeque;
 use std::sync::Arc;
 
 use crate::ids::{Revision, WallTime};
-use crate::registration::Instance;
+use crate::index::{Mark, Wanted};
+use crate::instance::Instance;
 
 /// What a change did, as watchers are told.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -18,19 +19,19 @@ pub enum ChangeKind {
 }
 
 /// One visible change.
-#[derive(Clone, Debug)]
-pub struct Change {
+#[derive(Clone, Copy, Debug)]
+pub struct Change<'a> {
     pub revision: Revision,
     pub kind: ChangeKind,
     pub wall: WallTime,
-    pub before: Option<Arc<Instance>>,
-    pub after: Option<Arc<Instance>>,
+    pub before: Option<&'a Arc<Instance>>,
+    pub after: Option<&'a Arc<Instance>>,
 }
 
-impl Change {
+impl<'a> Change<'a> {
     /// The instance changed, as it was before if it is gone.
-    pub fn instance(&self) -> &Arc<Instance> {
-        self.after.as_ref().or(self.before.as_ref()).expect("a change has a before or an after")
+    pub fn instance(&self) -> &'a Arc<Instance> {
+        self.after.or(self.before).expect("a change has a before or an after")
     }
 }
 
@@ -49,29 +50,41 @@ impl Default for HistoryLimits {
     }
 }
 
+/// A change as it is kept: half a cache line each, because a look into the past goes through all of them. Each takes
+/// the revision after the one before it, so that none is written down.
+#[derive(Debug)]
+pub(crate) struct Record {
+    pub(crate) before: Option<Arc<Instance>>,
+    pub(crate) after: Option<Arc<Instance>>,
+    pub(crate) wall: WallTime,
+    pub(crate) kind: ChangeKind,
+    /// Of what stood before; of nobody if nothing did.
+    pub(crate) mark: Mark,
+}
+
 #[derive(Debug)]
 pub(crate) struct History {
     limits: HistoryLimits,
-    changes: VecDeque<Change>,
+    records: VecDeque<Record>,
     bytes: usize,
-    /// Everything up to here is forgotten or was never known.
+    /// Everything up to here is forgotten or was never known. The first record's revision is the next.
     floor: Revision,
 }
 
 impl History {
     pub(crate) fn new(limits: HistoryLimits, floor: Revision) -> Self {
-        Self { limits, changes: VecDeque::new(), bytes: 0, floor }
+        Self { limits, records: VecDeque::new(), bytes: 0, floor }
     }
 
-    pub(crate) fn push(&mut self, change: Change) {
-        let newest = self.changes.back().map_or(self.floor, |c| c.revision);
-        assert!(newest < change.revision, "change {} recorded after {newest}", change.revision);
-        self.bytes += weight(&change);
-        self.changes.push_back(change);
-        while self.changes.len() > self.limits.changes_max || self.bytes > self.limits.bytes_max {
-            let Some(oldest) = self.changes.pop_front() else { break };
+    pub(crate) fn push(&mut self, revision: Revision, record: Record) {
+        let next = self.floor.0 + self.records.len() as u64 + 1;
+        assert_eq!(revision.0, next, "a change was not recorded, or twice");
+        self.bytes += weight(&record);
+        self.records.push_back(record);
+        while self.records.len() > self.limits.changes_max || self.bytes > self.limits.bytes_max {
+            let Some(oldest) = self.records.pop_front() else { break };
             self.bytes -= weight(&oldest);
-            self.floor = oldest.revision;
+            self.floor.0 += 1;
         }
     }
 
@@ -80,27 +93,74 @@ impl History {
     }
 
     /// The changes after `revision` in order, or none if some of them are forgotten.
-    pub(crate) fn after(&self, revision: Revision) -> Option<impl DoubleEndedIterator<Item = &Change>> {
-        if revision < self.floor {
-            return None;
+    pub(crate) fn after(&self, revision: Revision) -> Option<impl DoubleEndedIterator<Item = Change<'_>>> {
+        let known = self.records_after(revision)?.enumerate();
+        Some(known.map(move |(n, record)| Change {
+            revision: Revision(revision.0 + 1 + n as u64),
+            kind: record.kind,
+            wall: record.wall,
+            before: record.before.as_ref(),
+            after: record.after.as_ref(),
+        }))
+    }
+
+    fn records_after(
+        &self,
+        revision: Revision,
+    ) -> Option<impl DoubleEndedIterator<Item = &Record> + ExactSizeIterator> {
+        let start = usize::try_from(revision.0.checked_sub(self.floor.0)?).ok()?;
+        Some(self.records.range(start.min(self.records.len())..))
+    }
+
+    /// What of an instance, or of one that came before it under the same id, was on the roll at a revision that is not
+    /// forgotten; none if it came later.
+    pub(crate) fn version_at<'a>(
+        &'a self,
+        mut instance: &'a Arc<Instance>,
+        revision: Revision,
+    ) -> Option<&'a Arc<Instance>> {
+        while instance.revision > revision {
+            let place = instance.revision.0 - self.floor.0 - 1;
+            instance = self.records[usize::try_from(place).ok()?].before.as_ref()?;
         }
-        let start = self.changes.partition_point(|c| c.revision <= revision);
-        Some(self.changes.range(start..))
+        Some(instance)
+    }
+
+    /// What stood before each change after `revision` that may have replaced or removed what `wanted` looks for.
+    pub(crate) fn replaced_after<'a>(
+        &'a self,
+        revision: Revision,
+        wanted: &'a Wanted,
+    ) -> impl Iterator<Item = (&'a Arc<Instance>, &'a Record)> {
+        let records = self.records_after(revision).into_iter().flatten();
+        let may_fit = records.filter(|record| wanted.may_fit(record.mark));
+        may_fit.filter_map(|record| Some((record.before.as_ref()?, record)))
     }
 }
 
 /// What a change keeps alive: the replaced registration and reported metadata, if they were, and the change itself.
-fn weight(change: &Change) -> usize {
-    let Some(before) = &change.before else { return size_of::<Change>() + size_of::<Instance>() };
-    let after = change.after.as_ref();
+fn weight(record: &Record) -> usize {
+    let Some(before) = &record.before else { return size_of::<Record>() + size_of::<Instance>() };
+    let after = record.after.as_ref();
     let registration = match after {
-        Some(after) if Arc::ptr_eq(&after.registration, &before.registration) => 0,
-        _ => before.registration.approximate_bytes(),
+        Some(after) if after.registration.is_same(&before.registration) => 0,
+        _ => before.registration.bytes(),
     };
     let reported = match (&before.reported_metadata, after.and_then(|after| after.reported_metadata.as_ref())) {
-        (Some(before), Some(after)) if Arc::ptr_eq(before, after) => 0,
-        (Some(before), _) => before.approximate_bytes(),
+        (Some(before), Some(after)) if before.is_same(after) => 0,
+        (Some(before), _) => before.bytes(),
         (None, _) => 0,
     };
-    size_of::<Change>() + size_of::<Instance>() + size_of_val(&*before.superseded) + registration + reported
+    let superseded = size_of_val(before.superseded.as_slice());
+    size_of::<Record>() + size_of::<Instance>() + superseded + registration + reported
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn two_records_fill_a_cache_line() {
+        assert_eq!(size_of::<Record>(), 32);
+    }
 }

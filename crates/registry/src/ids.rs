@@ -2,8 +2,8 @@
 
 use std::borrow::Borrow;
 use std::fmt;
-use std::sync::Arc;
 
+use arcstr::ArcStr;
 use serde::{Deserialize, Serialize};
 
 /// Longest id, name, tag, capability, event or owner, in bytes. Long enough for a URL or a DID, short enough that a
@@ -47,7 +47,7 @@ macro_rules! text_id {
         $(#[$doc])*
         #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
         #[serde(transparent)]
-        pub struct $name(Arc<str>);
+        pub struct $name(ArcStr);
 
         impl $name {
             pub fn as_str(&self) -> &str {
@@ -100,6 +100,11 @@ impl TenantId {
 }
 
 impl InstanceId {
+    /// An id that was checked before it was packed.
+    pub(crate) fn kept(text: &str) -> Self {
+        Self(text.into())
+    }
+
     /// 1 to 256 bytes without control characters. `watch` and `register` are the last segments of routes beside
     /// `/api/services/{id}`, so no instance can have them.
     pub fn parse(text: &str) -> Result<Self, NameError> {
@@ -114,6 +119,11 @@ impl InstanceId {
 }
 
 impl ServiceName {
+    /// A name that was checked before it was packed.
+    pub(crate) fn kept(text: &str) -> Self {
+        Self(text.into())
+    }
+
     /// 1 to 256 bytes without control characters.
     pub fn parse(text: &str) -> Result<Self, NameError> {
         check_name(text, NAME_BYTES_MAX)?;

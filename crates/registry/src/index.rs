@@ -1,15 +1,16 @@
 //! Which instances of a tenant have which property: posting lists over slots, the small integers that name places in
 //! the roll. Slots are this node's own business: they are in no snapshot, no digest and no answer.
 
-use std::borrow::Cow;
 use std::collections::BTreeMap;
 
-use hashbrown::HashTable;
-use hashbrown::hash_table::Entry;
+use hashbrown::{HashTable, hash_table};
 use roaring::RoaringBitmap;
+use smallvec::SmallVec;
 use xxhash_rust::xxh3::{Xxh3, xxh3_128_with_seed};
 
-use crate::registration::{Instance, Status};
+use crate::instance::Instance;
+use crate::registration::{Kind, Protocol, RegistrationView, Status, Visibility};
+use crate::slots::{Posting, Slots};
 
 /// A place in the roll.
 pub(crate) type Slot = u32;
@@ -18,13 +19,13 @@ pub(crate) type Slot = u32;
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub(crate) enum Term<'a> {
     Name(&'a str),
-    Kind(&'a str),
+    Kind(Kind),
     Tag(&'a str),
     Capability(&'a str),
     Status(Status),
-    Visibility(&'a str),
+    Visibility(Visibility),
     Owner(&'a str),
-    Protocol(&'a str),
+    Protocol(Protocol),
     Version(&'a str),
     ConsumedEvent(&'a str),
     ProducedEvent(&'a str),
@@ -36,25 +37,24 @@ pub(crate) enum Term<'a> {
 
 impl<'a> Term<'a> {
     /// Calls `each` with every term of an instance, some perhaps twice.
-    pub(crate) fn of(instance: &'a Instance, mut each: impl FnMut(Term<'a>)) {
-        let registration = &*instance.registration;
-        each(Term::Name(registration.name.as_str()));
-        each(Term::Kind(registration.kind.as_str()));
+    pub(crate) fn of(instance: &'a Instance, registration: &RegistrationView<'a>, mut each: impl FnMut(Term<'a>)) {
+        each(Term::Name(registration.name));
+        each(Term::Kind(registration.kind));
         each(Term::Status(instance.status()));
-        each(Term::Visibility(registration.visibility.as_str()));
-        each(Term::Protocol(registration.protocol.as_str()));
+        each(Term::Visibility(registration.visibility));
+        each(Term::Protocol(registration.protocol));
         let optional = [
-            registration.owner.as_deref().map(Term::Owner),
-            registration.version.as_deref().map(Term::Version),
-            registration.region().map(Term::Region),
-            registration.zone().map(Term::Zone),
+            registration.owner.map(Term::Owner),
+            registration.version.map(Term::Version),
+            registration.extras.region.map(Term::Region),
+            registration.extras.zone.map(Term::Zone),
         ];
         optional.into_iter().flatten().for_each(&mut each);
-        registration.tags.iter().for_each(|tag| each(Term::Tag(tag)));
-        registration.capabilities.iter().for_each(|c| each(Term::Capability(&c.name)));
-        registration.consumed_events.iter().for_each(|e| each(Term::ConsumedEvent(e)));
-        registration.produced_events.iter().for_each(|e| each(Term::ProducedEvent(e)));
-        for (key, value) in instance.metadata() {
+        registration.tags.for_each(|tag| each(Term::Tag(tag)));
+        registration.capabilities.for_each(|capability| each(Term::Capability(capability.name)));
+        registration.consumed_events.for_each(|event| each(Term::ConsumedEvent(event)));
+        registration.produced_events.for_each(|event| each(Term::ProducedEvent(event)));
+        for (key, value) in instance.metadata_over(*registration) {
             each(Term::LabelKey(key));
             if let Some(value) = value.label() {
                 each(Term::Label(key, value));
@@ -62,83 +62,132 @@ impl<'a> Term<'a> {
         }
     }
 
-    /// The term as 128 bits. Two terms that share them would be taken for one; with the seed unknown outside the
-    /// process nobody can make such a pair, and by chance none will ever be seen.
-    fn key(self, seed: u64) -> u128 {
-        let plain = |field: u8, value: &str| {
-            let mut hash = Xxh3::with_seed(seed);
-            hash.update(&[field]);
-            hash.update(value.as_bytes());
-            hash.digest128()
+    /// The term as 96 bits. Two terms that share them would be taken for one; with the seed unknown outside the process
+    /// nobody can make such a pair, and by chance none will ever be seen.
+    fn key(self, seed: u64) -> (u64, u32) {
+        let hash = match self {
+            Self::Name(v) => hash(seed, 0, &[], v),
+            Self::Kind(v) => hash(seed, 1, &[], v.as_str()),
+            Self::Tag(v) => hash(seed, 2, &[], v),
+            Self::Capability(v) => hash(seed, 3, &[], v),
+            Self::Status(v) => hash(seed, 4, &[], v.as_str()),
+            Self::Visibility(v) => hash(seed, 5, &[], v.as_str()),
+            Self::Owner(v) => hash(seed, 6, &[], v),
+            Self::Protocol(v) => hash(seed, 7, &[], v.as_str()),
+            Self::Version(v) => hash(seed, 8, &[], v),
+            Self::ConsumedEvent(v) => hash(seed, 9, &[], v),
+            Self::ProducedEvent(v) => hash(seed, 10, &[], v),
+            Self::Region(v) => hash(seed, 11, &[], v),
+            Self::Zone(v) => hash(seed, 12, &[], v),
+            Self::LabelKey(v) => hash(seed, 13, &[], v),
+            Self::Label(key, v) => hash(seed, 14, &xxh3_128_with_seed(key.as_bytes(), seed).to_le_bytes(), v),
         };
-        match self {
-            Self::Name(v) => plain(0, v),
-            Self::Kind(v) => plain(1, v),
-            Self::Tag(v) => plain(2, v),
-            Self::Capability(v) => plain(3, v),
-            Self::Status(v) => plain(4, v.as_str()),
-            Self::Visibility(v) => plain(5, v),
-            Self::Owner(v) => plain(6, v),
-            Self::Protocol(v) => plain(7, v),
-            Self::Version(v) => plain(8, v),
-            Self::ConsumedEvent(v) => plain(9, v),
-            Self::ProducedEvent(v) => plain(10, v),
-            Self::Region(v) => plain(11, v),
-            Self::Zone(v) => plain(12, v),
-            Self::LabelKey(v) => plain(13, v),
-            Self::Label(key, value) => {
-                let key = xxh3_128_with_seed(key.as_bytes(), seed);
-                let mut hash = Xxh3::with_seed(seed);
-                hash.update(&[14]);
-                hash.update(&key.to_le_bytes());
-                hash.update(value.as_bytes());
-                hash.digest128()
-            }
-        }
+        (hash as u64, (hash >> 64) as u32)
     }
 }
 
-/// Most terms of a large roll are one instance's own, so a single slot costs no allocation.
-#[derive(Clone, Debug)]
-enum Posting {
-    One(Slot),
-    Many(Box<RoaringBitmap>),
+/// What an instance had, in seven bytes: enough to pass over nearly all that a filter does not look for without reading
+/// them. Two bytes are the name's, and each other term has one of the remaining bits; which one only this process knows.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Mark([u8; 7]);
+
+const NAME_BITS: u32 = 16;
+const TERM_BITS: u64 = 40;
+
+/// What marks must show to be worth a look.
+#[derive(Debug, Default)]
+pub(crate) struct Wanted {
+    /// Any of these; none asks for nothing.
+    names: SmallVec<[u64; 4]>,
+    terms: u64,
 }
 
-impl Posting {
-    fn len(&self) -> u64 {
-        match self {
-            Self::One(_) => 1,
-            Self::Many(slots) => slots.len(),
-        }
+fn mark_of(term: Term<'_>, hash: u64) -> u64 {
+    match term {
+        Term::Name(_) => hash & ((1 << NAME_BITS) - 1),
+        // Nearly all instances share these.
+        Term::Kind(_) | Term::Status(_) | Term::Visibility(_) | Term::Protocol(_) | Term::LabelKey(_) => 0,
+        _ => 1 << (u64::from(NAME_BITS) + hash % TERM_BITS),
+    }
+}
+
+impl Mark {
+    fn new(bits: u64) -> Self {
+        let [a, b, c, d, e, f, g, _] = bits.to_le_bytes();
+        Self([a, b, c, d, e, f, g])
     }
 
-    fn insert(&mut self, slot: Slot) {
-        match self {
-            Self::One(one) if *one == slot => {}
-            Self::One(one) => *self = Self::Many(Box::new(RoaringBitmap::from_iter([*one, slot]))),
-            Self::Many(slots) => {
-                slots.insert(slot);
-            }
-        }
+    fn bits(self) -> u64 {
+        let [a, b, c, d, e, f, g] = self.0;
+        u64::from_le_bytes([a, b, c, d, e, f, g, 0])
+    }
+}
+
+impl Wanted {
+    /// Instances that have one of these names.
+    pub(crate) fn name(&mut self, seed: u64, name: &str) {
+        let term = Term::Name(name);
+        self.names.push(mark_of(term, term.key(seed).0));
     }
 
-    /// True when nothing is left.
-    fn remove(&mut self, slot: Slot) -> bool {
-        match self {
-            Self::One(one) => *one == slot,
-            Self::Many(slots) => {
-                slots.remove(slot);
-                slots.is_empty()
-            }
-        }
+    /// Instances that have this term, which is no name.
+    pub(crate) fn term(&mut self, seed: u64, term: Term<'_>) {
+        self.terms |= mark_of(term, term.key(seed).0);
     }
 
-    fn as_bitmap(&self) -> Cow<'_, RoaringBitmap> {
-        match self {
-            Self::One(slot) => Cow::Owned(RoaringBitmap::from_iter([*slot])),
-            Self::Many(slots) => Cow::Borrowed(slots),
-        }
+    pub(crate) fn may_fit(&self, mark: Mark) -> bool {
+        let bits = mark.bits();
+        let name = bits & ((1 << NAME_BITS) - 1);
+        bits & self.terms == self.terms && (self.names.is_empty() || self.names.contains(&name))
+    }
+}
+
+/// Of the field, the key's hash if there is one, and the value, one after the other.
+fn hash(seed: u64, field: u8, key: &[u8], value: &str) -> u128 {
+    // Hashed in one go where it fits, which is several times faster than bit by bit.
+    let mut buffer = [0; 256];
+    let head = 1 + key.len();
+    let length = head + value.len();
+    buffer[0] = field;
+    buffer[1..head].copy_from_slice(key);
+    if let Some(room) = buffer.get_mut(head..length) {
+        room.copy_from_slice(value.as_bytes());
+        return xxh3_128_with_seed(&buffer[..length], seed);
+    }
+    let mut hash = Xxh3::with_seed(seed);
+    hash.update(&buffer[..head]);
+    hash.update(value.as_bytes());
+    hash.digest128()
+}
+
+/// A term as it is looked up: 96 bits of its hash, and in the rest of two words either the one slot that has it or the
+/// place of the slots that do. Most terms of a large roll are one instance's own, and cost nothing else.
+#[derive(Clone, Copy, Debug)]
+struct Entry {
+    hash: u64,
+    check: u32,
+    at: At,
+}
+
+/// A slot, or with its highest bit set a place in [`Index::lists`].
+#[derive(Clone, Copy, Debug)]
+struct At(u32);
+
+const LIST: u32 = 1 << 31;
+
+impl At {
+    fn slot(slot: Slot) -> Self {
+        assert!(slot & LIST == 0, "fewer than 2^31 instances");
+        Self(slot)
+    }
+
+    fn list(place: usize) -> Self {
+        Self(u32::try_from(place).expect("fewer lists than terms, fewer terms than 2^31") | LIST)
+    }
+
+    /// The slot, or the place of the list.
+    fn get(self) -> Result<Slot, usize> {
+        if self.0 & LIST == 0 { Ok(self.0) } else { Err((self.0 & !LIST) as usize) }
     }
 }
 
@@ -146,7 +195,9 @@ impl Posting {
 #[derive(Debug)]
 pub(crate) struct Index {
     seed: u64,
-    postings: HashTable<(u128, Posting)>,
+    terms: HashTable<Entry>,
+    lists: Vec<Slots>,
+    free_lists: Vec<usize>,
     all: RoaringBitmap,
     /// How many instances have a version; ranges are looked up over the distinct ones.
     versions: BTreeMap<Box<str>, u32>,
@@ -154,30 +205,57 @@ pub(crate) struct Index {
 
 impl Index {
     pub(crate) fn new(seed: u64) -> Self {
-        Self { seed, postings: HashTable::new(), all: RoaringBitmap::new(), versions: BTreeMap::new() }
+        Self {
+            seed,
+            terms: HashTable::new(),
+            lists: Vec::new(),
+            free_lists: Vec::new(),
+            all: RoaringBitmap::new(),
+            versions: BTreeMap::new(),
+        }
     }
 
     pub(crate) fn insert(&mut self, slot: Slot, instance: &Instance) {
         self.all.insert(slot);
-        if let Some(version) = &instance.registration.version {
+        let registration = instance.registration();
+        if let Some(version) = registration.version {
             match self.versions.get_mut(version) {
                 Some(count) => *count += 1,
-                None => drop(self.versions.insert(version.clone(), 1)),
+                None => drop(self.versions.insert(version.into(), 1)),
             }
         }
-        let seed = self.seed;
-        Term::of(instance, |term| {
-            let key = term.key(seed);
-            match self.postings.entry(key as u64, |e| e.0 == key, |e| e.0 as u64) {
-                Entry::Occupied(mut entry) => entry.get_mut().1.insert(slot),
-                Entry::Vacant(entry) => drop(entry.insert((key, Posting::One(slot)))),
-            }
-        });
+        Term::of(instance, &registration, |term| self.enter(term, slot));
     }
 
-    pub(crate) fn remove(&mut self, slot: Slot, instance: &Instance) {
+    fn enter(&mut self, term: Term<'_>, slot: Slot) {
+        let (hash, check) = term.key(self.seed);
+        let entry = match self.terms.entry(hash, |e| (e.hash, e.check) == (hash, check), |e| e.hash) {
+            hash_table::Entry::Vacant(entry) => {
+                entry.insert(Entry { hash, check, at: At::slot(slot) });
+                return;
+            }
+            hash_table::Entry::Occupied(entry) => entry.into_mut(),
+        };
+        match entry.at.get() {
+            Ok(one) if one == slot => {}
+            Ok(one) => {
+                let place = self.free_lists.pop().unwrap_or_else(|| {
+                    self.lists.push(Slots::default());
+                    self.lists.len() - 1
+                });
+                self.lists[place].insert(one);
+                self.lists[place].insert(slot);
+                entry.at = At::list(place);
+            }
+            Err(place) => self.lists[place].insert(slot),
+        }
+    }
+
+    /// Returns the mark that the instance leaves in the history.
+    pub(crate) fn remove(&mut self, slot: Slot, instance: &Instance) -> Mark {
         self.all.remove(slot);
-        if let Some(version) = &instance.registration.version
+        let registration = instance.registration();
+        if let Some(version) = registration.version
             && let Some(count) = self.versions.get_mut(version)
         {
             *count -= 1;
@@ -185,29 +263,40 @@ impl Index {
                 self.versions.remove(version);
             }
         }
-        let seed = self.seed;
-        Term::of(instance, |term| {
-            let key = term.key(seed);
-            // A term that the instance has twice is gone the second time.
-            if let Ok(mut entry) = self.postings.find_entry(key as u64, |e| e.0 == key)
-                && entry.get_mut().1.remove(slot)
-            {
-                entry.remove();
-            }
+        let mut mark = 0;
+        Term::of(instance, &registration, |term| {
+            let key = term.key(self.seed);
+            mark |= mark_of(term, key.0);
+            self.leave(key, slot);
         });
+        Mark::new(mark)
     }
 
-    fn posting(&self, term: Term<'_>) -> Option<&Posting> {
-        let key = term.key(self.seed);
-        self.postings.find(key as u64, |e| e.0 == key).map(|e| &e.1)
+    fn leave(&mut self, (hash, check): (u64, u32), slot: Slot) {
+        // A term that the instance has twice is gone the second time.
+        let Ok(mut entry) = self.terms.find_entry(hash, |e| (e.hash, e.check) == (hash, check)) else { return };
+        match entry.get().at.get() {
+            Ok(one) if one == slot => drop(entry.remove()),
+            Ok(_) => {}
+            Err(place) => {
+                let slots = &mut self.lists[place];
+                slots.remove(slot);
+                if let Some(one) = slots.only() {
+                    entry.get_mut().at = At::slot(one);
+                    *slots = Slots::default();
+                    self.free_lists.push(place);
+                }
+            }
+        }
     }
 
-    pub(crate) fn count(&self, term: Term<'_>) -> u64 {
-        self.posting(term).map_or(0, Posting::len)
-    }
-
-    pub(crate) fn slots(&self, term: Term<'_>) -> Cow<'_, RoaringBitmap> {
-        self.posting(term).map_or_else(|| Cow::Owned(RoaringBitmap::new()), Posting::as_bitmap)
+    pub(crate) fn posting(&self, term: Term<'_>) -> Option<Posting<'_>> {
+        let (hash, check) = term.key(self.seed);
+        let entry = self.terms.find(hash, |e| (e.hash, e.check) == (hash, check))?;
+        Some(match entry.at.get() {
+            Ok(slot) => Posting::One(slot),
+            Err(place) => Posting::List(&self.lists[place]),
+        })
     }
 
     pub(crate) fn all(&self) -> &RoaringBitmap {
@@ -219,6 +308,6 @@ impl Index {
     }
 
     pub(crate) fn term_count(&self) -> usize {
-        self.postings.len()
+        self.terms.len()
     }
 }

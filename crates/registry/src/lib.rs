@@ -12,18 +12,27 @@
 
 pub mod command;
 pub mod digest;
+mod filter;
 mod history;
 pub mod ids;
 mod index;
+mod instance;
+mod metadata;
+mod packed;
 pub mod query;
 pub mod registration;
 pub mod selector;
+mod slots;
 pub mod state;
 
 pub use command::{Beaten, Command, Condition, LeaseSet, Once, Origin, Outcome, Proposal, Refusal, Registered};
 pub use digest::Digest;
+pub use filter::{Filter, VersionRange};
 pub use history::{Change, ChangeKind, HistoryLimits};
 pub use ids::{ClusterTime, Epoch, InstanceId, LeaseId, NameError, Revision, ServiceName, TenantId, Term, WallTime};
-pub use query::{Filter, Page, Position, Query, Sort, View};
-pub use registration::{Instance, Kind, Metadata, Protocol, Registration, Status, Visibility};
+pub use instance::{Instance, Superseded};
+pub use metadata::{Metadata, MetadataValue, Pair, Pairs};
+pub use packed::{Parts, Texts};
+pub use query::{Page, Position, Query, Sort, View};
+pub use registration::{Kind, PackedRegistration, Protocol, Registration, RegistrationView, Status, Visibility};
 pub use state::{Options, State};

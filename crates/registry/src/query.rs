@@ -1,225 +1,21 @@
 //! Discovery: what is asked, and how it is answered from posting lists.
 
 use std::cmp::Reverse;
-use std::collections::BTreeMap;
+use std::ops::Bound::{Excluded, Unbounded};
 use std::sync::Arc;
 
-use roaring::RoaringBitmap;
-use semver::{Version, VersionReq};
 use serde::{Deserialize, Serialize};
 
+use crate::filter::Filter;
 use crate::ids::{ClusterTime, InstanceId, Revision, TenantId};
-use crate::index::{Index, Slot, Term};
-use crate::registration::{Instance, Kind, Protocol, Status, Visibility};
-use crate::selector::{Requirement, Selector};
+use crate::index::{Slot, Wanted};
+use crate::instance::Instance;
+use crate::registration::Status;
+use crate::slots::Slots;
 use crate::state::State;
 
 /// Largest page. 1,000 registrations of a few hundred bytes stay under a megabyte of answer.
 pub const LIMIT_MAX: usize = 1_000;
-
-/// What an instance must be to be found. An empty list asks for nothing.
-#[derive(Clone, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
-pub struct Filter {
-    pub names: Vec<Box<str>>,
-    pub kinds: Vec<Kind>,
-    /// All of them.
-    pub tags: Vec<Box<str>>,
-    /// All of them.
-    pub capabilities: Vec<Box<str>>,
-    /// Empty: everything but offline.
-    pub statuses: Vec<Status>,
-    pub visibilities: Vec<Visibility>,
-    pub owners: Vec<Box<str>>,
-    pub protocols: Vec<Protocol>,
-    pub versions: Vec<VersionRange>,
-    pub consumed_events: Vec<Box<str>>,
-    pub produced_events: Vec<Box<str>>,
-    pub regions: Vec<Box<str>>,
-    pub zones: Vec<Box<str>>,
-    pub selector: Selector,
-}
-
-/// A semver range. A version that is no semver is in no range but the one that is spelled the same.
-#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
-#[serde(try_from = "String", into = "String")]
-pub struct VersionRange {
-    text: String,
-    /// None matches the text itself.
-    range: Option<VersionReqKey>,
-}
-
-/// `VersionReq` has no order; its text has.
-#[derive(Clone, Debug, PartialEq, Eq, Hash)]
-struct VersionReqKey(VersionReq);
-
-impl PartialOrd for VersionReqKey {
-    fn partial_cmp(&self, other: &Self) -> Option<std::cmp::Ordering> {
-        Some(self.cmp(other))
-    }
-}
-
-impl Ord for VersionReqKey {
-    fn cmp(&self, other: &Self) -> std::cmp::Ordering {
-        self.0.to_string().cmp(&other.0.to_string())
-    }
-}
-
-impl VersionRange {
-    /// `^1.2`, `~1.2.3`, `>=1.0, <2.0`, `>=1.0 <2.0`, `1.x`, `*`; a bare version means exactly it, a bare partial one
-    /// (`1.2`) any that begins so. Text that starts with a letter is compared as it stands.
-    pub fn parse(text: &str) -> Result<Self, semver::Error> {
-        let trimmed = text.trim();
-        if trimmed.starts_with(|c: char| c.is_alphabetic() && !matches!(c, 'x' | 'X')) {
-            return Ok(Self { text: trimmed.to_owned(), range: None });
-        }
-        let mut comparators = String::new();
-        let mut pending = String::new();
-        for word in trimmed.split([' ', ',']).filter(|word| !word.is_empty()) {
-            pending.push_str(word);
-            if word.ends_with(['<', '>', '=', '^', '~']) {
-                continue;
-            }
-            let bare = pending.starts_with(|c: char| c.is_ascii_digit()) && !pending.contains(['*', 'x', 'X']);
-            let separator = if comparators.is_empty() { "" } else { ", " };
-            comparators.push_str(separator);
-            comparators.push_str(if bare { "=" } else { "" });
-            comparators.push_str(&pending);
-            pending.clear();
-        }
-        comparators.push_str(&pending);
-        Ok(Self { text: trimmed.to_owned(), range: Some(VersionReqKey(VersionReq::parse(&comparators)?)) })
-    }
-
-    fn contains(&self, version: &str) -> bool {
-        version == self.text
-            || self
-                .range
-                .as_ref()
-                .is_some_and(|range| Version::parse(version).is_ok_and(|version| range.0.matches(&version)))
-    }
-}
-
-impl TryFrom<String> for VersionRange {
-    type Error = semver::Error;
-
-    fn try_from(text: String) -> Result<Self, semver::Error> {
-        Self::parse(&text)
-    }
-}
-
-impl From<VersionRange> for String {
-    fn from(range: VersionRange) -> Self {
-        range.text
-    }
-}
-
-impl Filter {
-    /// Whether one instance is found by this filter: what the posting lists must agree with.
-    pub fn matches(&self, instance: &Instance) -> bool {
-        let registration = &*instance.registration;
-        let any = |wanted: &[Box<str>], value: Option<&str>| {
-            wanted.is_empty() || value.is_some_and(|value| wanted.iter().any(|w| **w == *value))
-        };
-        let any_of = |wanted: &[Box<str>], values: &[Box<str>]| {
-            wanted.is_empty() || values.iter().any(|value| wanted.contains(value))
-        };
-        let status_fits = match self.statuses.as_slice() {
-            [] => instance.status() != Status::Offline,
-            statuses => statuses.contains(&instance.status()),
-        };
-        let version = registration.version.as_deref();
-        status_fits
-            && any(&self.names, Some(registration.name.as_str()))
-            && (self.kinds.is_empty() || self.kinds.contains(&registration.kind))
-            && self.tags.iter().all(|tag| registration.tags.contains(tag))
-            && self.capabilities.iter().all(|name| registration.capabilities.iter().any(|c| c.name == *name))
-            && (self.visibilities.is_empty() || self.visibilities.contains(&registration.visibility))
-            && any(&self.owners, registration.owner.as_deref())
-            && (self.protocols.is_empty() || self.protocols.contains(&registration.protocol))
-            && (self.versions.is_empty() || version.is_some_and(|v| self.versions.iter().any(|r| r.contains(v))))
-            && any_of(&self.consumed_events, &registration.consumed_events)
-            && any_of(&self.produced_events, &registration.produced_events)
-            && any(&self.regions, registration.region())
-            && any(&self.zones, registration.zone())
-            && self.selector.0.iter().all(|requirement| requirement.matches(instance))
-    }
-
-    /// The slots that match. Every demand is a set of posting lists; the smallest goes first and only shrinks.
-    fn slots<'a>(&'a self, index: &'a Index) -> RoaringBitmap {
-        let in_range = |version: &&str| self.versions.iter().any(|range| range.contains(version));
-        let versions = match self.versions.as_slice() {
-            [] => Vec::new(),
-            _ => index.versions().filter(in_range).map(Term::Version).collect(),
-        };
-        let mut demands: Vec<Vec<Term<'a>>> = Vec::new();
-        // An empty list asks for nothing, but a version range that no version is in asks for what is not there.
-        let mut any_of = |wanted: bool, terms: Vec<Term<'a>>| {
-            if wanted {
-                demands.push(terms);
-            }
-        };
-        any_of(!self.names.is_empty(), self.names.iter().map(|v| Term::Name(v)).collect());
-        any_of(!self.kinds.is_empty(), self.kinds.iter().map(|v| Term::Kind(v.as_str())).collect());
-        any_of(!self.statuses.is_empty(), self.statuses.iter().map(|v| Term::Status(*v)).collect());
-        any_of(
-            !self.visibilities.is_empty(),
-            self.visibilities.iter().map(|v| Term::Visibility(v.as_str())).collect(),
-        );
-        any_of(!self.owners.is_empty(), self.owners.iter().map(|v| Term::Owner(v)).collect());
-        any_of(!self.protocols.is_empty(), self.protocols.iter().map(|v| Term::Protocol(v.as_str())).collect());
-        any_of(!self.versions.is_empty(), versions);
-        any_of(
-            !self.consumed_events.is_empty(),
-            self.consumed_events.iter().map(|v| Term::ConsumedEvent(v)).collect(),
-        );
-        any_of(
-            !self.produced_events.is_empty(),
-            self.produced_events.iter().map(|v| Term::ProducedEvent(v)).collect(),
-        );
-        any_of(!self.regions.is_empty(), self.regions.iter().map(|v| Term::Region(v)).collect());
-        any_of(!self.zones.is_empty(), self.zones.iter().map(|v| Term::Zone(v)).collect());
-        demands.extend(self.tags.iter().map(|tag| vec![Term::Tag(tag)]));
-        demands.extend(self.capabilities.iter().map(|name| vec![Term::Capability(name)]));
-        for requirement in &self.selector.0 {
-            match requirement {
-                Requirement::In { key, values } => demands.push(values.iter().map(|v| Term::Label(key, v)).collect()),
-                Requirement::Exists { key } => demands.push(vec![Term::LabelKey(key)]),
-                Requirement::NotIn { .. } | Requirement::Missing { .. } => {}
-            }
-        }
-        demands.sort_by_cached_key(|terms| terms.iter().map(|t| index.count(*t)).sum::<u64>());
-
-        let mut demands = demands.into_iter();
-        let mut found = match demands.next() {
-            None => index.all().clone(),
-            Some(terms) => terms.iter().fold(RoaringBitmap::new(), |set, t| set | &*index.slots(*t)),
-        };
-        for terms in demands {
-            if found.is_empty() {
-                return found;
-            }
-            match terms.as_slice() {
-                [term] => found &= &*index.slots(*term),
-                terms => {
-                    found = terms.iter().fold(RoaringBitmap::new(), |set, t| set | (&found & &*index.slots(*t)));
-                }
-            }
-        }
-        if self.statuses.is_empty() {
-            found -= &*index.slots(Term::Status(Status::Offline));
-        }
-        for requirement in &self.selector.0 {
-            match requirement {
-                Requirement::NotIn { key, values } => {
-                    values.iter().for_each(|value| found -= &*index.slots(Term::Label(key, value)));
-                }
-                Requirement::Missing { key } => found -= &*index.slots(Term::LabelKey(key)),
-                Requirement::In { .. } | Requirement::Exists { .. } => {}
-            }
-        }
-        found
-    }
-}
 
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Sort {
@@ -230,11 +26,22 @@ pub enum Sort {
 }
 
 /// Where in a sorted result a page ended.
-#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Position {
     /// Descending; the same for all when sorted by id.
     score: Reverse<u32>,
     id: InstanceId,
+    /// How many the whole result has: all pages show one revision, so that it is counted for the first alone.
+    total: u64,
+}
+
+/// What results are sorted by.
+type Rank<'a> = (Reverse<u32>, &'a str);
+
+impl Position {
+    fn rank(&self) -> Rank<'_> {
+        (self.score, self.id.as_str())
+    }
 }
 
 #[derive(Clone, Debug)]
@@ -283,121 +90,156 @@ fn score(instance: &Instance) -> u32 {
 }
 
 impl Sort {
-    fn position(self, instance: &Instance) -> Position {
+    fn rank(self, instance: &Instance) -> Rank<'_> {
         let score = match self {
             Self::Id => 0,
             Self::Rank => score(instance),
         };
-        Position { score: Reverse(score), id: instance.id.clone() }
+        (Reverse(score), instance.id())
+    }
+}
+
+impl Query {
+    fn is_after(&self, rank: Rank<'_>) -> bool {
+        self.after.as_ref().is_none_or(|after| rank > after.rank())
+    }
+
+    /// The first `wanted` that come after the query's position, in order.
+    fn first<'a, T: Copy>(&self, found: impl Iterator<Item = (&'a Instance, T)>, wanted: usize) -> Vec<T> {
+        let ranked = found.map(|(instance, each)| (self.sort.rank(instance), each));
+        let mut ranked: Vec<_> = ranked.filter(|(rank, _)| self.is_after(*rank)).collect();
+        if ranked.len() > wanted && wanted > 0 {
+            ranked.select_nth_unstable_by_key(wanted - 1, |(rank, _)| *rank);
+            ranked.truncate(wanted);
+        }
+        ranked.sort_unstable_by_key(|(rank, _)| *rank);
+        ranked.into_iter().map(|(_, each)| each).collect()
+    }
+}
+
+impl Page {
+    /// `found` may hold one more than the query's limit, which tells that there is a next page.
+    fn new(query: &Query, mut found: Vec<View>, total: u64, revision: Revision) -> Self {
+        let more = found.len() > query.limit;
+        found.truncate(query.limit);
+        let mut page = Self { found, total, revision, next: None };
+        if more {
+            page.next = page.end(query.sort);
+        }
+        page
+    }
+
+    /// Ends the page after its first `count`.
+    pub fn cut(&mut self, sort: Sort, count: usize) {
+        if count < self.found.len() {
+            self.found.truncate(count);
+            self.next = self.end(sort);
+        }
+    }
+
+    fn end(&self, sort: Sort) -> Option<Position> {
+        let (score, id) = sort.rank(&self.found.last()?.instance);
+        Some(Position { score, id: InstanceId::kept(id), total: self.total })
     }
 }
 
 impl State {
     /// Answers from the roll as it stands.
     pub fn query(&self, query: &Query) -> Page {
-        self.page(query, self.revision(), &BTreeMap::new())
+        let found = self.slots(query);
+        let wanted = query.limit + 1;
+        let slots = match self.is_walked(query, &found) {
+            true => self
+                .walk(query)
+                .filter(|(_, slot)| found.contains(*slot))
+                .map(|(_, slot)| slot)
+                .take(wanted)
+                .collect(),
+            false => query.first(found.iter().map(|slot| (&**self.instance(slot), slot)), wanted),
+        };
+        let views = slots.into_iter().map(|slot| self.view(slot)).collect();
+        Page::new(query, views, found.len(), self.revision())
     }
 
     /// Answers from the roll as it stood at `revision`: the present one with the changes since undone.
     pub fn query_at(&self, query: &Query, revision: Revision) -> Result<Page, Forgotten> {
-        if revision > self.revision() {
+        if revision < self.oldest_known() || revision > self.revision() {
             return Err(Forgotten(revision));
         }
-        let mut undone = BTreeMap::new();
-        for change in self.changes_after(revision).ok_or(Forgotten(revision))? {
-            let instance = change.instance();
-            if instance.tenant == query.tenant {
-                undone.entry(&instance.id).or_insert(change.before.as_ref());
+        let found = self.slots(query);
+        let marks = query.filter.wanted(self.index_seed());
+        let (instances, total) = match &query.after {
+            Some(after) if self.is_walked(query, &found) => {
+                (self.walk_at(query, revision, &found, &marks), after.total)
             }
-        }
-        Ok(self.page(query, revision, &undone))
-    }
-
-    fn page(
-        &self,
-        query: &Query,
-        revision: Revision,
-        undone: &BTreeMap<&InstanceId, Option<&Arc<Instance>>>,
-    ) -> Page {
-        let mut found = match self.index(&query.tenant) {
-            Some(index) => query.filter.slots(index),
-            None => RoaringBitmap::new(),
+            _ => self.undo(query, revision, &found, &marks),
         };
-        let mut restored: Vec<&Arc<Instance>> = Vec::new();
-        for (id, before) in undone {
-            if let Some(slot) = self.slot(&query.tenant, id) {
-                found.remove(slot);
-            }
-            restored.extend(before.filter(|before| query.filter.matches(before)));
-        }
-        let total = found.len() + restored.len() as u64;
-
-        // One more than the page tells whether there is a next one.
-        let wanted = query.limit + 1;
-        let after = query.after.as_ref();
-        let mut page: Vec<(Position, View)> = self
-            .first_after(query, &found, wanted)
-            .into_iter()
-            .map(|slot| self.view(slot))
-            .chain(restored.into_iter().map(|before| self.view_of_past(before)))
-            .map(|view| (query.sort.position(&view.instance), view))
-            .filter(|(position, _)| after.is_none_or(|after| position > after))
-            .collect();
-        page.sort_by(|a, b| a.0.cmp(&b.0));
-        let more = page.len() > query.limit;
-        page.truncate(query.limit);
-        let next = if more { page.last().map(|(position, _)| position.clone()) } else { None };
-        Page { found: page.into_iter().map(|(_, view)| view).collect(), total, revision, next }
+        let views = instances.into_iter().map(|instance| self.view_of_past(instance)).collect();
+        Ok(Page::new(query, views, total, revision))
     }
 
-    /// At least the first `wanted` of the found slots that come after the query's position; perhaps more.
-    fn first_after(&self, query: &Query, found: &RoaringBitmap, wanted: usize) -> Vec<Slot> {
-        let Some(ids) = self.ids(&query.tenant) else { return Vec::new() };
-        // Either all that was found is sorted, or the ids are walked in order until enough of them were found: the
-        // walk passes ids/found ids for each hit.
-        let walk_is_cheaper = (found.len() as u128).pow(2) > wanted as u128 * ids.len() as u128;
-        if query.sort == Sort::Id && walk_is_cheaper {
-            use std::ops::Bound::{Excluded, Unbounded};
-            let start = query.after.as_ref().map_or(Unbounded, |after| Excluded(&after.id));
-            let walk = ids.range::<InstanceId, _>((start, Unbounded)).map(|(_, slot)| *slot);
-            return walk.filter(|slot| found.contains(*slot)).take(wanted).collect();
-        }
-        let position = |slot: Slot| query.sort.position(self.instance(slot));
-        let mut slots: Vec<(Position, Slot)> = found
-            .iter()
-            .map(|slot| (position(slot), slot))
-            .filter(|(position, _)| query.after.as_ref().is_none_or(|after| position > after))
-            .collect();
-        if slots.len() > wanted {
-            slots.select_nth_unstable(wanted - 1);
-            slots.truncate(wanted);
-        }
-        slots.into_iter().map(|(_, slot)| slot).collect()
+    fn slots(&self, query: &Query) -> Slots {
+        self.index(&query.tenant).map(|index| query.filter.slots(index)).unwrap_or_default()
     }
-}
 
-#[cfg(test)]
-mod tests {
-    use super::*;
+    /// Whether it is cheaper to walk the ids in order until enough of them were found than to sort all that was found:
+    /// the walk passes ids/found ids for each hit.
+    fn is_walked(&self, query: &Query, found: &Slots) -> bool {
+        let ids = self.ids(&query.tenant).map_or(0, |ids| ids.len()) as u128;
+        query.sort == Sort::Id && u128::from(found.len()).pow(2) > (query.limit as u128 + 1) * ids
+    }
 
-    #[test]
-    fn version_ranges_mean_what_people_write() {
-        let holds = |range: &str, version: &str| VersionRange::parse(range).unwrap().contains(version);
-        assert!(holds("^1.2", "1.9.0"));
-        assert!(!holds("^1.2", "2.0.0"));
-        assert!(holds(">=1.0, <2.0", "1.5.0"));
-        assert!(holds(">=1.0 <2.0", "1.5.0"));
-        assert!(holds(">= 1.0 < 2.0", "1.5.0"));
-        assert!(!holds(">=1.0 <2.0", "2.0.0"));
-        assert!(holds("1.2.3", "1.2.3"));
-        assert!(!holds("1.2.3", "1.2.4"));
-        assert!(holds("1.2", "1.2.9"));
-        assert!(!holds("1.2", "1.3.0"));
-        assert!(holds("1.x", "1.3.0"));
-        assert!(holds("*", "0.0.1"));
-        assert!(holds("nightly", "nightly"));
-        assert!(!holds("*", "nightly"));
-        assert!(VersionRange::parse(">=").is_err());
-        assert!(VersionRange::parse("1.2.3.4").is_err());
+    /// All ids of the tenant after the query's position.
+    fn walk(&self, query: &Query) -> impl Iterator<Item = (&str, Slot)> {
+        let start = query.after.as_ref().map_or(Unbounded, |after| Excluded(after.id.as_str()));
+        let ids = self.ids(&query.tenant).into_iter();
+        ids.flat_map(move |ids| ids.range::<str, _>((start, Unbounded))).map(|(id, slot)| (id.id(), *slot))
+    }
+
+    /// The first that matched at a revision, in the order of their ids: who is still on the roll, by a walk, and who was
+    /// removed since.
+    fn walk_at<'a>(
+        &'a self,
+        query: &'a Query,
+        revision: Revision,
+        found: &'a Slots,
+        marks: &'a Wanted,
+    ) -> Vec<&'a Arc<Instance>> {
+        let (history, wanted) = (self.history(), query.limit + 1);
+        let present = self.walk(query).filter_map(|(_, slot)| {
+            let instance = self.instance(slot);
+            let at = history.version_at(instance, revision)?;
+            let fits = if Arc::ptr_eq(at, instance) { found.contains(slot) } else { query.filter.matches(at) };
+            fits.then_some(at)
+        });
+        let present: Vec<_> = present.take(wanted).collect();
+        // Who comes after a full page is not looked at further.
+        let last = present.get(query.limit).map(|instance| instance.id());
+        let removed = history.replaced_after(revision, marks).filter(|(_, record)| record.after.is_none());
+        let removed = removed.map(|(before, _)| before).filter(|before| {
+            let rank = query.sort.rank(before);
+            before.tenant == query.tenant && query.is_after(rank) && last.is_none_or(|last| rank.1 < last)
+        });
+        let removed = removed.filter_map(|before| history.version_at(before, revision));
+        let removed = removed.filter(|before| query.filter.matches(before));
+        query.first(present.iter().copied().chain(removed).map(|instance| (&**instance, instance)), wanted)
+    }
+
+    /// The first that matched at a revision, and how many did: those that match and have not changed since, and of those
+    /// that have changed what they were.
+    fn undo<'a>(
+        &'a self,
+        query: &'a Query,
+        revision: Revision,
+        found: &'a Slots,
+        marks: &'a Wanted,
+    ) -> (Vec<&'a Arc<Instance>>, u64) {
+        let present = found.iter().map(|slot| self.instance(slot)).filter(|instance| instance.revision <= revision);
+        // The first change of each since then: what stood before it stood at the revision.
+        let replaced = self.history().replaced_after(revision, marks).map(|(before, _)| before);
+        let replaced = replaced.filter(|before| before.revision <= revision && before.tenant == query.tenant);
+        let both: Vec<_> = present.chain(replaced.filter(|before| query.filter.matches(before))).collect();
+        let total = both.len() as u64;
+        (query.first(both.into_iter().map(|instance| (&**instance, instance)), query.limit + 1), total)
     }
 }

@@ -2,11 +2,13 @@
 
 use std::fmt;
 use std::str::FromStr;
-use std::sync::Arc;
 
-use serde::{Deserialize, Serialize};
+use arcstr::ArcStr;
+use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
-use crate::ids::{InstanceId, LeaseId, Revision, ServiceName, TenantId, WallTime};
+use crate::ids::{InstanceId, ServiceName};
+use crate::metadata::{Metadata, Pairs};
+use crate::packed::{self, Malformed, Packer, Part, Parts, Texts, Unpacker};
 
 /// An enum whose variants have one lower-case word each, on the wire and in filters.
 macro_rules! words {
@@ -70,110 +72,34 @@ words! {
 }
 
 /// Compact JSON text, checked and re-rendered by the edge that made it. The state machine carries it and never reads it.
-#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
-#[serde(transparent)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct JsonText(pub Box<str>);
 
-/// One metadata value. Plain text is kept unquoted, so that a label compares without a JSON parser.
-#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
-pub enum MetadataValue {
-    Text(Box<str>),
-    /// A number, a boolean, null, a list or an object.
-    Json(JsonText),
-}
-
-impl MetadataValue {
-    /// Bytes of text this value holds.
-    pub fn approximate_bytes(&self) -> usize {
-        match self {
-            Self::Text(text) | Self::Json(JsonText(text)) => text.len(),
-        }
-    }
-
-    /// The value as a selector sees it. Lists and objects are no labels.
-    pub fn label(&self) -> Option<&str> {
-        match self {
-            Self::Text(text) => Some(text),
-            Self::Json(JsonText(json)) if json.starts_with(['{', '[']) => None,
-            Self::Json(JsonText(json)) => Some(json),
-        }
-    }
-}
-
-/// Top-level metadata, sorted by key, each key once.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
-#[serde(transparent)]
-pub struct Metadata(Box<[(Box<str>, MetadataValue)]>);
-
-impl Metadata {
-    /// Of equal keys the last wins.
-    pub fn new(mut pairs: Vec<(Box<str>, MetadataValue)>) -> Self {
-        pairs.reverse();
-        pairs.sort_by(|a, b| a.0.cmp(&b.0));
-        pairs.dedup_by(|later, kept| later.0 == kept.0);
-        Self(pairs.into())
-    }
-
-    pub fn is_empty(&self) -> bool {
-        self.0.is_empty()
-    }
-
-    pub fn get(&self, key: &str) -> Option<&MetadataValue> {
-        let at = self.0.binary_search_by(|(k, _)| (**k).cmp(key)).ok()?;
-        Some(&self.0[at].1)
-    }
-
-    pub fn iter(&self) -> impl Iterator<Item = (&str, &MetadataValue)> {
-        self.0.iter().map(|(k, v)| (&**k, v))
-    }
-
-    /// Bytes these pairs hold, each with the allocator's overhead guessed at 16 a piece.
-    pub fn approximate_bytes(&self) -> usize {
-        self.text_bytes() + self.0.len() * (size_of::<(Box<str>, MetadataValue)>() + 32)
-    }
-
-    /// Bytes of all keys and values.
-    pub fn text_bytes(&self) -> usize {
-        self.iter().map(|(key, value)| key.len() + value.approximate_bytes()).sum()
-    }
-
-    /// A shallow merge: the patch's keys replace, the others stay.
-    pub fn merged(&self, patch: &Self) -> Self {
-        let pairs = self.0.iter().chain(patch.0.iter()).cloned().collect();
-        Self::new(pairs)
-    }
-}
-
 /// Something an instance can do.
-#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Capability {
     pub name: Box<str>,
     /// The whole capability object (types, schemas, metrics) where more than a name was given.
     pub detail: Option<JsonText>,
 }
 
-/// Where an instance runs.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
-pub struct Locality {
-    pub region: Option<Box<str>>,
-    pub zone: Option<Box<str>>,
-}
-
-/// What few registrations have. Boxed, so that the others do not pay for it.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
+/// What few registrations have; one that has none of it spends one byte on it.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Extras {
     pub endpoints: Option<JsonText>,
     pub auth: Option<JsonText>,
     pub signature: Option<Box<str>>,
     pub public_key: Option<Box<str>>,
-    pub locality: Locality,
+    pub region: Option<Box<str>>,
+    pub zone: Option<Box<str>>,
     /// The document as it came in, where a face must give the same bytes back.
     pub document: Option<Box<str>>,
 }
 
-/// Everything an instance says of itself. Equal content registered again is a renewal.
-#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+/// Everything an instance says of itself, as an edge makes it.
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Registration {
+    pub id: InstanceId,
     pub name: ServiceName,
     pub kind: Kind,
     pub protocol: Protocol,
@@ -191,90 +117,249 @@ pub struct Registration {
     pub consumed_events: Box<[Box<str>]>,
     pub produced_events: Box<[Box<str>]>,
     pub metadata: Metadata,
-    pub extras: Option<Box<Extras>>,
+    pub extras: Extras,
 }
 
 impl Registration {
-    pub fn region(&self) -> Option<&str> {
-        self.extras.as_ref()?.locality.region.as_deref()
-    }
-
-    pub fn zone(&self) -> Option<&str> {
-        self.extras.as_ref()?.locality.zone.as_deref()
-    }
-
-    /// Bytes this registration holds, to bound what is kept; allocator overhead is guessed at 16 a piece.
-    pub fn approximate_bytes(&self) -> usize {
-        let text = |text: &str| text.len() + 16;
-        let option = |text: &Option<Box<str>>| text.as_deref().map_or(0, |t| t.len() + 16);
-        let json = |json: &Option<JsonText>| json.as_ref().map_or(0, |j| j.0.len() + 16);
-        let list = |list: &[Box<str>]| list.iter().map(|t| t.len() + 32).sum::<usize>();
-        let capabilities = self.capabilities.iter().map(|c| c.name.len() + json(&c.detail) + 48).sum::<usize>();
-        let extras = self.extras.as_ref().map_or(0, |e| {
-            size_of::<Extras>()
-                + json(&e.endpoints)
-                + json(&e.auth)
-                + option(&e.signature)
-                + option(&e.public_key)
-                + option(&e.document)
-                + option(&e.locality.region)
-                + option(&e.locality.zone)
+    pub fn pack(&self) -> PackedRegistration {
+        let texts = |texts: &[Box<str>], packer: &mut Packer| texts.iter().for_each(|text| packer.text(text));
+        let mut packer = Packer::default();
+        packer.text(self.id.as_str());
+        let words = [self.kind as u32, self.protocol as u32, self.visibility as u32];
+        for number in [self.ttl_ms, self.reap_after_ms, self.weight].into_iter().chain(words) {
+            packer.number(number.into());
+        }
+        packer.text(self.name.as_str());
+        packer.text(&self.url);
+        packer.option(self.version.as_deref());
+        packer.option(self.owner.as_deref());
+        packer.section(|packer| texts(&self.tags, packer));
+        packer.section(|packer| {
+            for Capability { name, detail } in &self.capabilities {
+                packer.text(name);
+                packer.option(detail.as_ref().map(|json| &*json.0));
+            }
         });
-        size_of::<Self>()
-            + text(self.name.as_str())
-            + text(&self.url)
-            + option(&self.version)
-            + option(&self.owner)
-            + list(&self.tags)
-            + capabilities
-            + list(&self.consumed_events)
-            + list(&self.produced_events)
-            + self.metadata.approximate_bytes()
-            + extras
+        packer.section(|packer| texts(&self.consumed_events, packer));
+        packer.section(|packer| texts(&self.produced_events, packer));
+        packer.text(self.metadata.as_packed());
+        packer.section(|packer| self.extras.pack(packer));
+        PackedRegistration(packer.as_str().into())
     }
 }
 
-/// One registered endpoint as the roll holds it: immutable, shared by readers, history and checkpoints. A change makes
-/// a new one; a renewal makes none, because the deadline stands beside it.
-#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
-pub struct Instance {
-    pub tenant: TenantId,
-    pub id: InstanceId,
-    pub registration: Arc<Registration>,
-    /// Metadata that heartbeats merged in since the registration; kept apart so that a signature stays valid.
-    pub reported_metadata: Option<Arc<Metadata>>,
-    /// What the instance last said of itself.
-    pub reported_status: Status,
-    /// The lease ran out and the instance waits to be reaped or to come back.
-    pub lapsed: bool,
-    pub lease: LeaseId,
-    /// The revision of the last visible change.
-    pub revision: Revision,
-    pub created_revision: Revision,
-    pub registered_at: WallTime,
-    /// Earlier leases of this id, newest last, so that a late heartbeat learns that it was superseded.
-    pub superseded: Box<[LeaseId]>,
+impl Extras {
+    fn pack(&self, packer: &mut Packer) {
+        if *self == Self::default() {
+            return;
+        }
+        let Self { endpoints, auth, signature, public_key, region, zone, document } = self;
+        let texts = [signature, public_key, region, zone, document].map(Option::as_deref);
+        for text in [endpoints, auth].map(|json| json.as_ref().map(|json| &*json.0)).into_iter().chain(texts) {
+            packer.option(text);
+        }
+    }
 }
 
-impl Instance {
-    /// The status that others see.
-    pub fn status(&self) -> Status {
-        if self.lapsed { Status::Offline } else { self.reported_status }
+/// A registration in one text: what travels, is kept and is digested. Equal content has equal bytes, so that comparing
+/// them tells whether it is registered again. It was checked when it was made, and is read in place.
+#[derive(Clone, PartialEq, Eq)]
+pub struct PackedRegistration(ArcStr);
+
+impl PackedRegistration {
+    fn head(&self) -> (&str, Unpacker<'_>) {
+        let mut rest = Unpacker(&self.0);
+        (rest.text().expect(CHECKED), rest)
     }
 
-    /// One metadata value as others see it: what a heartbeat merged in wins.
-    pub fn metadata_value(&self, key: &str) -> Option<&MetadataValue> {
-        self.reported_metadata
-            .as_ref()
-            .and_then(|reported| reported.get(key))
-            .or_else(|| self.registration.metadata.get(key))
+    pub fn id(&self) -> &str {
+        self.head().0
     }
 
-    /// The metadata as others see it, by key.
-    pub fn metadata(&self) -> impl Iterator<Item = (&str, &MetadataValue)> {
-        let reported = self.reported_metadata.as_deref();
-        let own = self.registration.metadata.iter();
-        own.filter(move |(key, _)| reported.is_none_or(|r| r.get(key).is_none()))
-            .chain(reported.into_iter().flat_map(Metadata::iter))
+    pub fn ttl_ms(&self) -> u32 {
+        self.head().1.number32().expect(CHECKED)
+    }
+
+    pub fn view(&self) -> RegistrationView<'_> {
+        RegistrationView::unpack(&self.0).expect(CHECKED)
+    }
+
+    pub(crate) fn as_packed(&self) -> &str {
+        &self.0
+    }
+
+    /// Whether both are one text in memory.
+    pub(crate) fn is_same(&self, other: &Self) -> bool {
+        ArcStr::ptr_eq(&self.0, &other.0)
+    }
+
+    /// Bytes that this registration takes.
+    pub fn bytes(&self) -> usize {
+        self.0.len()
+    }
+}
+
+const CHECKED: &str = "a packed registration is checked when it comes in";
+
+impl fmt::Debug for PackedRegistration {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.view().fmt(f)
+    }
+}
+
+impl Serialize for PackedRegistration {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.serialize_str(&self.0)
+    }
+}
+
+impl<'de> Deserialize<'de> for PackedRegistration {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        packed::deserialize(deserializer, |text| {
+            RegistrationView::unpack(text)?.check()?;
+            Ok(Self(text.into()))
+        })
+    }
+}
+
+/// A [`Capability`] in a packed registration.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct CapabilityView<'a> {
+    pub name: &'a str,
+    /// Compact JSON.
+    pub detail: Option<&'a str>,
+}
+
+impl<'a> Part<'a> for CapabilityView<'a> {
+    fn unpack(rest: &mut Unpacker<'a>) -> Result<Self, Malformed> {
+        Ok(Self { name: rest.text()?, detail: rest.option()? })
+    }
+}
+
+/// [`Extras`] in a packed registration.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct ExtrasView<'a> {
+    pub endpoints: Option<&'a str>,
+    pub auth: Option<&'a str>,
+    pub signature: Option<&'a str>,
+    pub public_key: Option<&'a str>,
+    pub region: Option<&'a str>,
+    pub zone: Option<&'a str>,
+    pub document: Option<&'a str>,
+}
+
+impl<'a> ExtrasView<'a> {
+    fn unpack(section: &'a str) -> Result<Self, Malformed> {
+        let mut rest = Unpacker(section);
+        if rest.is_empty() {
+            return Ok(Self::default());
+        }
+        let extras = Self {
+            endpoints: rest.option()?,
+            auth: rest.option()?,
+            signature: rest.option()?,
+            public_key: rest.option()?,
+            region: rest.option()?,
+            zone: rest.option()?,
+            document: rest.option()?,
+        };
+        rest.end()?;
+        // Nothing has one spelling: no section at all.
+        if extras == Self::default() { Err(Malformed::Long) } else { Ok(extras) }
+    }
+}
+
+/// A [`Registration`] read where it lies in its packed text.
+#[derive(Clone, Copy, Debug)]
+pub struct RegistrationView<'a> {
+    pub id: &'a str,
+    pub ttl_ms: u32,
+    pub reap_after_ms: u32,
+    pub weight: u32,
+    pub kind: Kind,
+    pub protocol: Protocol,
+    pub visibility: Visibility,
+    pub name: &'a str,
+    pub url: &'a str,
+    pub version: Option<&'a str>,
+    pub owner: Option<&'a str>,
+    pub tags: Texts<'a>,
+    pub capabilities: Parts<'a, CapabilityView<'a>>,
+    pub consumed_events: Texts<'a>,
+    pub produced_events: Texts<'a>,
+    pub metadata: Pairs<'a>,
+    pub extras: ExtrasView<'a>,
+}
+
+impl<'a> RegistrationView<'a> {
+    /// Reads all but the items of the lists.
+    fn unpack(text: &'a str) -> Result<Self, Malformed> {
+        let mut rest = Unpacker(text);
+        let view = Self {
+            id: rest.text()?,
+            ttl_ms: rest.number32()?,
+            reap_after_ms: rest.number32()?,
+            weight: rest.number32()?,
+            kind: rest.word(Kind::ALL)?,
+            protocol: rest.word(Protocol::ALL)?,
+            visibility: rest.word(Visibility::ALL)?,
+            name: rest.text()?,
+            url: rest.text()?,
+            version: rest.option()?,
+            owner: rest.option()?,
+            tags: Parts::of(rest.text()?),
+            capabilities: Parts::of(rest.text()?),
+            consumed_events: Parts::of(rest.text()?),
+            produced_events: Parts::of(rest.text()?),
+            metadata: Parts::of(rest.text()?),
+            extras: ExtrasView::unpack(rest.text()?)?,
+        };
+        rest.end()?;
+        Ok(view)
+    }
+
+    fn check(self) -> Result<(), Malformed> {
+        self.tags.check()?;
+        self.capabilities.check()?;
+        self.consumed_events.check()?;
+        self.produced_events.check()?;
+        self.metadata.check_order()
+    }
+
+    /// As an edge would make it.
+    pub fn to_registration(self) -> Registration {
+        let text = |text: Option<&str>| text.map(Box::from);
+        let json = |json: Option<&str>| json.map(|json| JsonText(json.into()));
+        let capability = |capability: CapabilityView<'_>| Capability {
+            name: capability.name.into(),
+            detail: json(capability.detail),
+        };
+        Registration {
+            id: InstanceId::kept(self.id),
+            name: ServiceName::kept(self.name),
+            kind: self.kind,
+            protocol: self.protocol,
+            visibility: self.visibility,
+            weight: self.weight,
+            ttl_ms: self.ttl_ms,
+            reap_after_ms: self.reap_after_ms,
+            url: self.url.into(),
+            version: text(self.version),
+            owner: text(self.owner),
+            tags: self.tags.map(Box::from).collect(),
+            capabilities: self.capabilities.map(capability).collect(),
+            consumed_events: self.consumed_events.map(Box::from).collect(),
+            produced_events: self.produced_events.map(Box::from).collect(),
+            metadata: Metadata::new(self.metadata),
+            extras: Extras {
+                endpoints: json(self.extras.endpoints),
+                auth: json(self.extras.auth),
+                signature: text(self.extras.signature),
+                public_key: text(self.extras.public_key),
+                region: text(self.extras.region),
+                zone: text(self.extras.zone),
+                document: text(self.extras.document),
+            },
+        }
     }
 }

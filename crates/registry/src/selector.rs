@@ -5,7 +5,7 @@ use std::str::FromStr;
 
 use serde::{Deserialize, Serialize};
 
-use crate::registration::Instance;
+use crate::instance::Instance;
 
 /// Most requirements one selector may have. Each costs a posting-list operation.
 pub const REQUIREMENTS_MAX: usize = 32;

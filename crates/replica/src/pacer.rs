@@ -25,7 +25,7 @@ pub(crate) async fn drive(core: Arc<Core>) {
         }
         let Some(lead) = core.lead() else {
             // Lets the schedule catch up with the renewals a little at a time, and not all at once at a failover.
-            core.roll.next_due();
+            core.roll.next_due_by(core.roll.read(|state| state.now()));
             continue;
         };
         tokio::select! {
@@ -38,7 +38,7 @@ pub(crate) async fn drive(core: Arc<Core>) {
 /// Goes through the same queue as every write: the heartbeats that this node has received are in an earlier entry, or in
 /// the same one, where an expiry takes effect last.
 async fn expire(core: &Core, mut lead: Leading) {
-    while lead.may_expire && core.roll.next_due().is_some_and(|due| due <= lead.now) {
+    while lead.may_expire && core.roll.next_due_by(lead.now).is_some() {
         let command = Command::Expire { term: Term(lead.leader.term), up_to: lead.now, limit: EXPIRE_MAX };
         let deadline = Instant::now() + Duration::from_millis(core.options.election_timeout_ms_max);
         match core.queue.submit(Request { commands: vec![command], once: Vec::new(), stays: true }, deadline).await {

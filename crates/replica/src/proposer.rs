@@ -223,11 +223,9 @@ pub(crate) fn give_back(batch: &[Pending]) {
 
 fn approximate_kib(command: &Command) -> usize {
     let bytes = match command {
-        Command::Register { registration, .. } => registration.approximate_bytes(),
+        Command::Register { registration, .. } => registration.bytes(),
         Command::Renew { leases, .. } => leases.as_slice().len() * 8,
-        Command::Beat { metadata, .. } => metadata
-            .as_ref()
-            .map_or(64, |m| m.iter().map(|(key, value)| key.len() + value.approximate_bytes() + 32).sum()),
+        Command::Beat { metadata, .. } => metadata.as_ref().map_or(64, |metadata| metadata.bytes()),
         Command::Deregister { .. } | Command::Expire { .. } => 64,
     };
     1 + bytes / 1_024

@@ -161,6 +161,7 @@ fn id(text: &str) -> InstanceId {
 
 fn register(name: &str, url: &str) -> Command {
     let registration = Registration {
+        id: id(name),
         name: ServiceName::parse("web").expect("a name"),
         kind: Kind::Service,
         protocol: Protocol::Http,
@@ -176,14 +177,9 @@ fn register(name: &str, url: &str) -> Command {
         consumed_events: Box::default(),
         produced_events: Box::default(),
         metadata: Metadata::default(),
-        extras: None,
+        extras: Default::default(),
     };
-    Command::Register {
-        tenant: tenant(),
-        id: id(name),
-        registration: Arc::new(registration),
-        condition: Condition::None,
-    }
+    Command::Register { tenant: tenant(), registration: registration.pack(), condition: Condition::None }
 }
 
 fn registered(applied: &Applied) -> Registered {
@@ -327,9 +323,9 @@ async fn p4_a_silent_instance_is_struck_off_and_a_beating_one_is_not() {
     let (dir, wires) = (TempDir::new().unwrap(), Wires::default());
     let members = wires.three(&dir).await;
     let with_ttl = |name: &str, ttl_ms| match register(name, "http://x") {
-        Command::Register { tenant, id, registration, condition } => {
-            let registration = Arc::new(Registration { ttl_ms, ..(*registration).clone() });
-            Command::Register { tenant, id, registration, condition }
+        Command::Register { tenant, registration, condition } => {
+            let registration = Registration { ttl_ms, ..registration.view().to_registration() }.pack();
+            Command::Register { tenant, registration, condition }
         }
         _ => unreachable!(),
     };

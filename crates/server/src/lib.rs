@@ -8,10 +8,11 @@
 //! - A 5xx of a write says whether the write may have been applied.
 //! - A read that cannot be answered as asked is refused, never answered with less.
 //! - Bodies, headers, connections, requests in work and the time each may take are bounded; see `limits`.
-//! - Wire types and the roll's types meet in `translate` and nowhere else; statuses are given in `reply`.
+//! - Wire types and the roll's types meet in `translate` and, on the way that is taken most, in `render`; statuses are
+//!   given in `reply`.
 //!
 //! Read in this order: [`config`], [`Server`], `listener`, `edge`, `native`; then `request`, `params`, `body`, `json`,
-//! `fault`, `parse` for what comes in, `translate`, `cursor`, `reply` for what goes out, and `peer`.
+//! `fault`, `parse` for what comes in, `translate`, [`render`], `cursor`, `reply` for what goes out, and `peer`.
 
 mod body;
 pub mod config;
@@ -25,6 +26,7 @@ mod native;
 mod params;
 mod parse;
 mod peer;
+pub mod render;
 mod reply;
 mod request;
 mod server;

@@ -41,6 +41,9 @@ pub(crate) const PEER_BODY_BYTES_MAX: usize = 64 << 20;
 /// Read and thrown away of a body that is too large, so that its sender gets to read the answer.
 pub(crate) const DISCARDED_BYTES_MAX: usize = 16 << 20;
 
+/// Service objects kept as text, so that who is asked for often is not rendered each time: some sixty thousand.
+pub(crate) const RENDERED_BYTES_MAX: usize = 64 << 20;
+
 /// Request line and headers.
 pub(crate) const HEADER_BYTES_MAX: usize = 64 << 10;
 

@@ -6,9 +6,9 @@ use std::str::FromStr;
 use axum::extract::Query as UrlQuery;
 use axum::http::Uri;
 use rollcall_registry::ids::{NAME_BYTES_MAX, check_name};
-use rollcall_registry::query::{LIMIT_MAX, VersionRange};
+use rollcall_registry::query::LIMIT_MAX;
 use rollcall_registry::selector::{REQUIREMENTS_MAX, Selector};
-use rollcall_registry::{Filter, Revision, Sort};
+use rollcall_registry::{Filter, Revision, Sort, VersionRange};
 use rollcall_replica::Consistency;
 
 use crate::fault::Faults;

@@ -506,7 +506,8 @@ mod tests {
         #[test]
         fn no_json_makes_it_panic(body in any_json()) {
             if let Ok(request) = register(body.clone(), LIMITS) {
-                crate::translate::registration(request, LIMITS);
+                let id = || InstanceId::parse("made-up").unwrap();
+                crate::translate::registration(request, LIMITS, id).pack();
             }
             let _ = heartbeat(body.clone());
             let _ = heartbeats(body.clone());

@@ -1,6 +1,6 @@
 //! The invariants, all at once. Linear in the state, so for tests and for a restored backup, not for the hot path.
 
-use super::{State, lease_hash};
+use super::State;
 use crate::digest::{self, RowSum};
 use crate::index::Index;
 
@@ -20,20 +20,21 @@ impl State {
             taken += 1;
             sum.add(digest::of_instance(instance));
             sum.add(digest::of_deadline(instance.lease, seat.deadline));
-            for lease in instance.superseded.iter().chain([&instance.lease]) {
+            let superseded = instance.superseded.as_slice();
+            for lease in superseded.iter().chain([&instance.lease]) {
                 leases += 1;
-                let held = self.leases.find(lease_hash(*lease), |e| e.0 == *lease);
-                assert_eq!(held.map(|e| e.1), Some(slot), "lease {lease} leads elsewhere");
+                assert_eq!(self.lease_slot(*lease), Some(slot), "lease {lease} leads elsewhere");
             }
-            assert!(instance.superseded.is_sorted(), "superseded leases are out of order");
-            assert!(instance.superseded.last() < Some(&instance.lease), "a superseded lease is newer");
+            assert!(superseded.is_sorted(), "superseded leases are out of order");
+            assert!(superseded.last() < Some(&instance.lease), "a superseded lease is newer");
             assert!(instance.revision <= self.revision, "an instance is ahead of the revision");
             assert!(instance.created_revision <= instance.revision, "an instance is older than its creation");
             assert!(instance.lease.0 <= instance.revision.0, "a lease is ahead of its instance");
             assert!(seat.scheduled <= seat.due(), "a slot is scheduled after it falls due");
             let entry = (seat.scheduled, instance.lease, slot);
-            assert!(self.schedule.contains(&entry), "a slot is not scheduled");
-            assert_eq!(self.slot(&instance.tenant, &instance.id), Some(slot), "an id leads elsewhere");
+            assert!(self.schedule.contains(entry), "a slot is not scheduled");
+            assert_eq!(seat.ttl_ms, instance.registration.ttl_ms(), "a seat has another TTL than its instance");
+            assert_eq!(self.slot(&instance.tenant, instance.id()), Some(slot), "an id leads elsewhere");
         }
         assert_eq!(taken, self.len(), "slots are lost");
         assert_eq!(self.schedule.len(), taken, "the schedule has entries of nobody");
@@ -45,9 +46,12 @@ impl State {
             tenant.ids.values().for_each(|slot| index.insert(*slot, self.instance(*slot)));
             assert_eq!(index.all(), tenant.index.all(), "tenant {name}: the index knows other instances");
             assert_eq!(index.term_count(), tenant.index.term_count(), "tenant {name}: the index has other terms");
-            for slot in tenant.ids.values() {
-                crate::index::Term::of(self.instance(*slot), |term| {
-                    assert_eq!(index.slots(term), tenant.index.slots(term), "tenant {name}: {term:?} strayed");
+            for (id, slot) in &tenant.ids {
+                let instance = self.instance(*slot);
+                assert!(id.is_of(instance), "tenant {name}: the ids keep another registration alive");
+                crate::index::Term::of(instance, &instance.registration(), |term| {
+                    let slots = |index: &Index| index.posting(term).map(|posting| posting.iter().collect::<Vec<_>>());
+                    assert_eq!(slots(&index), slots(&tenant.index), "tenant {name}: {term:?} strayed");
                 });
             }
         }

@@ -10,7 +10,7 @@ use crate::digest::Digest;
 use crate::history::History;
 use crate::ids::{ClusterTime, Epoch, InstanceId, LeaseId, Revision, TenantId, WallTime};
 use crate::index::Slot;
-use crate::registration::Instance;
+use crate::instance::Instance;
 
 /// What names an instance's row.
 pub type InstanceKey = (TenantId, InstanceId);
@@ -53,8 +53,8 @@ pub(super) struct SeatDirt {
     deadline: bool,
     /// The instance has a row.
     kept: bool,
-    /// The lease under which the deadline has a row.
-    kept_lease: Option<LeaseId>,
+    /// The deadline has a row, under the present lease.
+    kept_deadline: bool,
 }
 
 impl State {
@@ -87,7 +87,7 @@ impl State {
             if let Some(seat) = &mut self.seats[slot as usize]
                 && std::mem::take(&mut seat.dirty.deadline)
             {
-                seat.dirty.kept_lease = Some(seat.instance.lease);
+                seat.dirty.kept_deadline = true;
                 deadlines.push((seat.instance.lease, seat.deadline));
             }
         }
@@ -114,22 +114,21 @@ impl State {
 
     /// Before an instance's lease is replaced.
     pub(super) fn mark_superseded(&mut self, slot: Slot, by: LeaseId) {
-        let seat = self.seat_mut(slot);
-        if seat.instance.lease != by
-            && let Some(lease) = seat.dirty.kept_lease.take()
-        {
-            self.dirty.removed_leases.push(lease);
+        let seat = self.seats[slot as usize].as_mut().expect("an indexed slot is taken");
+        if seat.instance.lease != by && std::mem::take(&mut seat.dirty.kept_deadline) {
+            self.dirty.removed_leases.push(seat.instance.lease);
         }
     }
 
     /// Before an instance is removed.
     pub(super) fn mark_removed(&mut self, slot: Slot) {
-        let seat = self.seat_mut(slot);
-        let (dirt, key) = (seat.dirty, (seat.instance.tenant.clone(), seat.instance.id.clone()));
-        if dirt.kept {
-            self.dirty.removed.push(key);
+        let seat = self.seats[slot as usize].as_ref().expect("an indexed slot is taken");
+        if seat.dirty.kept {
+            self.dirty.removed.push(seat.instance.key());
         }
-        self.dirty.removed_leases.extend(dirt.kept_lease);
+        if seat.dirty.kept_deadline {
+            self.dirty.removed_leases.push(seat.instance.lease);
+        }
     }
 }
 
@@ -172,22 +171,23 @@ impl Restoring {
         self.deadlines.push((lease, deadline));
     }
 
-    pub fn instance(&mut self, instance: Instance) -> Result<(), RestoreError> {
+    pub fn instance(&mut self, mut instance: Instance) -> Result<(), RestoreError> {
         let lease = instance.lease;
         let Ok(at) = self.deadlines.binary_search_by_key(&lease, |d| d.0) else {
-            let Instance { tenant, id, .. } = instance;
+            let (tenant, id) = instance.key();
             return Err(RestoreError::DeadlineMissing { tenant, id, lease });
         };
-        if self.state.slot(&instance.tenant, &instance.id).is_some() {
-            let Instance { tenant, id, .. } = instance;
+        if self.state.slot(&instance.tenant, instance.id()).is_some() {
+            let (tenant, id) = instance.key();
             return Err(RestoreError::Twice { tenant, id });
         }
-        if self.state.leases.find(super::lease_hash(lease), |e| e.0 == lease).is_some() {
+        if self.state.lease_slot(lease).is_some() {
             return Err(RestoreError::LeaseTwice { lease });
         }
+        instance.tenant = self.state.known_tenant(instance.tenant);
         let slot = self.state.seat_new(Arc::new(instance), self.deadlines[at].1);
         let seat = self.state.seat_mut(slot);
-        seat.dirty = SeatDirt { kept: true, kept_lease: Some(lease), ..SeatDirt::default() };
+        seat.dirty = SeatDirt { kept: true, kept_deadline: true, ..SeatDirt::default() };
         Ok(())
     }
 

@@ -3,15 +3,15 @@
 use super::State;
 use crate::command::{Outcome, Refusal};
 use crate::history::ChangeKind;
-use crate::ids::{ClusterTime, LeaseId, Term};
+use crate::ids::{ClusterTime, Term};
 use crate::index::Slot;
-use crate::registration::Instance;
+use crate::instance::Instance;
 
 impl State {
-    /// When the next instance lapses or is reaped if no heartbeat comes. Lets the schedule catch up with renewals,
-    /// which changes no answer.
-    pub fn next_due(&mut self) -> Option<ClusterTime> {
-        self.first_due().map(|(due, ..)| due)
+    /// When the first instance lapses or is reaped if no heartbeat comes, if that is by `up_to`. Lets the schedule catch
+    /// up with the renewals until then, which changes no answer.
+    pub fn next_due_by(&mut self, up_to: ClusterTime) -> Option<ClusterTime> {
+        self.first_due_by(up_to).map(|(due, _)| due)
     }
 
     /// Everything due by `up_to`, in the order of deadline and lease, at most `limit` changes. The proposer's clock is
@@ -29,19 +29,16 @@ impl State {
         }
         let up_to = up_to.min(self.now);
         let mut count = 0;
-        while let Some((due, _, slot)) = self.first_due() {
-            if due > up_to {
-                break;
-            }
+        while let Some((_, slot)) = self.first_due_by(up_to) {
             if count == limit {
                 return Ok(Outcome::Expired { count, more: true });
             }
             count += 1;
             let instance = self.instance(slot);
-            if instance.lapsed || instance.registration.reap_after_ms == 0 {
+            if instance.lapsed || instance.registration().reap_after_ms == 0 {
                 self.strike_off(slot, ChangeKind::Expired);
             } else {
-                let instance = Instance { lapsed: true, ..instance.clone() };
+                let instance = Instance { lapsed: true, ..Instance::clone(instance) };
                 let deadline = self.seat(slot).deadline;
                 let revision = self.next_revision();
                 self.change(slot, Instance { revision, ..instance }, deadline, ChangeKind::StatusChanged);
@@ -50,17 +47,38 @@ impl State {
         Ok(Outcome::Expired { count, more: false })
     }
 
-    fn first_due(&mut self) -> Option<(ClusterTime, LeaseId, Slot)> {
+    fn first_due_by(&mut self, up_to: ClusterTime) -> Option<(ClusterTime, Slot)> {
         loop {
-            let first @ (scheduled, lease, slot) = *self.schedule.first()?;
+            let Some(first @ (scheduled, lease, slot)) = self.schedule.first_near() else {
+                self.open_bucket(up_to)?;
+                continue;
+            };
+            if scheduled > up_to {
+                return None;
+            }
             let due = self.seat(slot).due();
             assert!(scheduled <= due, "lease {lease} is scheduled at {scheduled} ms, after it falls due at {due} ms");
             if scheduled == due {
-                return Some(first);
+                return Some((due, slot));
             }
-            self.schedule.pop_first();
-            self.schedule.insert((due, lease, slot));
-            self.seat_mut(slot).scheduled = due;
+            self.schedule.remove(first);
+            self.schedule_at(slot, due);
         }
+    }
+
+    /// None if none begins by then.
+    fn open_bucket(&mut self, up_to: ClusterTime) -> Option<()> {
+        for slot in self.schedule.open(up_to)? {
+            let due = self.seat(slot).due();
+            self.schedule_at(slot, due);
+        }
+        Some(())
+    }
+
+    pub(super) fn schedule_at(&mut self, slot: Slot, at: ClusterTime) {
+        let seat = self.seat_mut(slot);
+        seat.scheduled = at;
+        let lease = seat.instance.lease;
+        self.schedule.insert((at, lease, slot));
     }
 }

@@ -10,9 +10,12 @@ mod check;
 mod checkpoint;
 mod expire;
 mod once;
+mod schedule;
 mod write;
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::borrow::Borrow;
+use std::cmp::Ordering;
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use hashbrown::HashTable;
@@ -22,11 +25,13 @@ pub use once::Session;
 
 use crate::command::{Command, Outcome, Proposal};
 use crate::digest::{self, Digest, RowSum};
-use crate::history::{Change, ChangeKind, History, HistoryLimits};
+use crate::history::{Change, ChangeKind, History, HistoryLimits, Record};
 use crate::ids::{ClusterTime, Epoch, InstanceId, LeaseId, Revision, TenantId, Term, WallTime};
-use crate::index::{Index, Slot};
+use crate::index::{Index, Mark, Slot};
+use crate::instance::Instance;
 use crate::query::View;
-use crate::registration::Instance;
+use crate::registration::PackedRegistration;
+use schedule::Schedule;
 
 /// What a node may choose for itself: none of it changes an answer.
 #[derive(Clone, Copy, Debug, Default)]
@@ -49,10 +54,8 @@ pub struct State {
     seats: Vec<Option<Seat>>,
     free: Vec<Slot>,
     /// Current and superseded leases. Looked up, never iterated.
-    leases: HashTable<(LeaseId, Slot)>,
-    /// When each slot is to be looked at next: at the latest when it falls due. A renewal only moves the deadline in
-    /// its seat; the schedule catches up when the old time comes, so that a heartbeat costs no ordered insert.
-    schedule: BTreeSet<(ClusterTime, LeaseId, Slot)>,
+    leases: HashTable<Held>,
+    schedule: Schedule,
 
     /// Each node's last batch and its answer, by node.
     sessions: BTreeMap<u64, Session>,
@@ -64,8 +67,48 @@ pub struct State {
 
 #[derive(Debug)]
 struct Tenant {
-    ids: BTreeMap<InstanceId, Slot>,
+    ids: BTreeMap<ById, Slot>,
     index: Index,
+}
+
+/// A registration ordered by its id, which so is kept but once.
+#[derive(Debug)]
+pub(crate) struct ById(PackedRegistration);
+
+impl ById {
+    pub(crate) fn id(&self) -> &str {
+        self.0.id()
+    }
+
+    fn is_of(&self, instance: &Instance) -> bool {
+        self.0.is_same(&instance.registration)
+    }
+}
+
+impl PartialEq for ById {
+    fn eq(&self, other: &Self) -> bool {
+        self.id() == other.id()
+    }
+}
+
+impl Eq for ById {}
+
+impl PartialOrd for ById {
+    fn partial_cmp(&self, other: &Self) -> Option<Ordering> {
+        Some(self.cmp(other))
+    }
+}
+
+impl Ord for ById {
+    fn cmp(&self, other: &Self) -> Ordering {
+        self.id().cmp(other.id())
+    }
+}
+
+impl Borrow<str> for ById {
+    fn borrow(&self) -> &str {
+        self.id()
+    }
 }
 
 /// One instance with what a renewal changes.
@@ -75,6 +118,8 @@ struct Seat {
     /// When the lease runs out.
     deadline: ClusterTime,
     scheduled: ClusterTime,
+    /// The registration's, at hand for renewals.
+    ttl_ms: u32,
     dirty: checkpoint::SeatDirt,
 }
 
@@ -82,10 +127,24 @@ impl Seat {
     /// When something must happen if no heartbeat comes: the lapse or, after it, the reaping.
     fn due(&self) -> ClusterTime {
         if self.instance.lapsed {
-            self.deadline.plus_ms(self.instance.registration.reap_after_ms.into())
+            self.deadline.plus_ms(self.instance.registration().reap_after_ms.into())
         } else {
             self.deadline
         }
+    }
+}
+
+/// A lease and who holds or held it, without the gap that the lease's alignment would leave.
+#[derive(Clone, Copy, Debug)]
+#[repr(Rust, packed(4))]
+struct Held {
+    lease: LeaseId,
+    slot: Slot,
+}
+
+impl Held {
+    fn hash(&self) -> u64 {
+        lease_hash(self.lease)
     }
 }
 
@@ -106,7 +165,7 @@ impl State {
             seats: Vec::new(),
             free: Vec::new(),
             leases: HashTable::new(),
-            schedule: BTreeSet::new(),
+            schedule: Schedule::default(),
             sessions: BTreeMap::new(),
             rows: RowSum::default(),
             history: History::new(options.history, Revision(0)),
@@ -136,8 +195,8 @@ impl State {
 
     fn apply_command(&mut self, term: Term, command: &Command) -> Outcome {
         let answer = match command {
-            Command::Register { tenant, id, registration, condition } => {
-                self.register(tenant, id, registration, *condition).map(Outcome::Registered)
+            Command::Register { tenant, registration, condition } => {
+                self.register(tenant, registration, *condition).map(Outcome::Registered)
             }
             Command::Renew { tenant, leases } => Ok(self.renew(tenant, leases)),
             Command::Beat { tenant, id, lease, status, metadata } => {
@@ -189,17 +248,30 @@ impl State {
     }
 
     pub fn get(&self, tenant: &TenantId, id: &InstanceId) -> Option<View> {
-        self.slot(tenant, id).map(|slot| self.view(slot))
+        self.slot(tenant, id.as_str()).map(|slot| self.view(slot))
     }
 
     /// The instance that holds a lease now.
     pub fn holder(&self, lease: LeaseId) -> Option<&Arc<Instance>> {
-        let slot = self.leases.find(lease_hash(lease), |e| e.0 == lease)?.1;
+        let slot = self.lease_slot(lease)?;
         Some(&self.seat(slot).instance).filter(|instance| instance.lease == lease)
     }
 
+    fn lease_slot(&self, lease: LeaseId) -> Option<Slot> {
+        self.leases.find(lease_hash(lease), |held| { held.lease } == lease).map(|held| held.slot)
+    }
+
+    fn remember_lease(&mut self, lease: LeaseId, slot: Slot) {
+        self.leases.insert_unique(lease_hash(lease), Held { lease, slot }, Held::hash);
+    }
+
+    fn forget_lease(&mut self, lease: LeaseId) {
+        let held = self.leases.find_entry(lease_hash(lease), |held| { held.lease } == lease);
+        held.expect("a held lease is in the table").remove();
+    }
+
     /// The visible changes after `revision`, in order; none if some of them are forgotten.
-    pub fn changes_after(&self, revision: Revision) -> Option<impl DoubleEndedIterator<Item = &Change>> {
+    pub fn changes_after(&self, revision: Revision) -> Option<impl DoubleEndedIterator<Item = Change<'_>>> {
         self.history.after(revision)
     }
 
@@ -216,11 +288,11 @@ impl State {
         self.seats[slot as usize].as_mut().expect("an indexed slot is taken")
     }
 
-    pub(crate) fn slot(&self, tenant: &TenantId, id: &InstanceId) -> Option<Slot> {
+    pub(crate) fn slot(&self, tenant: &TenantId, id: &str) -> Option<Slot> {
         self.tenants.get(tenant)?.ids.get(id).copied()
     }
 
-    pub(crate) fn ids(&self, tenant: &TenantId) -> Option<&BTreeMap<InstanceId, Slot>> {
+    pub(crate) fn ids(&self, tenant: &TenantId) -> Option<&BTreeMap<ById, Slot>> {
         Some(&self.tenants.get(tenant)?.ids)
     }
 
@@ -228,7 +300,15 @@ impl State {
         Some(&self.tenants.get(tenant)?.index)
     }
 
-    pub(crate) fn instance(&self, slot: Slot) -> &Instance {
+    pub(crate) fn index_seed(&self) -> u64 {
+        self.options.seed
+    }
+
+    pub(crate) fn history(&self) -> &History {
+        &self.history
+    }
+
+    pub(crate) fn instance(&self, slot: Slot) -> &Arc<Instance> {
         &self.seat(slot).instance
     }
 
@@ -239,12 +319,14 @@ impl State {
 
     /// An instance as it was at an earlier revision. Its deadline is known only while its lease is current.
     pub(crate) fn view_of_past(&self, instance: &Arc<Instance>) -> View {
-        let slot = self.leases.find(lease_hash(instance.lease), |e| e.0 == instance.lease);
-        let deadline = slot
-            .map(|(_, slot)| self.seat(*slot))
-            .filter(|seat| seat.instance.lease == instance.lease)
-            .map_or(ClusterTime(0), |seat| seat.deadline);
-        View { instance: instance.clone(), deadline }
+        let seat = self.lease_slot(instance.lease).map(|slot| self.seat(slot));
+        let deadline = seat.filter(|seat| seat.instance.lease == instance.lease).map(|seat| seat.deadline);
+        View { instance: instance.clone(), deadline: deadline.unwrap_or(ClusterTime(0)) }
+    }
+
+    /// The tenant as the roll already spells it, so that all its instances share one text.
+    fn known_tenant(&self, tenant: TenantId) -> TenantId {
+        self.tenants.get_key_value(&tenant).map_or(tenant, |(known, _)| known.clone())
     }
 
     /// Takes the next revision.
@@ -253,8 +335,9 @@ impl State {
         self.revision
     }
 
-    fn record(&mut self, kind: ChangeKind, before: Option<Arc<Instance>>, after: Option<Arc<Instance>>) {
-        self.history.push(Change { revision: self.revision, kind, wall: self.wall, before, after });
+    fn record(&mut self, kind: ChangeKind, before: Option<(Arc<Instance>, Mark)>, after: Option<Arc<Instance>>) {
+        let (before, mark) = before.map_or((None, Mark::default()), |(before, mark)| (Some(before), mark));
+        self.history.push(self.revision, Record { before, after, wall: self.wall, kind, mark });
     }
 
     /// Puts a new instance on the roll; its revision is the one just taken.
@@ -268,29 +351,32 @@ impl State {
             .tenants
             .entry(instance.tenant.clone())
             .or_insert_with(|| Tenant { ids: BTreeMap::new(), index: Index::new(seed) });
-        tenant.ids.insert(instance.id.clone(), slot);
+        tenant.ids.insert(ById(instance.registration.clone()), slot);
         tenant.index.insert(slot, &instance);
         self.rows.add(digest::of_instance(&instance));
         self.rows.add(digest::of_deadline(instance.lease, deadline));
-        for lease in instance.superseded.iter().chain([&instance.lease]) {
-            self.leases.insert_unique(lease_hash(*lease), (*lease, slot), |e| lease_hash(e.0));
+        for lease in instance.superseded.as_slice().iter().chain([&instance.lease]) {
+            self.remember_lease(*lease, slot);
         }
-        let mut seat = Seat { instance, deadline, scheduled: ClusterTime(0), dirty: Default::default() };
-        seat.scheduled = seat.due();
-        self.schedule.insert((seat.scheduled, seat.instance.lease, slot));
+        let ttl_ms = instance.registration.ttl_ms();
+        let seat = Seat { instance, deadline, scheduled: ClusterTime(0), ttl_ms, dirty: Default::default() };
+        let due = seat.due();
         self.seats[slot as usize] = Some(seat);
+        self.schedule_at(slot, due);
         slot
     }
 
-    /// Changes what stands at a slot; the revision of the new instance is the one just taken.
-    fn reseat(&mut self, slot: Slot, instance: Instance, deadline: ClusterTime) -> Arc<Instance> {
+    /// Changes what stands at a slot; the revision of the new instance is the one just taken. Returns what stood there
+    /// before, with its mark.
+    fn reseat(&mut self, slot: Slot, instance: Instance, deadline: ClusterTime) -> (Arc<Instance>, Mark) {
         let instance = Arc::new(instance);
         let seat = self.seats[slot as usize].as_mut().expect("an indexed slot is taken");
         let before = std::mem::replace(&mut seat.instance, instance.clone());
         let deadline_before = std::mem::replace(&mut seat.deadline, deadline);
-        self.schedule.remove(&(seat.scheduled, before.lease, slot));
-        seat.scheduled = seat.due();
-        self.schedule.insert((seat.scheduled, instance.lease, slot));
+        seat.ttl_ms = instance.registration.ttl_ms();
+        let (scheduled, due) = (seat.scheduled, seat.due());
+        self.schedule.remove((scheduled, before.lease, slot));
+        self.schedule_at(slot, due);
 
         self.rows.remove(digest::of_instance(&before));
         self.rows.remove(digest::of_deadline(before.lease, deadline_before));
@@ -298,39 +384,52 @@ impl State {
         self.rows.add(digest::of_deadline(instance.lease, deadline));
 
         if instance.lease != before.lease {
-            self.leases.insert_unique(lease_hash(instance.lease), (instance.lease, slot), |e| lease_hash(e.0));
-            let forgotten = before.superseded.iter().filter(|lease| !instance.superseded.contains(lease));
-            for lease in forgotten {
-                forget_lease(&mut self.leases, *lease);
-            }
+            self.remember_lease(instance.lease, slot);
+            let kept = instance.superseded.as_slice();
+            let forgotten = before.superseded.as_slice().iter().filter(|lease| !kept.contains(lease));
+            forgotten.for_each(|lease| self.forget_lease(*lease));
         }
         let tenant = self.tenants.get_mut(&instance.tenant).expect("a seated instance has a tenant");
-        tenant.index.remove(slot, &before);
+        if !instance.registration.is_same(&before.registration) {
+            // The key must not keep the old registration alive.
+            tenant.ids.remove(before.id());
+            tenant.ids.insert(ById(instance.registration.clone()), slot);
+        }
+        let mark = tenant.index.remove(slot, &before);
         tenant.index.insert(slot, &instance);
-        before
+        (before, mark)
     }
 
-    fn unseat(&mut self, slot: Slot) -> Arc<Instance> {
+    fn unseat(&mut self, slot: Slot) -> (Arc<Instance>, Mark) {
         let seat = self.seats[slot as usize].take().expect("an indexed slot is taken");
         let instance = seat.instance;
         self.free.push(slot);
-        self.schedule.remove(&(seat.scheduled, instance.lease, slot));
+        self.schedule.remove((seat.scheduled, instance.lease, slot));
         self.rows.remove(digest::of_instance(&instance));
         self.rows.remove(digest::of_deadline(instance.lease, seat.deadline));
-        for lease in instance.superseded.iter().chain([&instance.lease]) {
-            forget_lease(&mut self.leases, *lease);
+        for lease in instance.superseded.as_slice().iter().chain([&instance.lease]) {
+            self.forget_lease(*lease);
         }
         let tenant = self.tenants.get_mut(&instance.tenant).expect("a seated instance has a tenant");
-        tenant.index.remove(slot, &instance);
-        tenant.ids.remove(&instance.id);
+        let mark = tenant.index.remove(slot, &instance);
+        tenant.ids.remove(instance.id());
         if tenant.ids.is_empty() {
             assert_eq!(tenant.index.term_count(), 0, "an empty tenant has terms left");
             self.tenants.remove(&instance.tenant);
         }
-        instance
+        (instance, mark)
     }
 }
 
-fn forget_lease(leases: &mut HashTable<(LeaseId, Slot)>, lease: LeaseId) {
-    leases.find_entry(lease_hash(lease), |e| e.0 == lease).expect("a held lease is in the table").remove();
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_there_is_one_of_for_each_instance_is_small() {
+        assert_eq!(size_of::<Instance>(), 72);
+        assert_eq!(size_of::<Option<Seat>>(), 32);
+        assert_eq!(size_of::<Held>(), 12);
+        assert_eq!(size_of::<ById>(), 8);
+    }
 }

@@ -53,9 +53,8 @@ impl State {
 
 #[cfg(test)]
 mod tests {
-    use std::sync::Arc;
-
     use super::*;
+    use crate::registration::Extras;
     use crate::{
         Command, Condition, InstanceId, Kind, Metadata, Options, Origin, Proposal, Protocol, Registration,
         ServiceName, TenantId, Visibility, WallTime,
@@ -67,6 +66,7 @@ mod tests {
 
     fn register(id: &str) -> Command {
         let registration = Registration {
+            id: InstanceId::parse(id).unwrap(),
             name: ServiceName::parse("web").unwrap(),
             kind: Kind::Service,
             protocol: Protocol::Http,
@@ -82,10 +82,9 @@ mod tests {
             consumed_events: Box::default(),
             produced_events: Box::default(),
             metadata: Metadata::default(),
-            extras: None,
+            extras: Extras::default(),
         };
-        let (id, registration) = (InstanceId::parse(id).unwrap(), Arc::new(registration));
-        Command::Register { tenant: tenant(), id, registration, condition: Condition::None }
+        Command::Register { tenant: tenant(), registration: registration.pack(), condition: Condition::None }
     }
 
     fn proposal(stamp: u64, commands: Vec<Command>, once: Vec<Once>) -> Proposal {

@@ -8,19 +8,17 @@ use crate::digest;
 use crate::history::ChangeKind;
 use crate::ids::{ClusterTime, InstanceId, LeaseId, Revision, TenantId};
 use crate::index::Slot;
-use crate::registration::{Instance, Metadata, Registration, Status};
-
-/// How many earlier leases of an id are remembered, so that their holders learn that they were superseded. An older
-/// holder is told by id, where the lease's number suffices, and by number that the lease is not found.
-const SUPERSEDED_MAX: usize = 16;
+use crate::instance::{Instance, Superseded};
+use crate::metadata::Metadata;
+use crate::registration::{PackedRegistration, Status};
 
 /// Most bytes of keys and values that heartbeats may merge into one instance: as much as a whole registration may
 /// have. Each heartbeat can bring new keys, so without a bound one instance could grow for ever.
 const REPORTED_METADATA_BYTES_MAX: u64 = 64 << 10;
 
 fn merge_reported(reported: Option<&Metadata>, patch: &Metadata) -> Result<Metadata, Refusal> {
-    let merged = reported.cloned().unwrap_or_default().merged(patch);
-    let (bytes, bytes_max) = (merged.text_bytes() as u64, REPORTED_METADATA_BYTES_MAX);
+    let merged = reported.map_or_else(|| patch.clone(), |reported| reported.merged(patch));
+    let (bytes, bytes_max) = (merged.pairs().text_bytes() as u64, REPORTED_METADATA_BYTES_MAX);
     if bytes > bytes_max { Err(Refusal::MetadataTooLarge { bytes, bytes_max }) } else { Ok(merged) }
 }
 
@@ -28,14 +26,13 @@ impl State {
     pub(super) fn register(
         &mut self,
         tenant: &TenantId,
-        id: &InstanceId,
-        registration: &Arc<Registration>,
+        registration: &PackedRegistration,
         condition: Condition,
     ) -> Result<Registered, Refusal> {
-        let slot = self.slot(tenant, id);
+        let slot = self.slot(tenant, registration.id());
         self.check(slot, condition)?;
         match slot {
-            None => Ok(self.register_new(tenant, id, registration)),
+            None => Ok(self.register_new(tenant, registration)),
             Some(slot) if self.instance(slot).registration == *registration => {
                 self.renew_slot(slot);
                 Ok(self.registered(slot, false))
@@ -47,11 +44,10 @@ impl State {
         }
     }
 
-    fn register_new(&mut self, tenant: &TenantId, id: &InstanceId, registration: &Arc<Registration>) -> Registered {
+    fn register_new(&mut self, tenant: &TenantId, registration: &PackedRegistration) -> Registered {
         let revision = self.next_revision();
         let instance = Arc::new(Instance {
-            tenant: tenant.clone(),
-            id: id.clone(),
+            tenant: self.known_tenant(tenant.clone()),
             registration: registration.clone(),
             reported_metadata: None,
             reported_status: Status::Active,
@@ -60,9 +56,9 @@ impl State {
             revision,
             created_revision: revision,
             registered_at: self.wall,
-            superseded: Box::default(),
+            superseded: Superseded::default(),
         });
-        let deadline = self.now.plus_ms(registration.ttl_ms.into());
+        let deadline = self.now.plus_ms(registration.ttl_ms().into());
         let slot = self.seat_new(instance.clone(), deadline);
         self.mark_instance(slot);
         self.mark_deadline(slot);
@@ -71,23 +67,22 @@ impl State {
     }
 
     /// Other content under the same id: a new incarnation, which the holder of the older lease cannot touch.
-    fn supersede(&mut self, slot: Slot, registration: &Arc<Registration>) {
+    fn supersede(&mut self, slot: Slot, registration: &PackedRegistration) {
         let revision = self.next_revision();
         let before = self.instance(slot);
-        let mut superseded = before.superseded.to_vec();
-        superseded.push(before.lease);
-        superseded.drain(..superseded.len().saturating_sub(SUPERSEDED_MAX));
         let instance = Instance {
+            tenant: before.tenant.clone(),
             registration: registration.clone(),
             reported_metadata: None,
             reported_status: Status::Active,
             lapsed: false,
             lease: LeaseId(revision.0),
             revision,
-            superseded: superseded.into(),
-            ..before.clone()
+            created_revision: before.created_revision,
+            registered_at: before.registered_at,
+            superseded: before.superseded.and(before.lease),
         };
-        let deadline = self.now.plus_ms(registration.ttl_ms.into());
+        let deadline = self.now.plus_ms(registration.ttl_ms().into());
         self.change(slot, instance, deadline, ChangeKind::Updated);
     }
 
@@ -112,13 +107,13 @@ impl State {
         status: Option<Status>,
         metadata: Option<&Metadata>,
     ) -> Result<Beaten, Refusal> {
-        let slot = self.slot(tenant, id).ok_or(Refusal::LeaseNotFound)?;
+        let slot = self.slot(tenant, id.as_str()).ok_or(Refusal::LeaseNotFound)?;
         self.check_lease(slot, lease)?;
         let before = self.instance(slot);
         let status = status.unwrap_or(before.reported_status);
         let reported_metadata = match metadata {
-            Some(patch) if patch.iter().any(|(key, value)| before.metadata_value(key) != Some(value)) => {
-                Some(Arc::new(merge_reported(before.reported_metadata.as_deref(), patch)?))
+            Some(patch) if { patch.pairs() }.any(|(key, value)| before.metadata_value(key) != Some(value)) => {
+                Some(merge_reported(before.reported_metadata.as_ref(), patch)?)
             }
             _ => before.reported_metadata.clone(),
         };
@@ -127,13 +122,14 @@ impl State {
             self.renew_slot(slot);
         } else {
             let kind = if metadata_changes { ChangeKind::Updated } else { ChangeKind::StatusChanged };
-            let instance = Instance { reported_status: status, reported_metadata, lapsed: false, ..before.clone() };
+            let before = Instance::clone(before);
+            let instance = Instance { reported_status: status, reported_metadata, lapsed: false, ..before };
             let deadline = self.renewed_deadline(slot);
             let revision = self.next_revision();
             self.change(slot, Instance { revision, ..instance }, deadline, kind);
         }
-        let instance = self.instance(slot);
-        Ok(Beaten { lease: instance.lease, ttl_ms: instance.registration.ttl_ms, revision: instance.revision })
+        let seat = self.seat(slot);
+        Ok(Beaten { lease: seat.instance.lease, ttl_ms: seat.ttl_ms, revision: seat.instance.revision })
     }
 
     pub(super) fn deregister(
@@ -143,7 +139,7 @@ impl State {
         lease: Option<LeaseId>,
         condition: Condition,
     ) -> Result<Revision, Refusal> {
-        let slot = self.slot(tenant, id);
+        let slot = self.slot(tenant, id.as_str());
         self.check(slot, condition)?;
         let slot = slot.ok_or(Refusal::NotRegistered)?;
         self.check_lease(slot, lease)?;
@@ -167,7 +163,7 @@ impl State {
         let before = self.reseat(slot, instance, deadline);
         let after = self.seat(slot).instance.clone();
         self.mark_instance(slot);
-        if (after.lease, deadline) != (before.lease, deadline_before) {
+        if (after.lease, deadline) != (before.0.lease, deadline_before) {
             self.mark_deadline(slot);
         }
         self.record(kind, Some(before), Some(after));
@@ -194,7 +190,7 @@ impl State {
 
     fn renewed_deadline(&self, slot: Slot) -> ClusterTime {
         let seat = self.seat(slot);
-        let deadline = self.now.plus_ms(seat.instance.registration.ttl_ms.into());
+        let deadline = self.now.plus_ms(seat.ttl_ms.into());
         assert!(seat.deadline <= deadline, "cluster time went back: a renewal would shorten a lease");
         deadline
     }
@@ -230,9 +226,5 @@ impl State {
             Some(lease) if lease > instance.lease => Err(Refusal::LeaseNotFound),
             _ => Ok(()),
         }
-    }
-
-    fn lease_slot(&self, lease: LeaseId) -> Option<Slot> {
-        self.leases.find(super::lease_hash(lease), |e| e.0 == lease).map(|e| e.1)
     }
 }

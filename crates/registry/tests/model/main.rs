@@ -167,8 +167,8 @@ impl<'a> World<'a> {
             let (kind, key, _) = &self.model.past[revision as usize - 1];
             let (before, after) = (self.model.at(Revision(revision - 1)), self.model.at(Revision(revision)));
             assert_eq!((change.revision.0, change.kind), (revision, *kind));
-            assert_eq!((&change.instance().tenant, &change.instance().id), (&key.0, &key.1));
-            for (roll, told) in [(before, &change.before), (after, &change.after)] {
+            assert_eq!(change.instance().key(), *key);
+            for (roll, told) in [(before, change.before), (after, change.after)] {
                 let agrees = match (roll.get(key), told) {
                     (Some(entry), Some(instance)) => entry.is(instance),
                     (None, None) => true,
@@ -191,7 +191,7 @@ impl<'a> World<'a> {
         let page = self.state.query(&query);
         assert_eq!(page.revision, newest);
         for view in &page.found {
-            let key = (view.instance.tenant.clone(), view.instance.id.clone());
+            let key = view.instance.key();
             assert_eq!(view.deadline, self.model.deadlines[&key]);
         }
         for other in [&self.forgetful, &self.restored] {
@@ -235,7 +235,7 @@ impl<'a> World<'a> {
         let Cursor { query, wishes, revision, shown } = cursor;
         let all = self.model.found(*revision, &query.tenant, wishes, query.sort == Sort::Rank);
         let expected = &all[(*shown).min(all.len())..(*shown + query.limit).min(all.len())];
-        let ids: Vec<&str> = page.found.iter().map(|view| view.instance.id.as_str()).collect();
+        let ids: Vec<&str> = page.found.iter().map(|view| view.instance.id()).collect();
         let agrees = page.found.len() == expected.len()
             && page.found.iter().zip(expected).all(|(view, entry)| entry.is(&view.instance));
         assert!(agrees, "{query:?} at {revision} found {ids:?}, expected {expected:?}");
@@ -255,7 +255,7 @@ impl<'a> World<'a> {
             assert!(self.kept.deadlines.remove(&lease).is_some(), "lease {lease} was removed, but had no row");
         }
         for instance in instances {
-            let key = (instance.tenant.clone(), instance.id.clone());
+            let key = instance.key();
             let before = self.kept.instances.insert(key, instance.clone());
             assert_ne!(before, Some(instance), "an unchanged row was written");
         }
@@ -284,12 +284,14 @@ impl<'a> World<'a> {
 
     fn compare(&mut self) {
         let model = &self.model;
+        // Mostly what a leader asks, and now and then all there is to know.
+        let by = if self.random.once_in(10) { ClusterTime(u64::MAX) } else { model.now };
         for state in [&mut self.state, &mut self.forgetful, &mut self.restored] {
             state.assert_consistent();
             assert_eq!((state.now(), state.wall()), (model.now, model.wall));
             assert_eq!(state.revision(), model.revision());
             assert_eq!(state.len(), model.roll.len());
-            assert_eq!(state.next_due(), model.next_due());
+            assert_eq!(state.next_due_by(by), model.next_due().filter(|due| *due <= by));
             for ((tenant, id), entry) in &model.roll {
                 let view = state.get(tenant, id).expect("the model has it");
                 assert!(entry.is(&view.instance), "{:?} is {entry:?}", view.instance);

@@ -3,12 +3,10 @@
 
 use std::cmp::Reverse;
 use std::collections::BTreeMap;
-use std::sync::Arc;
 
-use rollcall_registry::registration::MetadataValue;
 use rollcall_registry::{
-    Beaten, ChangeKind, ClusterTime, Command, Condition, Instance, InstanceId, LeaseId, LeaseSet, Outcome, Proposal,
-    Refusal, Registered, Registration, Revision, Status, TenantId, Term, WallTime,
+    Beaten, ChangeKind, ClusterTime, Command, Condition, Instance, InstanceId, LeaseId, LeaseSet, MetadataValue,
+    Outcome, Pair, Proposal, Refusal, Registered, Registration, Revision, Status, TenantId, Term, WallTime,
 };
 
 use crate::wish::Wish;
@@ -18,10 +16,21 @@ const SUPERSEDED_MAX: usize = 16;
 pub(crate) type Key = (TenantId, InstanceId);
 pub(crate) type Roll = BTreeMap<Key, Entry>;
 
+/// A metadata value, and whether it is JSON.
+pub(crate) type Value = (String, bool);
+
+fn owned((key, value): Pair<'_>) -> (String, Value) {
+    let value = match value {
+        MetadataValue::Text(text) => (text.to_owned(), false),
+        MetadataValue::Json(json) => (json.to_owned(), true),
+    };
+    (key.to_owned(), value)
+}
+
 #[derive(Clone, Debug, PartialEq)]
 pub(crate) struct Entry {
-    pub(crate) registration: Arc<Registration>,
-    pub(crate) reported: BTreeMap<String, MetadataValue>,
+    pub(crate) registration: Registration,
+    pub(crate) reported: BTreeMap<String, Value>,
     pub(crate) status: Status,
     pub(crate) lapsed: bool,
     pub(crate) lease: LeaseId,
@@ -36,24 +45,23 @@ impl Entry {
         if self.lapsed { Status::Offline } else { self.status }
     }
 
-    pub(crate) fn metadata(&self) -> BTreeMap<String, MetadataValue> {
-        let own = self.registration.metadata.iter().map(|(key, value)| (key.to_owned(), value.clone()));
-        let mut all: BTreeMap<_, _> = own.collect();
+    pub(crate) fn metadata(&self) -> BTreeMap<String, Value> {
+        let mut all: BTreeMap<_, _> = self.registration.metadata.pairs().map(owned).collect();
         all.extend(self.reported.clone());
         all
     }
 
     pub(crate) fn is(&self, instance: &Instance) -> bool {
-        let metadata: BTreeMap<_, _> = instance.metadata().map(|(k, v)| (k.to_owned(), v.clone())).collect();
-        self.registration == instance.registration
-            && self.metadata() == metadata
+        let metadata: Vec<_> = instance.metadata().map(owned).collect();
+        self.registration == instance.registration().to_registration()
+            && self.metadata().into_iter().eq(metadata)
             && self.status == instance.reported_status
             && self.shown_status() == instance.status()
             && self.lease == instance.lease
             && self.revision == instance.revision
             && self.created == instance.created_revision
             && self.registered_at == instance.registered_at
-            && self.superseded == *instance.superseded
+            && self.superseded == instance.superseded.as_slice()
     }
 }
 
@@ -86,8 +94,9 @@ impl Model {
 
     fn command(&mut self, term: Term, command: &Command) -> Result<Outcome, Refusal> {
         match command {
-            Command::Register { tenant, id, registration, condition } => {
-                let key = (tenant.clone(), id.clone());
+            Command::Register { tenant, registration, condition } => {
+                let registration = registration.view().to_registration();
+                let key = (tenant.clone(), registration.id.clone());
                 self.check(&key, *condition)?;
                 Ok(Outcome::Registered(self.register(key, registration)))
             }
@@ -100,9 +109,9 @@ impl Model {
                 after.status = status.unwrap_or(before.status);
                 let shown = before.metadata();
                 let mut metadata_changed = false;
-                for (name, value) in metadata.iter().flat_map(|patch| patch.iter()) {
-                    metadata_changed |= shown.get(name) != Some(value);
-                    after.reported.insert(name.to_owned(), value.clone());
+                for (name, value) in metadata.iter().flat_map(|patch| patch.pairs()).map(owned) {
+                    metadata_changed |= shown.get(&name) != Some(&value);
+                    after.reported.insert(name, value);
                 }
                 if metadata_changed {
                     self.change(&key, after, ChangeKind::Updated);
@@ -131,11 +140,11 @@ impl Model {
         }
     }
 
-    fn register(&mut self, key: Key, registration: &Arc<Registration>) -> Registered {
+    fn register(&mut self, key: Key, registration: Registration) -> Registered {
         let revision = Revision(self.revision().0 + 1);
         let before = self.roll.get(&key).cloned();
         let fresh = Entry {
-            registration: registration.clone(),
+            registration,
             reported: BTreeMap::new(),
             status: Status::Active,
             lapsed: false,
@@ -147,7 +156,7 @@ impl Model {
         };
         match &before {
             None => self.change(&key, fresh, ChangeKind::Registered),
-            Some(before) if before.registration == *registration => {}
+            Some(before) if before.registration == fresh.registration => {}
             Some(before) => {
                 let mut superseded = before.superseded.clone();
                 superseded.push(before.lease);

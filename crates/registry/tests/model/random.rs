@@ -1,11 +1,9 @@
 //! Random commands and questions over a small world, so that they meet each other often.
 
-use std::sync::Arc;
-
-use rollcall_registry::registration::{Capability, Extras, JsonText, Locality, MetadataValue};
+use rollcall_registry::registration::{Capability, Extras};
 use rollcall_registry::{
-    ClusterTime, Command, Condition, InstanceId, Kind, LeaseId, LeaseSet, Metadata, Protocol, Registration, Revision,
-    ServiceName, Status, TenantId, Term, Visibility,
+    ClusterTime, Command, Condition, InstanceId, Kind, LeaseId, LeaseSet, Metadata, MetadataValue,
+    PackedRegistration, Protocol, Registration, Revision, ServiceName, Status, TenantId, Term, Visibility,
 };
 
 /// SplitMix64: one number of state, so that a seed says everything.
@@ -70,26 +68,29 @@ fn boxed(texts: Vec<&str>) -> Box<[Box<str>]> {
 fn metadata(random: &mut Random) -> Metadata {
     let pairs = random.some(KEYS, 0, 2).into_iter().map(|key| {
         let value = match random.below(8) {
-            0 => MetadataValue::Json(JsonText("[1]".into())),
-            1 => MetadataValue::Json(JsonText("7".into())),
-            _ => MetadataValue::Text(random.pick(VALUES).into()),
+            0 => MetadataValue::Json("[1]"),
+            1 => MetadataValue::Json("7"),
+            _ => MetadataValue::Text(random.pick(VALUES)),
         };
-        (key.into(), value)
+        (key, value)
     });
-    Metadata::new(pairs.collect())
+    Metadata::new(pairs)
 }
 
 /// Few enough that the same content comes up again.
 fn registration(random: &mut Random) -> Registration {
+    let id = id(random);
     if random.once_in(2) {
-        return plain(random.pick(&["http://a", "http://b"]), random.pick(&[1_000, 3_000]));
+        return plain(id, random.pick(&["http://a", "http://b"]), random.pick(&[1_000, 3_000]));
     }
-    let locality = Locality {
+    let extras = Extras {
         region: random.once_in(2).then(|| random.pick(REGIONS).into()),
         zone: random.once_in(2).then(|| random.pick(ZONES).into()),
+        ..Extras::default()
     };
     let capability = |name: &str| Capability { name: name.into(), detail: None };
     Registration {
+        id,
         name: ServiceName::parse(random.pick(NAMES)).expect("a plain name"),
         kind: random.pick(Kind::ALL),
         protocol: random.pick(Protocol::ALL),
@@ -105,12 +106,13 @@ fn registration(random: &mut Random) -> Registration {
         consumed_events: boxed(random.some(EVENTS, 0, 2)),
         produced_events: boxed(random.some(EVENTS, 0, 2)),
         metadata: metadata(random),
-        extras: (locality != Locality::default()).then(|| Box::new(Extras { locality, ..Extras::default() })),
+        extras,
     }
 }
 
-fn plain(url: &str, ttl_ms: u32) -> Registration {
+fn plain(id: InstanceId, url: &str, ttl_ms: u32) -> Registration {
     Registration {
+        id,
         name: ServiceName::parse("web").expect("a plain name"),
         kind: Kind::Service,
         protocol: Protocol::Http,
@@ -126,8 +128,16 @@ fn plain(url: &str, ttl_ms: u32) -> Registration {
         consumed_events: Box::default(),
         produced_events: Box::default(),
         metadata: Metadata::default(),
-        extras: None,
+        extras: Extras::default(),
     }
+}
+
+/// Comes back as it was packed, which the model relies on.
+fn packed(random: &mut Random) -> PackedRegistration {
+    let registration = registration(random);
+    let packed = registration.pack();
+    assert_eq!(packed.view().to_registration(), registration);
+    packed
 }
 
 /// A number near the newest ones: one that exists, existed or never did.
@@ -151,12 +161,7 @@ fn lease(random: &mut Random, revision: Revision) -> Option<LeaseId> {
 pub(crate) fn command(random: &mut Random, revision: Revision, now: ClusterTime, term: Term) -> Command {
     let tenant = tenant(random);
     match random.below(16) {
-        0..=4 => Command::Register {
-            tenant,
-            id: id(random),
-            registration: Arc::new(registration(random)),
-            condition: condition(random, revision),
-        },
+        0..=4 => Command::Register { tenant, registration: packed(random), condition: condition(random, revision) },
         5..=7 => {
             let leases = (0..random.below(6)).map(|_| LeaseId(recent(random, revision))).collect();
             Command::Renew { tenant, leases: LeaseSet::new(leases) }

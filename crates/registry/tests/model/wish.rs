@@ -1,9 +1,7 @@
 //! Questions twice over: as a filter for the state machine, and as a plain predicate for the model.
 
-use rollcall_registry::query::VersionRange;
-use rollcall_registry::registration::MetadataValue;
 use rollcall_registry::selector::{Requirement, Selector};
-use rollcall_registry::{Filter, Kind, Protocol, Status, Visibility};
+use rollcall_registry::{Filter, Kind, Protocol, Status, VersionRange, Visibility};
 
 use crate::model::Entry;
 use crate::random::{CAPABILITIES, EVENTS, KEYS, NAMES, OWNERS, REGIONS, Random, TAGS, VALUES, VERSIONS, ZONES};
@@ -83,13 +81,11 @@ impl Wish {
 
     fn holds(&self, entry: &Entry) -> bool {
         let registration = &entry.registration;
-        let extras = registration.extras.as_ref();
         let is_one_of = |wanted: &[&str], value: Option<&str>| value.is_some_and(|value| wanted.contains(&value));
         let has = |values: &[Box<str>], wanted: &str| values.iter().any(|value| **value == *wanted);
         let label = |key: &str| match entry.metadata().remove(key) {
-            Some(MetadataValue::Text(text)) => Some(text.into_string()),
-            Some(MetadataValue::Json(json)) if json.0.starts_with('[') => None,
-            Some(MetadataValue::Json(json)) => Some(json.0.into_string()),
+            Some((json, true)) if json.starts_with('[') => None,
+            Some((text, _)) => Some(text),
             None => None,
         };
         match self {
@@ -106,8 +102,8 @@ impl Wish {
             Self::Versions(wanted) => wanted.iter().any(|n| is_one_of(RANGES[*n].1, registration.version.as_deref())),
             Self::Consumed(wanted) => wanted.iter().any(|event| has(&registration.consumed_events, event)),
             Self::Produced(wanted) => wanted.iter().any(|event| has(&registration.produced_events, event)),
-            Self::Regions(wanted) => is_one_of(wanted, extras.and_then(|e| e.locality.region.as_deref())),
-            Self::Zones(wanted) => is_one_of(wanted, extras.and_then(|e| e.locality.zone.as_deref())),
+            Self::Regions(wanted) => is_one_of(wanted, registration.extras.region.as_deref()),
+            Self::Zones(wanted) => is_one_of(wanted, registration.extras.zone.as_deref()),
             Self::LabelIn(key, wanted) => is_one_of(wanted, label(key).as_deref()),
             Self::LabelNotIn(key, wanted) => !is_one_of(wanted, label(key).as_deref()),
             Self::LabelExists(key) => entry.metadata().contains_key(*key),

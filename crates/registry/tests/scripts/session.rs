@@ -1,14 +1,13 @@
 //! The script language: one command a line, `verb [subject] key=value …`; a value with spaces stands in quotes.
 
 use std::collections::BTreeMap;
-use std::sync::Arc;
 
-use rollcall_registry::registration::{Capability, Extras, JsonText, Locality, MetadataValue};
+use rollcall_registry::registration::{Capability, Extras};
 use rollcall_registry::state::{Delta, Header, InstanceKey, Restoring};
 use rollcall_registry::{
-    Change, ChangeKind, ClusterTime, Command, Condition, Digest, HistoryLimits, Instance, LeaseId, LeaseSet, Options,
-    Outcome, Page, Position, Proposal, Query, Refusal, Registration, Revision, ServiceName, Sort, State, Term, View,
-    WallTime,
+    Change, ChangeKind, ClusterTime, Command, Condition, Digest, HistoryLimits, Instance, LeaseId, LeaseSet,
+    MetadataValue, Options, Outcome, Page, Position, Proposal, Query, Refusal, Registration, Revision, ServiceName,
+    Sort, State, Term, View, WallTime,
 };
 
 use arguments::Arguments;
@@ -133,7 +132,10 @@ impl Session {
                 }
             }
             "now" => {
-                let due = self.state.next_due().map_or("nothing due".to_owned(), |due| format!("next due at {due}"));
+                let due = self
+                    .state
+                    .next_due_by(ClusterTime(u64::MAX))
+                    .map_or("nothing due".to_owned(), |due| format!("next due at {due}"));
                 vec![format!("{} ms, r{}, {due}", self.state.now(), self.state.revision())]
             }
             "digest" => vec![self.state.digest().to_string()],
@@ -159,9 +161,8 @@ impl Session {
         Ok(match verb {
             "register" => Command::Register {
                 tenant,
-                id: arguments.id()?,
                 condition: condition(arguments)?,
-                registration: Arc::new(registration(arguments)?),
+                registration: registration(arguments)?.pack(),
             },
             "heartbeat" => {
                 let leases = arguments.list("lease").iter().map(|n| n.parse().map(LeaseId)).collect::<Result<_, _>>();
@@ -172,7 +173,7 @@ impl Session {
                 id: arguments.id()?,
                 lease: arguments.number("lease")?.map(LeaseId),
                 status: arguments.word("status")?,
-                metadata: Some(arguments.metadata()).filter(|metadata| !metadata.is_empty()),
+                metadata: Some(arguments.metadata()).filter(|metadata| !metadata.pairs().is_empty()),
             },
             "deregister" => Command::Deregister {
                 tenant,
@@ -203,7 +204,7 @@ impl Session {
 
     fn tick(&mut self) -> Vec<String> {
         let mut said = self.apply(Vec::new());
-        while self.state.next_due().is_some_and(|due| due <= self.state.now()) {
+        while self.state.next_due_by(self.state.now()).is_some() {
             let revision = self.state.revision();
             let expire = Command::Expire { term: self.term, up_to: self.clock, limit: 100 };
             said.extend(self.apply(vec![expire]).into_iter().filter(|line| line.starts_with('r')));
@@ -224,8 +225,8 @@ impl Session {
             said.push(format!("- deadline {lease}"));
         }
         for instance in instances {
-            said.push(format!("+ instance {} {} r{}", instance.tenant, instance.id, instance.revision));
-            self.kept.instances.insert((instance.tenant.clone(), instance.id.clone()), (*instance).clone());
+            said.push(format!("+ instance {} {} r{}", instance.tenant, instance.id(), instance.revision));
+            self.kept.instances.insert(instance.key(), (*instance).clone());
         }
         for (lease, deadline) in deadlines {
             said.push(format!("+ deadline {lease} = {deadline}"));
@@ -257,13 +258,13 @@ impl Session {
             .metadata()
             .map(|(key, value)| match value {
                 MetadataValue::Text(text) => format!(" {key}={text}"),
-                MetadataValue::Json(JsonText(json)) => format!(" {key}={json}"),
+                MetadataValue::Json(json) => format!(" {key}={json}"),
             })
             .collect();
         Ok(format!(
             "{id}: {} {} {} lease={} r{} created=r{} registered_at={} until {deadline}{}",
-            instance.registration.name,
-            instance.registration.url,
+            instance.registration().name,
+            instance.registration().url,
             instance.status(),
             instance.lease,
             instance.revision,
@@ -304,7 +305,7 @@ impl Session {
 
     fn page(&mut self, query: Query, page: Page) -> Vec<String> {
         let mut said: Vec<String> =
-            page.found.iter().map(|view| format!("{} {}", view.instance.id, view.instance.status())).collect();
+            page.found.iter().map(|view| format!("{} {}", view.instance.id(), view.instance.status())).collect();
         let more = if page.next.is_some() { ", more follow" } else { "" };
         said.push(format!("{} of {} at r{}{more}", page.found.len(), page.total, page.revision));
         self.page = Some((query, page.revision, page.next));
@@ -312,7 +313,7 @@ impl Session {
     }
 }
 
-fn change_line(change: &Change) -> String {
+fn change_line(change: Change<'_>) -> String {
     let kind = match change.kind {
         ChangeKind::Registered => "registered",
         ChangeKind::Updated => "updated",
@@ -321,17 +322,20 @@ fn change_line(change: &Change) -> String {
         ChangeKind::Expired => "expired",
     };
     let instance = change.instance();
-    match &change.after {
+    match change.after {
         Some(after) => {
-            format!("r{} {kind} {} lease={} {}", change.revision, instance.id, after.lease, after.status())
+            format!("r{} {kind} {} lease={} {}", change.revision, instance.id(), after.lease, after.status())
         }
-        None => format!("r{} {kind} {}", change.revision, instance.id),
+        None => format!("r{} {kind} {}", change.revision, instance.id()),
     }
 }
 
 fn answer_lines(command: &Command, outcome: &Outcome, before: Revision) -> Vec<String> {
     match (command, outcome) {
-        (Command::Register { id, .. }, Outcome::Registered(registered)) if registered.revision <= before => {
+        (Command::Register { registration, .. }, Outcome::Registered(registered))
+            if registered.revision <= before =>
+        {
+            let id = registration.id();
             vec![format!("{id}: renewed lease {} until {}", registered.lease, registered.deadline)]
         }
         (Command::Renew { leases, .. }, Outcome::Renewed { not_found, superseded }) => leases
@@ -381,12 +385,14 @@ fn condition(arguments: &mut Arguments) -> Result<Condition, String> {
 }
 
 fn registration(arguments: &mut Arguments) -> Result<Registration, String> {
+    let id = arguments.id()?;
     let mut text = |key: &str| arguments.take(key).map(String::into_boxed_str);
     let (version, owner, url) = (text("version"), text("owner"), text("url"));
-    let locality = Locality { region: text("region"), zone: text("zone") };
+    let extras = Extras { region: text("region"), zone: text("zone"), ..Extras::default() };
     let name = text("service").unwrap_or_else(|| "web".into());
     let capability = |name: String| Capability { name: name.into(), detail: None };
     Ok(Registration {
+        id,
         name: ServiceName::parse(&name).map_err(|e| e.to_string())?,
         kind: arguments.word("type")?.unwrap_or(rollcall_registry::Kind::Service),
         protocol: arguments.word("protocol")?.unwrap_or(rollcall_registry::Protocol::Http),
@@ -402,6 +408,6 @@ fn registration(arguments: &mut Arguments) -> Result<Registration, String> {
         consumed_events: arguments.texts("consumes").into(),
         produced_events: arguments.texts("produces").into(),
         metadata: arguments.metadata(),
-        extras: (locality != Locality::default()).then(|| Box::new(Extras { locality, ..Extras::default() })),
+        extras,
     })
 }

@@ -6,14 +6,14 @@ use axum::extract::State;
 use axum::http::{StatusCode, Uri};
 use axum::response::Response;
 use rollcall_api::{DiscoverResponse, Problem};
-use rollcall_registry::{Page, Query, View};
+use rollcall_registry::Query;
 
-use super::{Native, json};
+use super::{Native, json_text};
 use crate::cursor::{Cursor, CursorError};
 use crate::params::{self, Discovery};
+use crate::render::{self, Moment};
 use crate::reply::{self, Failure, Shown};
 use crate::request::Context;
-use crate::translate::{self, Moment};
 
 /// A page ends early rather than be larger than about this: a thousand of the largest registrations would be 64 MiB.
 const PAGE_BYTES_MAX: usize = 16 << 20;
@@ -75,45 +75,22 @@ pub(super) async fn discover(State(native): State<Native>, context: Context, uri
     let cluster_time = native.replica.cluster_time();
     let query = Query { tenant, filter, sort, after: cursor.as_ref().map(|cursor| cursor.position.clone()), limit };
     let (page, epoch, moment) = native.replica.roll().read(|state| {
-        let ask = |query: &Query| match &cursor {
-            None => Some(state.query(query)),
-            Some(cursor) if cursor.epoch == state.epoch() => state.query_at(query, cursor.revision).ok(),
+        let page = match &cursor {
+            None => Some(state.query(&query)),
+            Some(cursor) if cursor.epoch == state.epoch() => state.query_at(&query, cursor.revision).ok(),
             Some(_) => None,
         };
-        let page = ask(&query).and_then(|page| match fitting(&page) {
-            all if all == page.found.len() => Some(page),
-            fitting => ask(&Query { limit: fitting, ..query.clone() }),
-        });
         (page, state.epoch(), Moment::of(state, cluster_time))
     });
-    let page = page.ok_or_else(cursor_expired)?;
+    let mut page = page.ok_or_else(cursor_expired)?;
+    let (mut text, shown) = native.renderer.at(moment).found(&page.found, PAGE_BYTES_MAX);
+    page.cut(query.sort, shown);
     let question = (&query.tenant, &query.filter, query.sort);
-    let next_cursor = page.next.map(|position| Cursor::new(epoch, page.revision, position, question).encode());
-    let services = page.found.iter().map(|view| translate::service_object(view, moment)).collect();
-    let answer = DiscoverResponse {
-        services,
-        total_count: page.total,
-        search_time_ms: begun.elapsed().as_micros() as f64 / 1_000.0,
-        federated_results: false,
-        local_count: page.total,
-        federated_count: 0,
-        revision: page.revision.0,
-        next_cursor,
-    };
-    let mut response = json(StatusCode::OK, &answer);
+    let next_cursor = page.next.take().map(|position| Cursor::new(epoch, page.revision, position, question).encode());
+    render::discovered(&mut text, &page, begun.elapsed(), next_cursor.as_deref());
+    let mut response = json_text(StatusCode::OK, text);
     reply::show(&mut response, Shown { revision: page.revision, freshness });
     Ok(response)
-}
-
-/// How many of a page's instances fit [`PAGE_BYTES_MAX`]; at least one, so that the next page makes progress.
-fn fitting(page: &Page) -> usize {
-    let mut bytes = 0;
-    let fits = |view: &&View| {
-        let reported = view.instance.reported_metadata.as_ref().map_or(0, |metadata| metadata.approximate_bytes());
-        bytes += view.instance.registration.approximate_bytes() + reported;
-        bytes <= PAGE_BYTES_MAX
-    };
-    page.found.iter().take_while(fits).count().max(page.found.len().min(1))
 }
 
 fn bad_cursor(error: CursorError) -> Failure {

@@ -13,7 +13,7 @@ use super::{Id, Native, body_missing, json};
 use crate::limits::BATCH_BYTES_MAX;
 use crate::reply::{self, Failure};
 use crate::request::Context;
-use crate::{params, parse, translate};
+use crate::{params, parse, render, translate};
 
 /// Renew the lease of one instance
 ///
@@ -48,7 +48,7 @@ pub(super) async fn heartbeat(
     let answer = HeartbeatResponse {
         service_id: id.as_str().to_owned(),
         heartbeat_updated: true,
-        next_heartbeat_due: translate::rfc3339(WallTime(now_ms.saturating_add(interval_ms.into()))),
+        next_heartbeat_due: render::rfc3339(WallTime(now_ms.saturating_add(interval_ms.into()))),
         next_heartbeat_in_ms: interval_ms,
         lease: RenewedLease { id: beaten.lease.0, ttl_ms: beaten.ttl_ms },
     };
@@ -70,7 +70,7 @@ async fn renew_known(
     }
     let known = native.replica.roll().read(|state| {
         let instance = state.get(&context.tenant, id)?.instance;
-        Some((instance.lease, instance.registration.ttl_ms))
+        Some((instance.lease, instance.registration.ttl_ms()))
     });
     let believed = request.lease_id.map(LeaseId);
     let Some((lease, ttl_ms)) = known.filter(|(lease, _)| believed.is_none_or(|believed| believed == *lease)) else {

@@ -28,6 +28,7 @@ use crate::body::{self, JsonBody};
 use crate::fault::Faults;
 use crate::limits::{BODIES_KIB_MAX, BODY_BYTES_MAX};
 use crate::parse::TtlLimits;
+use crate::render::Renderer;
 use crate::reply::Failure;
 
 pub(crate) use health::alive;
@@ -39,6 +40,7 @@ pub(crate) struct Native {
     /// Empty: any.
     pub(crate) tenants: Arc<[TenantId]>,
     ttl: TtlLimits,
+    renderer: Arc<Renderer>,
     /// In KiB.
     bodies: Arc<Semaphore>,
     /// Set when shutdown was asked for.
@@ -47,7 +49,14 @@ pub(crate) struct Native {
 
 impl Native {
     pub(crate) fn new(replica: Replica, tenants: &[TenantId], ttl: TtlLimits, draining: CancellationToken) -> Self {
-        Self { replica, tenants: tenants.into(), ttl, bodies: Arc::new(Semaphore::new(BODIES_KIB_MAX)), draining }
+        Self {
+            replica,
+            tenants: tenants.into(),
+            ttl,
+            renderer: Arc::default(),
+            bodies: Arc::new(Semaphore::new(BODIES_KIB_MAX)),
+            draining,
+        }
     }
 
     pub(crate) fn router(self) -> Router {
@@ -112,7 +121,11 @@ impl FromRequestParts<Native> for Id {
 }
 
 fn json(status: StatusCode, body: &impl Serialize) -> Response {
-    let text = serde_json::to_vec(body).expect("wire types have no failing serializer");
+    json_text(status, serde_json::to_vec(body).expect("wire types have no failing serializer"))
+}
+
+/// An answer that is JSON text already.
+fn json_text(status: StatusCode, text: Vec<u8>) -> Response {
     let mut response = Response::new(Body::from(text));
     *response.status_mut() = status;
     response.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));

@@ -1,21 +1,19 @@
 //! Register, read and deregister one instance.
 
-use std::sync::Arc;
-
 use axum::extract::{Request, State};
 use axum::http::{HeaderValue, StatusCode, Uri, header};
 use axum::response::Response;
 use rollcall_api::{
-    DeregisterRequest, DeregisterResponse, LeaseGrant, Problem, RegisterRequest, RegisterResponse, ServiceObject,
+    DeregisterRequest, DeregisterResponse, Problem, RegisterRequest, RegisterResponse, ServiceObject,
 };
 use rollcall_registry::{Command, InstanceId, LeaseId, Outcome, Revision};
 use uuid::Uuid;
 
-use super::{Id, Native, body_missing, json};
+use super::{Id, Native, body_missing, json, json_text};
+use crate::render::Moment;
 use crate::reply::{self, Failure, Shown};
 use crate::request::{self, Context};
-use crate::translate::{self, Moment};
-use crate::{params, parse};
+use crate::{params, parse, translate};
 
 /// Put an instance on the roll
 ///
@@ -47,16 +45,11 @@ pub(super) async fn register(
     let condition = request::condition(request.headers())?;
     let parse = |body| parse::register(body, native.ttl);
     let request = native.parsed(request, context.deadline, parse).await?.ok_or_else(body_missing)?;
-    let (id, registration) = translate::registration(request, native.ttl);
-    let id = id.unwrap_or_else(new_id);
-    let registration = Arc::new(registration);
+    let registration = translate::registration(request, native.ttl, new_id);
+    let (id, registration) = (registration.id.clone(), registration.pack());
 
-    let command = Command::Register {
-        tenant: context.tenant.clone(),
-        id: id.clone(),
-        registration: registration.clone(),
-        condition,
-    };
+    let tenant = context.tenant.clone();
+    let command = Command::Register { tenant, registration: registration.clone(), condition };
     let registered = match native.replica.submit(command, context.deadline).await?.outcome {
         Outcome::Registered(registered) => registered,
         Outcome::Refused(refusal) => return Err(refusal.into()),
@@ -71,21 +64,10 @@ pub(super) async fn register(
         };
         (view.filter(unchanged), Moment::of(state, cluster_time))
     });
-    let view = view
-        .unwrap_or_else(|| translate::registered_view(context.tenant, id.clone(), registration.clone(), registered));
-    let answer = RegisterResponse {
-        success: true,
-        registration_id: id.as_str().to_owned(),
-        service: translate::service_object(&view, moment),
-        lease: LeaseGrant {
-            id: registered.lease.0,
-            ttl_ms: registration.ttl_ms,
-            heartbeat_interval_ms: translate::heartbeat_interval_ms(registration.ttl_ms),
-        },
-        revision: registered.revision.0,
-    };
+    let view = view.unwrap_or_else(|| translate::registered_view(context.tenant, registration, registered));
+    let text = native.renderer.at(moment).registered(&view, &registered);
     let status = if registered.created { StatusCode::CREATED } else { StatusCode::OK };
-    let mut response = json(status, &answer);
+    let mut response = json_text(status, text);
     response.headers_mut().insert(header::ETAG, entity_tag(registered.revision));
     reply::written(&mut response, registered.revision);
     Ok(response)
@@ -134,7 +116,9 @@ pub(super) async fn get(
         .read(|state| (state.get(&context.tenant, &id), state.revision(), Moment::of(state, cluster_time)));
     let shown = Shown { revision, freshness };
     let view = view.ok_or_else(|| Failure::not_found().shown(shown))?;
-    let mut response = json(StatusCode::OK, &translate::service_object(&view, moment));
+    let mut text = Vec::new();
+    native.renderer.at(moment).service(&view, &mut text);
+    let mut response = json_text(StatusCode::OK, text);
     response.headers_mut().insert(header::ETAG, entity_tag(view.instance.revision));
     reply::show(&mut response, shown);
     Ok(response)

@@ -56,7 +56,7 @@ fn take_row(restoring: &mut Restoring, table: Table, row: &Row) -> Result<(), Sn
         }
         Table::Instances => {
             let instance: Instance = codec::unseal(Kind::Instance, &row.key, &row.record).map_err(unreadable)?;
-            if row.key != instance_key(&instance.tenant, &instance.id) {
+            if row.key != instance_key(&instance.tenant, instance.id()) {
                 return Err(misplaced());
             }
             restoring.instance(instance).map_err(SnapshotError::Restore)?;

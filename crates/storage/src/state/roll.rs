@@ -120,9 +120,9 @@ impl Roll {
         self.0.replicated.read().digests.get(index)
     }
 
-    /// When the next instance lapses or is reaped if no heartbeat comes, in cluster time.
-    pub fn next_due(&self) -> Option<ClusterTime> {
-        self.0.replicated.write().state.next_due()
+    /// When the first instance lapses or is reaped if no heartbeat comes, if that is by `up_to`.
+    pub fn next_due_by(&self, up_to: ClusterTime) -> Option<ClusterTime> {
+        self.0.replicated.write().state.next_due_by(up_to)
     }
 
     /// Since when the present round of apply has been running; none between rounds.

@@ -8,7 +8,7 @@
 
 use rocksdb::{ColumnFamily, DB, WriteBatch};
 use rollcall_registry::state::{Delta, Header};
-use rollcall_registry::{InstanceId, LeaseId, TenantId};
+use rollcall_registry::{LeaseId, TenantId};
 use serde::{Deserialize, Serialize};
 
 use crate::codec::{self, Kind};
@@ -66,21 +66,21 @@ pub(super) fn lease_key(lease: LeaseId) -> [u8; 8] {
 }
 
 /// A tenant's name holds no zero byte, so that no two instances share a key.
-pub(super) fn instance_key(tenant: &TenantId, id: &InstanceId) -> Vec<u8> {
-    [tenant.as_str().as_bytes(), &[0], id.as_str().as_bytes()].concat()
+pub(super) fn instance_key(tenant: &TenantId, id: &str) -> Vec<u8> {
+    [tenant.as_str().as_bytes(), &[0], id.as_bytes()].concat()
 }
 
 /// Adds to a batch what turns the rows of the checkpoint before into those of this one.
 pub(super) fn put_delta(db: &DB, batch: &mut WriteBatch, delta: &Delta) {
     let (deadlines, instances) = (cf(db, Table::Deadlines.name()), cf(db, Table::Instances.name()));
     for (tenant, id) in &delta.removed {
-        batch.delete_cf(instances, instance_key(tenant, id));
+        batch.delete_cf(instances, instance_key(tenant, id.as_str()));
     }
     for lease in &delta.removed_leases {
         batch.delete_cf(deadlines, lease_key(*lease));
     }
     for instance in &delta.instances {
-        let key = instance_key(&instance.tenant, &instance.id);
+        let key = instance_key(&instance.tenant, instance.id());
         let record = codec::seal(Kind::Instance, &key, &**instance);
         batch.put_cf(instances, key, record);
     }

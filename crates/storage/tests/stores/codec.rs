@@ -1,7 +1,5 @@
 //! The bytes on disk and between peers. A golden changes only together with its kind's version.
 
-use std::sync::Arc;
-
 use openraft::entry::RaftEntry;
 use proptest::prelude::*;
 use rollcall_registry::{
@@ -29,8 +27,7 @@ fn p13_every_kind_has_its_bytes() {
     let id = InstanceId::parse("i").unwrap();
     let instance = Instance {
         tenant: tenant.clone(),
-        id: id.clone(),
-        registration: Arc::new(registration(1)),
+        registration: registration(&id, 1),
         reported_metadata: None,
         reported_status: Status::Degraded,
         lapsed: false,
@@ -38,13 +35,12 @@ fn p13_every_kind_has_its_bytes() {
         revision: Revision(301),
         created_revision: Revision(2),
         registered_at: WallTime(1_700_000_000_000),
-        superseded: [LeaseId(2)].into(),
+        superseded: vec![LeaseId(2)].into(),
     };
     let commands = [
         Command::Register {
             tenant: tenant.clone(),
-            id: id.clone(),
-            registration: Arc::new(registration(1)),
+            registration: registration(&id, 1),
             condition: Condition::Absent,
         },
         Command::Renew {
@@ -81,7 +77,7 @@ fn p13_every_kind_has_its_bytes() {
     assert_eq!(
         entries,
         [
-            "010103010701300c0105060100017401690377656202000301fb1405000a687474703a2f2f682f3100000000000001016e000131000100",
+            "0101030107012f0c0105060100017424016954140001020003037765620a687474703a2f2f682f3100000000000004016e0231000100",
             "0101030107010f0c0105060101017403fbe803010200",
             "0101030107010f0c0105060102017401690001030000",
             "0101030107010f0c0105060103017401690103030900",
@@ -95,8 +91,8 @@ fn p13_every_kind_has_its_bytes() {
             "010103011700",
             "0201030101",
             "03010301fb2c01",
-            "0401017401690377656202000301fb1405000a687474703a2f2f682f3100000000000001016e0001\
-             3100000100fb2c01fb2d0102fd0068e5cf8b0100000102",
+            "0401017424016954140001020003037765620a687474703a2f2f682f3100000000000004016e0231\
+             00000100fb2c01fb2d0102fd0068e5cf8b0100000102",
             "0501fc70110100",
             "0801c10700",
             "09010361736b",

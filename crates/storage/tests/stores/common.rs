@@ -1,16 +1,15 @@
 //! What the tests of the stores share: commands that depend on a number only, and one node's stores.
 
 use std::path::Path;
-use std::sync::Arc;
 
 use futures_util::stream;
 use openraft::entry::RaftEntry;
 use openraft::storage::{RaftLogStorage, RaftLogStorageExt, RaftSnapshotBuilder, RaftStateMachine};
 use openraft::{Membership, RaftLogReader};
-use rollcall_registry::registration::MetadataValue;
+use rollcall_registry::registration::Extras;
 use rollcall_registry::{
-    ClusterTime, Command, Condition, Digest, InstanceId, Kind, LeaseId, LeaseSet, Metadata, Options, Proposal,
-    Protocol, Registration, ServiceName, State, TenantId, Term, Visibility, WallTime,
+    ClusterTime, Command, Condition, Digest, InstanceId, Kind, LeaseId, LeaseSet, Metadata, MetadataValue, Options,
+    PackedRegistration, Proposal, Protocol, Registration, ServiceName, State, TenantId, Term, Visibility, WallTime,
 };
 use rollcall_storage::{
     ClusterId, DataDir, Identity, LogEntry, LogId, Member, Payload, Snapshot, Stores, TypeConfig,
@@ -43,12 +42,8 @@ pub(crate) fn entries(range: std::ops::Range<u64>) -> Vec<LogEntry> {
 pub(crate) fn proposal(n: u64) -> Proposal {
     let tenant = TenantId::parse(if n.is_multiple_of(5) { "t1" } else { "t2" }).expect("a valid tenant");
     let id = InstanceId::parse(&format!("i{}", n % 37)).expect("a valid id");
-    let register = Command::Register {
-        tenant: tenant.clone(),
-        id: id.clone(),
-        registration: Arc::new(registration(n)),
-        condition: Condition::None,
-    };
+    let register =
+        Command::Register { tenant: tenant.clone(), registration: registration(&id, n), condition: Condition::None };
     let mut commands = vec![register];
     if n.is_multiple_of(3) {
         let leases = LeaseSet::new((n.saturating_sub(20)..n).map(LeaseId).collect());
@@ -63,8 +58,9 @@ pub(crate) fn proposal(n: u64) -> Proposal {
     Proposal { stamp: ClusterTime(n * 100), wall: WallTime(1_700_000_000_000 + n), commands, once: Vec::new() }
 }
 
-pub(crate) fn registration(n: u64) -> Registration {
-    Registration {
+pub(crate) fn registration(id: &InstanceId, n: u64) -> PackedRegistration {
+    let registration = Registration {
+        id: id.clone(),
         name: ServiceName::parse("web").expect("a valid name"),
         kind: Kind::Service,
         protocol: Protocol::Http,
@@ -79,9 +75,10 @@ pub(crate) fn registration(n: u64) -> Registration {
         capabilities: Box::default(),
         consumed_events: Box::default(),
         produced_events: Box::default(),
-        metadata: Metadata::new(vec![("n".into(), MetadataValue::Text(format!("{}", n % 2).into()))]),
-        extras: None,
-    }
+        metadata: Metadata::new([("n", MetadataValue::Text(if n.is_multiple_of(2) { "0" } else { "1" }))]),
+        extras: Extras::default(),
+    };
+    registration.pack()
 }
 
 /// The digest after the log entry `index`, worked out without any storage.

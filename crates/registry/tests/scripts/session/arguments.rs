@@ -4,9 +4,7 @@ use std::collections::BTreeMap;
 use std::fmt::Display;
 use std::str::FromStr;
 
-use rollcall_registry::query::VersionRange;
-use rollcall_registry::registration::{JsonText, MetadataValue};
-use rollcall_registry::{Filter, InstanceId, Metadata, Revision, TenantId};
+use rollcall_registry::{Filter, InstanceId, Metadata, MetadataValue, Revision, TenantId, VersionRange};
 
 pub(crate) struct Arguments {
     pub(crate) verb: String,
@@ -87,17 +85,21 @@ impl Arguments {
 
     /// `meta.KEY=VALUE`; a value that begins like JSON is JSON, `meta.KEY=filler:N` is a text of N bytes.
     pub(crate) fn metadata(&mut self) -> Metadata {
-        let keys: Vec<String> = self.values.keys().filter(|key| key.starts_with("meta.")).cloned().collect();
-        let value = |text: &str| match text.strip_prefix("filler:").and_then(|n| n.parse().ok()) {
-            Some(bytes) => MetadataValue::Text("x".repeat(bytes).into()),
-            None if text.starts_with(|c: char| matches!(c, '{' | '[') || c.is_ascii_digit()) => {
-                MetadataValue::Json(JsonText(text.into()))
-            }
-            None => MetadataValue::Text(text.into()),
+        let given = std::mem::take(&mut self.values).into_iter();
+        let (metadata, others) = given.partition::<BTreeMap<_, _>, _>(|(key, _)| key.starts_with("meta."));
+        self.values = others;
+        let filled: BTreeMap<_, _> = metadata
+            .into_iter()
+            .map(|(key, text)| match text.strip_prefix("filler:").and_then(|n| n.parse().ok()) {
+                Some(bytes) => (key, "x".repeat(bytes)),
+                None => (key, text),
+            })
+            .collect();
+        let value = |text| match str::starts_with(text, |c: char| matches!(c, '{' | '[') || c.is_ascii_digit()) {
+            true => MetadataValue::Json(text),
+            false => MetadataValue::Text(text),
         };
-        let mut pair =
-            |key: &String| (key["meta.".len()..].into(), value(&self.values.remove(key).unwrap_or_default()));
-        Metadata::new(keys.iter().map(&mut pair).collect())
+        Metadata::new(filled.iter().map(|(key, text)| (&key["meta.".len()..], value(text.as_str()))))
     }
 
     pub(crate) fn filter(&mut self) -> Result<Filter, String> {
