@@ -69,6 +69,11 @@ impl State {
         }
     }
 
+    /// How many instances came, changed or went since the last [`Self::take_delta`].
+    pub fn unsaved(&self) -> usize {
+        self.dirty.instances.len() + self.dirty.removed.len()
+    }
+
     /// Takes what changed since the last call. The caller keeps it or stops: it is not told a second time.
     pub fn take_delta(&mut self) -> Delta {
         let dirty = std::mem::take(&mut self.dirty);

@@ -20,10 +20,10 @@ pub(super) const END_KEY: [u8; 9] = [0xFF; 9];
 
 /// Entries of the tail kept decoded, by their encoded size: a few seconds of a loaded node, and what a follower that
 /// is a little behind asks for.
-const TAIL_BYTES_MAX: usize = 8 << 20;
+const TAIL_BYTES_MAX: usize = 4 << 20;
 
 /// Memory per write buffer; a full one becomes a file.
-const WRITE_BUFFER_BYTES: usize = 16 << 20;
+const WRITE_BUFFER_BYTES: usize = 8 << 20;
 /// One is filled while another is written out.
 const WRITE_BUFFERS_MAX: i32 = 2;
 /// WAL kept before the oldest write buffer is written out, which bounds the replay at a restart.
@@ -117,7 +117,7 @@ pub(super) fn recover(db: &DB) -> Result<Position, LogOpenError> {
             return Err(LogOpenError::Gap { expected, found: index });
         }
         // The checksum covers the commands too; they are decoded when they are applied.
-        let log_id: LogId = codec::unseal_head(Kind::LogEntry, &*key, &record)
+        let log_id: LogId = codec::unseal_head(Kind::LogEntry, &key, &record)
             .map_err(|source| LogOpenError::Entry { index, source })?;
         if log_id.index != index {
             return Err(LogOpenError::Gap { expected, found: log_id.index });

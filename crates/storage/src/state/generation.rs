@@ -17,7 +17,7 @@ pub(crate) const CURRENT: &str = "CURRENT";
 const FIRST: u64 = 1;
 
 /// Memory of all write buffers of one generation together.
-const WRITE_BUFFERS_BYTES_MAX: usize = 16 << 20;
+const WRITE_BUFFERS_BYTES_MAX: usize = 8 << 20;
 /// WAL kept before write buffers are written out.
 const WAL_BYTES_MAX: u64 = 64 << 20;
 
