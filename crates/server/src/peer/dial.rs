@@ -34,7 +34,10 @@ enum Lane {
 
 /// Calls peers over kept connections. A broken one is dropped at once, and the next call makes a new one.
 #[derive(Clone, Default)]
-pub(crate) struct Wires(Arc<Mutex<HashMap<(String, Lane), Arc<Slot>>>>);
+pub(crate) struct Wires(Arc<Mutex<Slots>>);
+
+/// By address and lane.
+type Slots = HashMap<(String, Lane), Arc<Slot>>;
 
 /// Where the connection of one lane is kept. Held while connecting, so that there is one attempt at a time.
 type Slot = tokio::sync::Mutex<Option<Arc<Wire>>>;
