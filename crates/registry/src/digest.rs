@@ -49,21 +49,20 @@ pub(crate) fn of_instance(instance: &Instance) -> u128 {
     let Instance {
         tenant,
         registration,
-        reported_metadata,
+        seldom,
         reported_status,
         lapsed,
         lease,
         revision,
         created_revision,
         registered_at,
-        superseded,
     } = instance;
-    let superseded = superseded.as_slice();
+    let (reported_metadata, superseded) = (seldom.reported_metadata(), seldom.superseded());
     let mut row = Row(Xxh3::new());
     row.text(tenant.as_str());
     row.text(registration.as_packed());
     row.number(u64::from(reported_metadata.is_some()));
-    row.text(reported_metadata.as_ref().map_or("", Metadata::as_packed));
+    row.text(reported_metadata.map_or("", Metadata::as_packed));
     row.text(reported_status.as_str());
     let numbers = [u64::from(*lapsed), lease.0, revision.0, created_revision.0, registered_at.0];
     numbers.into_iter().for_each(|number| row.number(number));

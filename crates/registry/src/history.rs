@@ -146,12 +146,13 @@ fn weight(record: &Record) -> usize {
         Some(after) if after.registration.is_same(&before.registration) => 0,
         _ => before.registration.bytes(),
     };
-    let reported = match (&before.reported_metadata, after.and_then(|after| after.reported_metadata.as_ref())) {
+    let reported = match (before.seldom.reported_metadata(), after.and_then(|after| after.seldom.reported_metadata()))
+    {
         (Some(before), Some(after)) if before.is_same(after) => 0,
         (Some(before), _) => before.bytes(),
         (None, _) => 0,
     };
-    let superseded = size_of_val(before.superseded.as_slice());
+    let superseded = size_of_val(before.seldom.superseded());
     size_of::<Record>() + size_of::<Instance>() + superseded + registration + reported
 }
 

@@ -10,36 +10,43 @@ use crate::registration::{PackedRegistration, RegistrationView, Status};
 /// holder is told by id, where the lease's number suffices, and by number that the lease is not found.
 const SUPERSEDED_MAX: usize = 16;
 
-/// Earlier leases of an id, the newest last. Few ids have any, so that none costs one word.
+/// What few instances have, so that none of it costs the others one word.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(from = "Vec<LeaseId>", into = "Vec<LeaseId>")]
-pub struct Superseded(Option<Box<Leases>>);
+#[serde(transparent)]
+pub struct Seldom(Option<Box<Parts>>);
 
-#[derive(Clone, Debug, PartialEq, Eq)]
-struct Leases(Vec<LeaseId>);
-
-impl Superseded {
-    pub fn as_slice(&self) -> &[LeaseId] {
-        self.0.as_ref().map_or(&[], |leases| &leases.0)
-    }
-
-    /// One more; beyond the bound the oldest is forgotten.
-    pub(crate) fn and(&self, lease: LeaseId) -> Self {
-        let leases = self.as_slice();
-        let kept = &leases[(leases.len() + 1).saturating_sub(SUPERSEDED_MAX)..];
-        [kept, &[lease]].concat().into()
-    }
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+struct Parts {
+    reported_metadata: Option<Metadata>,
+    superseded: Vec<LeaseId>,
 }
 
-impl From<Vec<LeaseId>> for Superseded {
-    fn from(leases: Vec<LeaseId>) -> Self {
-        Self((!leases.is_empty()).then(|| Box::new(Leases(leases))))
+impl Seldom {
+    pub fn new(reported_metadata: Option<Metadata>, superseded: Vec<LeaseId>) -> Self {
+        let is_there = reported_metadata.is_some() || !superseded.is_empty();
+        Self(is_there.then(|| Box::new(Parts { reported_metadata, superseded })))
     }
-}
 
-impl From<Superseded> for Vec<LeaseId> {
-    fn from(superseded: Superseded) -> Self {
-        superseded.0.map_or_else(Self::new, |leases| leases.0)
+    /// Metadata that heartbeats merged in since the registration; kept apart so that a signature stays valid.
+    pub fn reported_metadata(&self) -> Option<&Metadata> {
+        self.0.as_ref()?.reported_metadata.as_ref()
+    }
+
+    /// Earlier leases of the id, newest last, so that a late heartbeat learns that it was superseded.
+    pub fn superseded(&self) -> &[LeaseId] {
+        self.0.as_ref().map_or(&[], |parts| &parts.superseded)
+    }
+
+    pub(crate) fn with_reported(&self, metadata: Metadata) -> Self {
+        Self::new(Some(metadata), self.superseded().to_vec())
+    }
+
+    /// Of the incarnation after the one with `lease`: of its reports nothing is left, and beyond the bound the oldest
+    /// lease is forgotten.
+    pub(crate) fn after(&self, lease: LeaseId) -> Self {
+        let superseded = self.superseded();
+        let kept = &superseded[(superseded.len() + 1).saturating_sub(SUPERSEDED_MAX)..];
+        Self::new(None, [kept, &[lease]].concat())
     }
 }
 
@@ -52,8 +59,7 @@ impl From<Superseded> for Vec<LeaseId> {
 pub struct Instance {
     pub tenant: TenantId,
     pub registration: PackedRegistration,
-    /// Metadata that heartbeats merged in since the registration; kept apart so that a signature stays valid.
-    pub reported_metadata: Option<Metadata>,
+    pub seldom: Seldom,
     /// What the instance last said of itself.
     pub reported_status: Status,
     /// The lease ran out and the instance waits to be reaped or to come back.
@@ -63,8 +69,6 @@ pub struct Instance {
     pub revision: Revision,
     pub created_revision: Revision,
     pub registered_at: WallTime,
-    /// Earlier leases of this id, so that a late heartbeat learns that it was superseded.
-    pub superseded: Superseded,
 }
 
 impl Instance {
@@ -88,7 +92,7 @@ impl Instance {
 
     /// One metadata value as others see it: what a heartbeat merged in wins.
     pub fn metadata_value(&self, key: &str) -> Option<MetadataValue<'_>> {
-        let reported = self.reported_metadata.as_ref().and_then(|reported| reported.pairs().get(key));
+        let reported = self.seldom.reported_metadata().and_then(|reported| reported.pairs().get(key));
         reported.or_else(|| self.registration().metadata.get(key))
     }
 
@@ -100,7 +104,7 @@ impl Instance {
 
     /// As [`Self::metadata`], for who has read the registration already.
     pub(crate) fn metadata_over<'a>(&'a self, registration: RegistrationView<'a>) -> impl Iterator<Item = Pair<'a>> {
-        let reported = self.reported_metadata.as_ref().map(Metadata::pairs).unwrap_or_default();
+        let reported = self.seldom.reported_metadata().map(Metadata::pairs).unwrap_or_default();
         registration.metadata.merge(reported)
     }
 }

@@ -1,14 +1,16 @@
 //! The replicated state machine of Rollcall.
 //!
 //! Commands go in with a time, outcomes come out; equal commands in equal order make equal states on every node. The
-//! crate does no I/O and knows no clock, no randomness, no task and no wire format.
+//! crate does no I/O and knows no clock, no randomness, no task and no wire format but one: a registration is packed into
+//! a text by the edge that checked it, and stays packed wherever it goes.
 //!
 //! - The revision moves by one with each visible change and by nothing else; a renewal changes a deadline only.
 //! - What time causes is a command, and applying it checks again: a renewed lease or a newer incarnation survives.
 //! - Nothing crosses tenants: ids, names, leases, indexes and counts are each tenant's own.
 //! - A deterministic no is a [`Refusal`]; a broken invariant panics, and the node stops.
 //!
-//! Read in this order: [`registration`], [`command`], [`state`], then [`query`] over `index`.
+//! Read in this order: [`registration`], `packed`, `instance`, [`command`], [`state`], then [`query`] over `filter`, `index`
+//! and `slots`.
 
 pub mod command;
 pub mod digest;
@@ -30,7 +32,7 @@ pub use digest::Digest;
 pub use filter::{Filter, VersionRange};
 pub use history::{Change, ChangeKind, HistoryLimits};
 pub use ids::{ClusterTime, Epoch, InstanceId, LeaseId, NameError, Revision, ServiceName, TenantId, Term, WallTime};
-pub use instance::{Instance, Superseded};
+pub use instance::{Instance, Seldom};
 pub use metadata::{Metadata, MetadataValue, Pair, Pairs};
 pub use packed::{Parts, Texts};
 pub use query::{Page, Position, Query, Sort, View};

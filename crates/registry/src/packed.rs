@@ -83,7 +83,20 @@ impl<'a> Unpacker<'a> {
         self.0.is_empty()
     }
 
+    #[inline]
     pub(crate) fn number(&mut self) -> Result<u64, Malformed> {
+        match self.0.as_bytes() {
+            // Nearly all are of one digit.
+            [digit, ..] if *digit < MORE => {
+                let number = u64::from(*digit);
+                self.0 = &self.0[1..];
+                Ok(number)
+            }
+            _ => self.long_number(),
+        }
+    }
+
+    fn long_number(&mut self) -> Result<u64, Malformed> {
         let bytes = self.0.as_bytes();
         let (mut number, mut shift) = (0, 0);
         for (at, &byte) in bytes.iter().enumerate() {
@@ -106,6 +119,7 @@ impl<'a> Unpacker<'a> {
         u32::try_from(self.number()?).map_err(|_| Malformed::Number)
     }
 
+    #[inline]
     pub(crate) fn take(&mut self, bytes: u64) -> Result<&'a str, Malformed> {
         let bytes = usize::try_from(bytes).map_err(|_| Malformed::Short)?;
         let (taken, rest) = self.0.split_at_checked(bytes).ok_or(Malformed::Short)?;
@@ -113,6 +127,7 @@ impl<'a> Unpacker<'a> {
         Ok(taken)
     }
 
+    #[inline]
     pub(crate) fn text(&mut self) -> Result<&'a str, Malformed> {
         let bytes = self.number()?;
         self.take(bytes)

@@ -363,3 +363,102 @@ impl<'a> RegistrationView<'a> {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use proptest::collection::vec;
+    use proptest::option;
+    use proptest::prelude::*;
+    use proptest::sample::select;
+
+    use super::*;
+    use crate::metadata::MetadataValue;
+
+    fn text() -> impl Strategy<Value = Box<str>> {
+        ".{0,70}".prop_map(Into::into)
+    }
+
+    fn texts() -> impl Strategy<Value = Box<[Box<str>]>> {
+        vec(text(), 0..4).prop_map(Into::into)
+    }
+
+    fn json() -> impl Strategy<Value = Option<JsonText>> {
+        option::of(text().prop_map(JsonText))
+    }
+
+    fn capabilities() -> impl Strategy<Value = Box<[Capability]>> {
+        let capability = (text(), json()).prop_map(|(name, detail)| Capability { name, detail });
+        vec(capability, 0..3).prop_map(Into::into)
+    }
+
+    fn metadata() -> impl Strategy<Value = Metadata> {
+        vec((text(), text(), any::<bool>()), 0..4).prop_map(|pairs| {
+            Metadata::new(pairs.iter().map(|(key, value, is_json)| {
+                (&**key, if *is_json { MetadataValue::Json(value) } else { MetadataValue::Text(value) })
+            }))
+        })
+    }
+
+    fn extras() -> impl Strategy<Value = Extras> {
+        let texts = [(); 5].map(|()| option::of(text()));
+        (json(), json(), texts).prop_map(|(endpoints, auth, [signature, public_key, region, zone, document])| {
+            Extras { endpoints, auth, signature, public_key, region, zone, document }
+        })
+    }
+
+    prop_compose! {
+        fn registration()(
+            (id, name, url) in (text(), text(), text()),
+            kind in select(Kind::ALL),
+            protocol in select(Protocol::ALL),
+            visibility in select(Visibility::ALL),
+            [weight, ttl_ms, reap_after_ms] in any::<[u32; 3]>(),
+            (version, owner) in (option::of(text()), option::of(text())),
+            (tags, consumed_events, produced_events) in (texts(), texts(), texts()),
+            capabilities in capabilities(),
+            metadata in metadata(),
+            extras in prop_oneof![Just(Extras::default()), extras()],
+        ) -> Registration {
+            let (id, name) = (InstanceId::kept(&id), ServiceName::kept(&name));
+            Registration {
+                id, name, kind, protocol, visibility, weight, ttl_ms, reap_after_ms, url, version, owner, tags,
+                capabilities, consumed_events, produced_events, metadata, extras,
+            }
+        }
+    }
+
+    fn read(text: &str) -> Result<PackedRegistration, serde::de::value::Error> {
+        use serde::de::IntoDeserializer;
+        PackedRegistration::deserialize(text.into_deserializer())
+    }
+
+    proptest! {
+        #[test]
+        fn content_and_bytes_stand_for_each_other(registration in registration(), other in registration()) {
+            let packed = registration.pack();
+            prop_assert_eq!(packed.view().to_registration(), registration.clone());
+            prop_assert_eq!((packed.id(), packed.ttl_ms()), (registration.id.as_str(), registration.ttl_ms));
+            prop_assert_eq!(read(packed.as_packed()).unwrap(), packed.clone());
+            prop_assert_eq!(packed == other.pack(), registration == other);
+        }
+
+        /// What is let in is what some registration is packed into, and can be read to its end.
+        #[test]
+        fn p13_changed_bytes_are_refused_or_are_another_registration(
+            registration in registration(),
+            at in any::<prop::sample::Index>(),
+            byte in any::<u8>(),
+            cut in any::<bool>(),
+        ) {
+            let mut bytes = registration.pack().as_packed().as_bytes().to_vec();
+            let at = at.index(bytes.len());
+            if cut { bytes.truncate(at) } else { bytes[at] = byte }
+            if let Ok(text) = String::from_utf8(bytes)
+                && let Ok(packed) = read(&text)
+            {
+                let again = packed.view().to_registration().pack();
+                prop_assert_eq!(again.as_packed(), text);
+            }
+        }
+    }
+}

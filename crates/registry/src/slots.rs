@@ -169,13 +169,30 @@ impl<'a> Posting<'a> {
 mod tests {
     use std::collections::BTreeSet;
 
+    use proptest::collection::{btree_set, vec};
     use proptest::prelude::*;
 
     use super::*;
 
+    fn slots(set: &BTreeSet<Slot>) -> Slots {
+        let mut slots = Slots::default();
+        set.iter().for_each(|slot| slots.insert(*slot));
+        slots
+    }
+
+    fn set(slots: &Slots) -> BTreeSet<Slot> {
+        slots.iter().collect()
+    }
+
+    /// One, few or many, over several of a bitmap's containers.
+    fn any_set() -> impl Strategy<Value = BTreeSet<Slot>> {
+        let slot = || (0..400u32).prop_map(|slot| slot * 500);
+        prop_oneof![btree_set(slot(), 0..3), btree_set(slot(), 0..60), btree_set(slot(), 129..300)]
+    }
+
     proptest! {
         #[test]
-        fn is_a_set(changes in proptest::collection::vec((0u32..400, any::<bool>()), 0..1_500), step in 1u32..100_000) {
+        fn is_a_set(changes in vec((0u32..400, any::<bool>()), 0..1_500), step in 1u32..100_000) {
             let (mut slots, mut expected) = (Slots::default(), BTreeSet::new());
             for (slot, comes) in changes.into_iter().map(|(slot, comes)| (slot * step, comes)) {
                 if comes {
@@ -189,11 +206,28 @@ mod tests {
                 prop_assert_eq!(slots.contains(slot), comes);
                 prop_assert_eq!(slots.only(), expected.first().copied().filter(|_| expected.len() == 1));
             }
-            let held: Vec<_> = match slots {
-                Slots::Few(slots) => slots.to_vec(),
-                Slots::Many(slots) => slots.iter().collect(),
-            };
-            prop_assert_eq!(held, expected.into_iter().collect::<Vec<_>>());
+            prop_assert!(slots.iter().eq(expected));
+        }
+
+        #[test]
+        fn sets_are_joined_cut_and_taken_from(sets in vec(any_set(), 1..4), others in vec(any_set(), 0..3), one in 0..400u32) {
+            let (lists, others) = (sets.iter().map(slots).collect::<Vec<_>>(), others);
+            let mut any_of: Vec<_> = lists.iter().map(Posting::List).collect();
+            any_of.push(Posting::One(one * 500));
+            let mut joined: BTreeSet<_> = sets.iter().flatten().copied().collect();
+            joined.insert(one * 500);
+            prop_assert_eq!(set(&Slots::union(&any_of)), joined.clone());
+            prop_assert_eq!(set(&Slots::union(&any_of[..1])), sets[0].clone());
+            for other in others {
+                let (mut cut, mut cut_by_one) = (slots(&other), slots(&other));
+                cut.intersect(&any_of);
+                prop_assert_eq!(set(&cut), other.intersection(&joined).copied().collect());
+                cut_by_one.intersect(&any_of[..1]);
+                prop_assert_eq!(set(&cut_by_one), other.intersection(&sets[0]).copied().collect());
+                let mut left = slots(&other);
+                any_of.iter().for_each(|posting| left.subtract(*posting));
+                prop_assert_eq!(set(&left), other.difference(&joined).copied().collect());
+            }
         }
     }
 }

@@ -1,4 +1,4 @@
-//! What an answer to discovery costs to write: `cargo bench -p rollcall-server --bench render`.
+//! What an answer to discovery costs to write: `cargo bench --profile release -p rollcall-server --bench render`.
 
 use criterion::{Criterion, criterion_group, criterion_main};
 use rollcall_registry::registration::{Capability, Extras};

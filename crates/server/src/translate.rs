@@ -5,7 +5,7 @@ use rollcall_api as api;
 use rollcall_registry::registration::{Capability, Extras, JsonText};
 use rollcall_registry::{
     Instance, InstanceId, Kind, Metadata, MetadataValue, PackedRegistration, Protocol, Registered, Registration,
-    ServiceName, Status, Superseded, TenantId, View, Visibility,
+    Seldom, ServiceName, Status, TenantId, View, Visibility,
 };
 use rollcall_replica::{ClusterStatus, MemberStatus};
 use serde::Serialize;
@@ -148,14 +148,13 @@ pub(crate) fn registered_view(tenant: TenantId, registration: PackedRegistration
     let instance = Instance {
         tenant,
         registration,
-        reported_metadata: None,
+        seldom: Seldom::default(),
         reported_status: Status::Active,
         lapsed: false,
         lease: registered.lease,
         revision: registered.revision,
         created_revision: registered.created_revision,
         registered_at: registered.registered_at,
-        superseded: Superseded::default(),
     };
     View { instance: instance.into(), deadline: registered.deadline }
 }

@@ -21,20 +21,19 @@ pub(crate) fn service(n: u64) -> String {
     format!("service-{n}")
 }
 
-/// One of a service's tags or capabilities.
-pub(crate) fn word(kind: &str, service: u64, step: u64, of: u64) -> String {
-    format!("{kind}-{}", (service * 7 + step * 13) % of)
+/// Instances of one group have a capability, a tag and a label that no others have together, while each of the three
+/// alone is shared by many groups.
+pub(crate) const GROUPS: u64 = 10_000;
+
+/// Capability, tag and label of a group: its digits to the base of 22, the cube root of their number.
+pub(crate) fn words_of_group(n: u64) -> [String; 3] {
+    let group = n % GROUPS;
+    [group % 22, group / 22 % 22, group / 484].map(|digit| format!("find-{digit}"))
 }
 
-/// All metadata but for a note. With a capability and a tag they tell each fifth of each service apart.
-pub(crate) fn labels(n: u64, services: u64) -> [(&'static str, String); 4] {
-    let service = n % services;
-    [
-        ("env", ["prod", "staging", "test"][(service % 3) as usize].to_owned()),
-        ("team", format!("team-{}", service % 97)),
-        ("build", format!("2026.{}", service % 12 + 1)),
-        ("cell", ["a", "b", "c", "d", "e"][(n / services % 5) as usize].to_owned()),
-    ]
+/// One of a service's tags or capabilities.
+fn word(kind: &str, service: u64, step: u64, of: u64) -> Box<str> {
+    format!("{kind}-{}", (service * 7 + step * 13) % of).into()
 }
 
 /// Text as people write it.
@@ -47,13 +46,20 @@ fn note(bytes: usize) -> String {
 /// Five tags, three capabilities, 300 bytes of metadata as JSON, and a URL; `services` tells over how many services the
 /// instances are spread.
 pub(crate) fn registration(n: u64, services: u64) -> PackedRegistration {
-    let (service_number, labels) = (n % services, labels(n, services));
+    let number = n % services;
+    let [capability, tag, label] = words_of_group(n);
+    let labels = [
+        ("env", ["prod", "staging", "test"][(number % 3) as usize].to_owned()),
+        ("team", format!("team-{}", number % 40)),
+        ("build", format!("2026.{}", number % 12 + 1)),
+        ("find", label),
+    ];
     let json_bytes: usize = labels.iter().map(|(key, value)| key.len() + value.len() + 6).sum();
     let note = note(300 - json_bytes - r#"{"note":""}"#.len());
     let pairs = labels.iter().map(|(key, value)| (*key, value.as_str())).chain([("note", note.as_str())]);
     let registration = Registration {
         id: id(n),
-        name: ServiceName::parse(&service(service_number)).expect("a plain name"),
+        name: ServiceName::parse(&service(number)).expect("a plain name"),
         kind: Kind::Agent,
         protocol: Protocol::Http,
         visibility: Visibility::Private,
@@ -63,9 +69,11 @@ pub(crate) fn registration(n: u64, services: u64) -> PackedRegistration {
         url: format!("http://agent-{n}.agents.test:8080").into(),
         version: Some("1.4.2".into()),
         owner: None,
-        tags: (0..5).map(|step| word("tag", service_number, step, 200).into()).collect(),
-        capabilities: (0..3)
-            .map(|step| Capability { name: word("capability", service_number, step, 100).into(), detail: None })
+        tags: (1..5).map(|step| word("tag", number, step, 200)).chain([tag.into()]).collect(),
+        capabilities: (1..3)
+            .map(|step| word("capability", number, step, 100))
+            .chain([capability.into()])
+            .map(|name| Capability { name, detail: None })
             .collect(),
         consumed_events: Box::default(),
         produced_events: Box::default(),
@@ -94,17 +102,13 @@ pub(crate) fn decode(bytes: &[u8]) -> Proposal {
     bincode::serde::decode_from_slice(bytes, bincode::config::standard()).expect("a proposal that was encoded").0
 }
 
-/// Registers `instances`, and lets a second pass for each ten thousand.
-pub(crate) fn fill(state: &mut State, instances: u64, services: u64) {
+/// A roll of so many, with a second passed for each ten thousand.
+pub(crate) fn filled(instances: u64, registration: impl Fn(u64) -> PackedRegistration) -> State {
+    let mut state = State::new(Options::default());
     for first in (0..instances).step_by(BATCH as usize) {
         let batch = first..(first + BATCH).min(instances);
-        let commands = batch.map(|n| register(registration(n, services))).collect();
+        let commands = batch.map(|n| register(registration(n))).collect();
         state.apply(Term(1), &decoded(&proposal(ClusterTime(first / 10), commands)));
     }
-}
-
-pub(crate) fn filled(instances: u64, services: u64) -> State {
-    let mut state = State::new(Options::default());
-    fill(&mut state, instances, services);
     state
 }

@@ -1,4 +1,4 @@
-//! What the state machine's work costs on a roll of 200,000: `cargo bench -p rollcall-registry`.
+//! What the state machine's work costs on a roll of 200,000: `cargo bench --profile release -p rollcall-registry`.
 
 // The ban is for what replicas must agree on.
 #![allow(clippy::disallowed_types)]
@@ -9,9 +9,11 @@ use std::hint::black_box;
 use std::time::{Duration, Instant};
 
 use criterion::{BatchSize, Criterion, criterion_group, criterion_main};
-use load::{decode, filled, id, labels, proposal, register, registration, service, tenant, word};
+use load::{GROUPS, decode, filled, id, proposal, register, registration, service, tenant, words_of_group};
+use rollcall_registry::state::Restoring;
 use rollcall_registry::{
-    ClusterTime, Command, Filter, LeaseId, LeaseSet, Position, Query, Revision, Sort, State, Status, Term,
+    ClusterTime, Command, Filter, Instance, LeaseId, LeaseSet, Options, Position, Query, Revision, Sort, State,
+    Status, Term,
 };
 
 const INSTANCES: u64 = 200_000;
@@ -21,6 +23,10 @@ const SERVICES: u64 = 2_000;
 /// How often a query is asked to know what it costs by itself.
 const TRIES: usize = 5;
 
+fn usual_roll() -> State {
+    filled(INSTANCES, |n| registration(n, SERVICES))
+}
+
 fn query(filter: Filter, after: Option<Position>) -> Query {
     Query { tenant: tenant(), filter, sort: Sort::Id, after, limit: 100 }
 }
@@ -29,14 +35,13 @@ fn by_name(n: u64) -> Query {
     query(Filter { names: vec![service(n % SERVICES).into()], ..Filter::default() }, None)
 }
 
-/// What only a fifth of one service's instances have all of: 20.
+/// What only one group has all of: 20 instances.
 fn narrow(n: u64) -> Query {
-    let (service, labels) = (n % SERVICES, labels(n, SERVICES));
-    let selector = labels.map(|(key, value)| format!("{key}={value}")).join(",").parse().expect("a selector");
+    let [capability, tag, label] = words_of_group(n);
     let filter = Filter {
-        capabilities: vec![word("capability", service, 0, 100).into()],
-        tags: vec![word("tag", service, 0, 200).into()],
-        selector,
+        capabilities: vec![capability.into()],
+        tags: vec![tag.into()],
+        selector: format!("find={label}").parse().expect("a selector"),
         ..Filter::default()
     };
     query(filter, None)
@@ -47,12 +52,8 @@ fn scattered(n: u64) -> u64 {
     n.wrapping_mul(0x9E37_79B9_7F4A_7C15) >> 20
 }
 
-fn now(state: &State) -> ClusterTime {
-    state.now()
-}
-
 fn queries(c: &mut Criterion) {
-    let state = filled(INSTANCES, SERVICES);
+    let state = usual_roll();
     let again = by_name(7);
     c.bench_function("query by name, 100 hits, the same again", |b| b.iter(|| state.query(&again)));
     let mut n = 0;
@@ -75,10 +76,10 @@ fn queries(c: &mut Criterion) {
         });
         asked.min().unwrap_or(Duration::ZERO)
     };
-    let all: Vec<Query> = (0..SERVICES).map(narrow).collect();
+    let all: Vec<Query> = (0..GROUPS).map(narrow).collect();
     assert!(all.iter().all(|query| state.query(query).total == 20));
     let worst = all.iter().max_by_key(|query| cost(query)).expect("there are services");
-    let name = "query by capability, tag and labels, 20 hits";
+    let name = "query by capability, tag and label, 20 hits";
     c.bench_function(&format!("{name}, worst of {}", all.len()), |b| b.iter(|| state.query(worst)));
     c.bench_function(&format!("{name}, in turn"), |b| {
         let mut all = all.iter().cycle();
@@ -87,7 +88,7 @@ fn queries(c: &mut Criterion) {
 }
 
 fn writes(c: &mut Criterion) {
-    let mut state = filled(INSTANCES, SERVICES);
+    let mut state = usual_roll();
     let mut n = 0;
     for count in [1, 100] {
         c.bench_function(&format!("renew {count} of {INSTANCES}"), |b| {
@@ -107,7 +108,7 @@ fn writes(c: &mut Criterion) {
             );
         });
     }
-    let stamp = now(&state);
+    let stamp = state.now();
     let mut n = INSTANCES;
     c.bench_function("decode and apply a register", |b| {
         b.iter_batched(
@@ -122,10 +123,34 @@ fn writes(c: &mut Criterion) {
     });
 }
 
+/// What a restart does with the rows, once they are read.
+fn restores(c: &mut Criterion) {
+    let mut state = usual_roll();
+    let mut delta = state.take_delta();
+    delta.deadlines.sort_unstable();
+    delta.instances.sort_unstable_by(|a, b| a.id().cmp(b.id()));
+    let mut group = c.benchmark_group("restart");
+    group.sample_size(10);
+    group.bench_function(format!("restore {INSTANCES}"), |b| {
+        b.iter_batched(
+            || delta.instances.iter().map(|instance| Instance::clone(instance)).collect::<Vec<_>>(),
+            |instances| {
+                let mut restoring = Restoring::new(Options::default(), delta.header.clone());
+                delta.deadlines.iter().for_each(|(lease, deadline)| restoring.deadline(*lease, *deadline));
+                for instance in instances {
+                    restoring.instance(instance).expect("the rows are whole");
+                }
+                restoring.finish().expect("the rows are whole")
+            },
+            BatchSize::PerIteration,
+        );
+    });
+}
+
 /// A roll that has changed since: half are other statuses, a quarter removals, a quarter new.
 fn changed(changes: u64) -> (State, Revision) {
-    let mut state = filled(INSTANCES, SERVICES);
-    let (before, stamp) = (state.revision(), now(&state));
+    let mut state = usual_roll();
+    let (before, stamp) = (state.revision(), state.now());
     for n in 0..changes {
         let id = id(n * 7 % INSTANCES);
         let command = match n % 4 {
@@ -156,10 +181,10 @@ fn looks_back(c: &mut Criterion) {
                 state.query_at(&by_name(scattered(n)), revision).expect("it is kept")
             });
         });
-        c.bench_function(&format!("query by capability, tag and labels as it was {changes} changes ago"), |b| {
+        c.bench_function(&format!("query by capability, tag and label as it was {changes} changes ago"), |b| {
             b.iter(|| {
                 n += 1;
-                state.query_at(&narrow(scattered(n) % INSTANCES), revision).expect("it is kept")
+                state.query_at(&narrow(scattered(n)), revision).expect("it is kept")
             });
         });
         let first = state.query_at(&query(Filter::default(), None), revision).expect("it is kept");
@@ -170,5 +195,5 @@ fn looks_back(c: &mut Criterion) {
     }
 }
 
-criterion_group!(roll, queries, writes, looks_back);
+criterion_group!(roll, queries, writes, restores, looks_back);
 criterion_main!(roll);

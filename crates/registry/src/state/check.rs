@@ -20,7 +20,7 @@ impl State {
             taken += 1;
             sum.add(digest::of_instance(instance));
             sum.add(digest::of_deadline(instance.lease, seat.deadline));
-            let superseded = instance.superseded.as_slice();
+            let superseded = instance.seldom.superseded();
             for lease in superseded.iter().chain([&instance.lease]) {
                 leases += 1;
                 assert_eq!(self.lease_slot(*lease), Some(slot), "lease {lease} leads elsewhere");

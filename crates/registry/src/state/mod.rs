@@ -355,7 +355,7 @@ impl State {
         tenant.index.insert(slot, &instance);
         self.rows.add(digest::of_instance(&instance));
         self.rows.add(digest::of_deadline(instance.lease, deadline));
-        for lease in instance.superseded.as_slice().iter().chain([&instance.lease]) {
+        for lease in instance.seldom.superseded().iter().chain([&instance.lease]) {
             self.remember_lease(*lease, slot);
         }
         let ttl_ms = instance.registration.ttl_ms();
@@ -385,8 +385,8 @@ impl State {
 
         if instance.lease != before.lease {
             self.remember_lease(instance.lease, slot);
-            let kept = instance.superseded.as_slice();
-            let forgotten = before.superseded.as_slice().iter().filter(|lease| !kept.contains(lease));
+            let kept = instance.seldom.superseded();
+            let forgotten = before.seldom.superseded().iter().filter(|lease| !kept.contains(lease));
             forgotten.for_each(|lease| self.forget_lease(*lease));
         }
         let tenant = self.tenants.get_mut(&instance.tenant).expect("a seated instance has a tenant");
@@ -407,7 +407,7 @@ impl State {
         self.schedule.remove((seat.scheduled, instance.lease, slot));
         self.rows.remove(digest::of_instance(&instance));
         self.rows.remove(digest::of_deadline(instance.lease, seat.deadline));
-        for lease in instance.superseded.as_slice().iter().chain([&instance.lease]) {
+        for lease in instance.seldom.superseded().iter().chain([&instance.lease]) {
             self.forget_lease(*lease);
         }
         let tenant = self.tenants.get_mut(&instance.tenant).expect("a seated instance has a tenant");
@@ -427,7 +427,7 @@ mod tests {
 
     #[test]
     fn what_there_is_one_of_for_each_instance_is_small() {
-        assert_eq!(size_of::<Instance>(), 72);
+        assert_eq!(size_of::<Instance>(), 64);
         assert_eq!(size_of::<Option<Seat>>(), 32);
         assert_eq!(size_of::<Held>(), 12);
         assert_eq!(size_of::<ById>(), 8);

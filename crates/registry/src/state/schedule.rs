@@ -77,3 +77,51 @@ impl Schedule {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use proptest::collection::vec;
+    use proptest::prelude::*;
+
+    use super::*;
+
+    proptest! {
+        /// Against one sorted set. Each slot has one appointment at most, as in the roll.
+        #[test]
+        fn whatever_is_due_comes_up_in_order(
+            steps in vec((0u64..2_000, 0u32..30, any::<bool>(), 0u64..600), 0..200),
+        ) {
+            let (mut schedule, mut expected) = (Schedule::default(), BTreeSet::<Appointment>::new());
+            let mut now = 0;
+            for (after, slot, comes, passes) in steps {
+                let appointment = (ClusterTime(now + after), LeaseId(u64::from(slot)), slot);
+                if let Some(before) = expected.iter().find(|(_, _, s)| *s == slot).copied() {
+                    prop_assert!(schedule.contains(before));
+                    schedule.remove(before);
+                    expected.remove(&before);
+                    prop_assert!(!schedule.contains(before));
+                }
+                if comes {
+                    schedule.insert(appointment);
+                    expected.insert(appointment);
+                }
+                prop_assert_eq!(schedule.len(), expected.len());
+                now += passes;
+                // Everything due is taken, and nothing that is not.
+                while expected.first().is_some_and(|first| first.0.0 <= now) {
+                    if schedule.first_near().is_none() {
+                        let opened = schedule.open(ClusterTime(now)).unwrap();
+                        for slot in opened {
+                            schedule.insert(*expected.iter().find(|(_, _, s)| *s == slot).unwrap());
+                        }
+                        continue;
+                    }
+                    let first = expected.pop_first().unwrap();
+                    prop_assert_eq!(schedule.first_near(), Some(first));
+                    schedule.remove(first);
+                }
+                prop_assert!(schedule.first_near().is_none_or(|near| Some(&near) == expected.first()));
+            }
+        }
+    }
+}

@@ -8,7 +8,7 @@ use crate::digest;
 use crate::history::ChangeKind;
 use crate::ids::{ClusterTime, InstanceId, LeaseId, Revision, TenantId};
 use crate::index::Slot;
-use crate::instance::{Instance, Superseded};
+use crate::instance::{Instance, Seldom};
 use crate::metadata::Metadata;
 use crate::registration::{PackedRegistration, Status};
 
@@ -49,14 +49,13 @@ impl State {
         let instance = Arc::new(Instance {
             tenant: self.known_tenant(tenant.clone()),
             registration: registration.clone(),
-            reported_metadata: None,
+            seldom: Seldom::default(),
             reported_status: Status::Active,
             lapsed: false,
             lease: LeaseId(revision.0),
             revision,
             created_revision: revision,
             registered_at: self.wall,
-            superseded: Superseded::default(),
         });
         let deadline = self.now.plus_ms(registration.ttl_ms().into());
         let slot = self.seat_new(instance.clone(), deadline);
@@ -73,14 +72,13 @@ impl State {
         let instance = Instance {
             tenant: before.tenant.clone(),
             registration: registration.clone(),
-            reported_metadata: None,
+            seldom: before.seldom.after(before.lease),
             reported_status: Status::Active,
             lapsed: false,
             lease: LeaseId(revision.0),
             revision,
             created_revision: before.created_revision,
             registered_at: before.registered_at,
-            superseded: before.superseded.and(before.lease),
         };
         let deadline = self.now.plus_ms(registration.ttl_ms().into());
         self.change(slot, instance, deadline, ChangeKind::Updated);
@@ -111,19 +109,19 @@ impl State {
         self.check_lease(slot, lease)?;
         let before = self.instance(slot);
         let status = status.unwrap_or(before.reported_status);
-        let reported_metadata = match metadata {
+        let reported = match metadata {
             Some(patch) if { patch.pairs() }.any(|(key, value)| before.metadata_value(key) != Some(value)) => {
-                Some(merge_reported(before.reported_metadata.as_ref(), patch)?)
+                Some(merge_reported(before.seldom.reported_metadata(), patch)?)
             }
-            _ => before.reported_metadata.clone(),
+            _ => None,
         };
-        let metadata_changes = reported_metadata != before.reported_metadata;
-        if status == before.reported_status && !metadata_changes {
+        if status == before.reported_status && reported.is_none() {
             self.renew_slot(slot);
         } else {
-            let kind = if metadata_changes { ChangeKind::Updated } else { ChangeKind::StatusChanged };
+            let kind = if reported.is_some() { ChangeKind::Updated } else { ChangeKind::StatusChanged };
             let before = Instance::clone(before);
-            let instance = Instance { reported_status: status, reported_metadata, lapsed: false, ..before };
+            let seldom = reported.map_or(before.seldom.clone(), |reported| before.seldom.with_reported(reported));
+            let instance = Instance { reported_status: status, seldom, lapsed: false, ..before };
             let deadline = self.renewed_deadline(slot);
             let revision = self.next_revision();
             self.change(slot, Instance { revision, ..instance }, deadline, kind);

@@ -61,7 +61,7 @@ impl Entry {
             && self.revision == instance.revision
             && self.created == instance.created_revision
             && self.registered_at == instance.registered_at
-            && self.superseded == instance.superseded.as_slice()
+            && self.superseded == instance.seldom.superseded()
     }
 }
 

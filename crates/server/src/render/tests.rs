@@ -7,7 +7,7 @@ use proptest::sample::select;
 use rollcall_api as api;
 use rollcall_registry::{
     ClusterTime, Epoch, Instance, InstanceId, LeaseId, Metadata, MetadataValue, Page, Registered, Registration,
-    Revision, Status, Superseded, TenantId, View, WallTime,
+    Revision, Seldom, Status, TenantId, View, WallTime,
 };
 use serde::de::DeserializeOwned;
 use serde_json::{Map, Value, json};
@@ -198,14 +198,13 @@ fn view(registration: &Registration, reported: Map<String, Value>, numbers: [u64
     let instance = Instance {
         tenant: TenantId::parse("default").unwrap(),
         registration: registration.pack(),
-        reported_metadata: (flags & 1 == 1).then(|| translate::metadata_in(reported)),
+        seldom: Seldom::new((flags & 1 == 1).then(|| translate::metadata_in(reported)), Vec::new()),
         reported_status: status,
         lapsed: flags & 2 == 2,
         lease: LeaseId(lease),
         revision: Revision(revision),
         created_revision: Revision(created),
         registered_at: WallTime(registered_at),
-        superseded: Superseded::default(),
     };
     View { instance: instance.into(), deadline: ClusterTime(deadline) }
 }
@@ -370,7 +369,7 @@ fn another_revision_or_epoch_is_another_text() {
     let (renderer, view) = (Renderer::default(), of(json!({"id": "i", "name": "n", "url": "http://a"})));
     let changed = Instance {
         revision: Revision(8),
-        reported_metadata: Some(Metadata::new([("a", MetadataValue::Text("b"))])),
+        seldom: Seldom::new(Some(Metadata::new([("a", MetadataValue::Text("b"))])), Vec::new()),
         ..Instance::clone(&view.instance)
     };
     let changed = View { instance: changed.into(), ..view.clone() };

@@ -3,8 +3,8 @@
 use openraft::entry::RaftEntry;
 use proptest::prelude::*;
 use rollcall_registry::{
-    ClusterTime, Command, Condition, Instance, InstanceId, LeaseId, LeaseSet, Outcome, Proposal, Revision, Status,
-    TenantId, Term, WallTime,
+    ClusterTime, Command, Condition, Instance, InstanceId, LeaseId, LeaseSet, Outcome, Proposal, Revision, Seldom,
+    Status, TenantId, Term, WallTime,
 };
 use rollcall_storage::codec::{self, CodecError, Kind};
 use rollcall_storage::{Identity, LogEntry, LogId, Payload, Reply, Vote};
@@ -28,14 +28,13 @@ fn p13_every_kind_has_its_bytes() {
     let instance = Instance {
         tenant: tenant.clone(),
         registration: registration(&id, 1),
-        reported_metadata: None,
+        seldom: Seldom::new(None, vec![LeaseId(2)]),
         reported_status: Status::Degraded,
         lapsed: false,
         lease: LeaseId(300),
         revision: Revision(301),
         created_revision: Revision(2),
         registered_at: WallTime(1_700_000_000_000),
-        superseded: vec![LeaseId(2)].into(),
     };
     let commands = [
         Command::Register {
