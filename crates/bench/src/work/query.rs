@@ -40,6 +40,9 @@ pub struct Args {
     pub(super) common: Common,
 }
 
+/// Many are put on the roll before a few sessions query them.
+const ENROLLING_SESSIONS: u16 = 256;
+
 impl Args {
     pub(super) fn check(&self) -> Result<(), Error> {
         Population::new(self.instances, self.hits).map(drop)
@@ -48,8 +51,10 @@ impl Args {
     pub(super) async fn run(&self, run: &Run) -> Result<Finished, Error> {
         let ttl_ms = lasting_ttl_ms(&self.window);
         let population = Population::new(self.instances, self.hits)?;
-        let connections = run.target.connect(self.sessions.node, self.sessions.sessions).await?;
+        let wanted = self.sessions.sessions;
+        let connections = run.target.connect(self.sessions.node, wanted.max(ENROLLING_SESSIONS)).await?;
         let (_, mut connections) = enrol(connections, &population.documents(ttl_ms), self.instances.into()).await?;
+        connections.truncate(wanted.into());
         let queries = population.queries(self.consistency);
         population.settle(&mut connections, &queries).await?;
 
