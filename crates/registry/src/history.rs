@@ -130,7 +130,7 @@ impl History {
     pub(crate) fn replaced_after<'a>(
         &'a self,
         revision: Revision,
-        wanted: &'a Wanted,
+        wanted: &Wanted,
     ) -> impl Iterator<Item = (&'a Arc<Instance>, &'a Record)> {
         let records = self.records_after(revision).into_iter().flatten();
         let may_fit = records.filter(|record| wanted.may_fit(record.mark));

@@ -169,9 +169,7 @@ impl State {
         let found = self.slots(query);
         let marks = query.filter.wanted(self.index_seed());
         let (instances, total) = match &query.after {
-            Some(after) if self.is_walked(query, &found) => {
-                (self.walk_at(query, revision, &found, &marks), after.total)
-            }
+            Some(after) if self.is_walked(query, &found) => (self.walk_at(query, revision, &found), after.total),
             _ => self.undo(query, revision, &found, &marks),
         };
         let views = instances.into_iter().map(|instance| self.view_of_past(instance)).collect();
@@ -198,14 +196,8 @@ impl State {
 
     /// The first that matched at a revision, in the order of their ids: who is still on the roll, by a walk, and who was
     /// removed since.
-    fn walk_at<'a>(
-        &'a self,
-        query: &'a Query,
-        revision: Revision,
-        found: &'a Slots,
-        marks: &'a Wanted,
-    ) -> Vec<&'a Arc<Instance>> {
-        let (history, wanted) = (self.history(), query.limit + 1);
+    fn walk_at<'a>(&'a self, query: &'a Query, revision: Revision, found: &'a Slots) -> Vec<&'a Arc<Instance>> {
+        let (history, wanted, anything) = (self.history(), query.limit + 1, Wanted::default());
         let present = self.walk(query).filter_map(|(_, slot)| {
             let instance = self.instance(slot);
             let at = history.version_at(instance, revision)?;
@@ -215,7 +207,8 @@ impl State {
         let present: Vec<_> = present.take(wanted).collect();
         // Who comes after a full page is not looked at further.
         let last = present.get(query.limit).map(|instance| instance.id());
-        let removed = history.replaced_after(revision, marks).filter(|(_, record)| record.after.is_none());
+        // A removal's mark tells what was removed, which need not be what stood at the revision.
+        let removed = history.replaced_after(revision, &anything).filter(|(_, record)| record.after.is_none());
         let removed = removed.map(|(before, _)| before).filter(|before| {
             let rank = query.sort.rank(before);
             before.tenant == query.tenant && query.is_after(rank) && last.is_none_or(|last| rank.1 < last)

@@ -145,6 +145,9 @@ impl Queue {
         }
         let kib = request.each().map(approximate_kib).sum::<usize>();
         let permits = u32::try_from(kib).map_err(|_| OVERLOADED)?;
+        if !request.is_vital() && self.room.available_permits() < kib + WAITING_KIB_MAX / 4 {
+            return Err(OVERLOADED);
+        }
         let room = self.room.clone().try_acquire_many_owned(permits).map_err(|_| OVERLOADED)?;
         let (reply, answer) = oneshot::channel();
         let ticket = Arc::new(Ticket(AtomicU8::new(WAITING)));

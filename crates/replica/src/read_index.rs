@@ -91,7 +91,8 @@ pub(crate) async fn local_index(core: &Core) -> Option<u64> {
 
 async fn remote_index(core: &Core, leader: NodeId) -> Option<u64> {
     let address = core.peer_address(leader)?;
-    let patience = Duration::from_millis(core.options.election_timeout_ms_max);
+    // Longer than the leader takes to say that it cannot confirm.
+    let patience = Duration::from_millis(2 * core.options.election_timeout_ms_max);
     match core.network.call(leader, &address, PeerRoute::ReadIndex, (), patience).await {
         Ok(ReadIndexResponse::Index(index)) => Some(index),
         Ok(ReadIndexResponse::NotLeader { .. }) => None,

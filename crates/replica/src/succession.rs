@@ -23,6 +23,9 @@ const BETWEEN_LOOKS: Duration = Duration::from_millis(5);
 /// takes a round trip and a flush.
 const STAGGER_MS_MAX: u64 = 40;
 
+/// How long the others may take to answer: two flushes of a slow disk.
+const VOTE_TIMEOUT: Duration = Duration::from_millis(200);
+
 /// After this many attempts the election timeout decides.
 const ATTEMPTS: u32 = 5;
 
@@ -42,6 +45,7 @@ pub(crate) async fn drive(core: Arc<Core>) {
 async fn succeed(core: &Core) {
     let Some(leader) = core.current_leader().filter(|leader| *leader != core.node_id) else { return };
     let Some(address) = core.peer_address(leader) else { return };
+    let mut vote = core.raft.metrics().borrow_watched().vote;
     for look in 0.. {
         if core.network.is_gone(&address).await {
             break;
@@ -51,10 +55,10 @@ async fn succeed(core: &Core) {
         }
         tokio::time::sleep(BETWEEN_LOOKS).await;
     }
-    let (mut vote, is_voter) = {
+    let is_voter = {
         let metrics = core.raft.metrics();
         let metrics = metrics.borrow_watched();
-        (metrics.vote, metrics.membership_config.membership().voter_ids().any(|id| id == core.node_id))
+        metrics.membership_config.membership().voter_ids().any(|id| id == core.node_id)
     };
     if !is_voter {
         return;
@@ -76,5 +80,15 @@ async fn succeed(core: &Core) {
             tracing::debug!(%error, "cannot stand for election");
             return;
         }
+        // Standing again would make void what the others are about to answer.
+        let mut server = core.raft.server_metrics();
+        let decided = async {
+            while server.borrow_watched().current_leader.is_none_or(|now| now == leader) {
+                if server.changed().await.is_err() {
+                    std::future::pending::<()>().await;
+                }
+            }
+        };
+        let _ = tokio::time::timeout(VOTE_TIMEOUT, decided).await;
     }
 }

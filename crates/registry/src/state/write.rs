@@ -22,6 +22,15 @@ fn merge_reported(reported: Option<&Metadata>, patch: &Metadata) -> Result<Metad
     if bytes > bytes_max { Err(Refusal::MetadataTooLarge { bytes, bytes_max }) } else { Ok(merged) }
 }
 
+/// Whether a patch would change any of an instance's metadata. Both are in order, so that one pass tells.
+fn changes(before: &Instance, patch: &Metadata) -> bool {
+    let mut own = before.metadata().peekable();
+    { patch.pairs() }.any(|pair| {
+        while own.next_if(|(key, _)| *key < pair.0).is_some() {}
+        own.peek() != Some(&pair)
+    })
+}
+
 impl State {
     pub(super) fn register(
         &mut self,
@@ -110,9 +119,7 @@ impl State {
         let before = self.instance(slot);
         let status = status.unwrap_or(before.reported_status);
         let reported = match metadata {
-            Some(patch) if { patch.pairs() }.any(|(key, value)| before.metadata_value(key) != Some(value)) => {
-                Some(merge_reported(before.seldom.reported_metadata(), patch)?)
-            }
+            Some(patch) if changes(before, patch) => Some(merge_reported(before.seldom.reported_metadata(), patch)?),
             _ => None,
         };
         if status == before.reported_status && reported.is_none() {

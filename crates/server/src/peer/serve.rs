@@ -21,6 +21,9 @@ use crate::listener;
 /// A caller says the preamble at once.
 const PREAMBLE_TIMEOUT: Duration = Duration::from_secs(5);
 
+/// A connection on which no whole frame came for so long, and nothing is in work, makes room for another.
+const IDLE_TIMEOUT: Duration = Duration::from_secs(60);
+
 /// For somebody with a browser, or with a client that was given the wrong one of the two ports.
 const WRONG_PORT: &[u8] = b"HTTP/1.1 400 Bad Request\r\ncontent-type: text/plain\r\nconnection: close\r\n\r\n\
     This is the peer port of a Rollcall node: it serves nodes only. Clients connect to the other port (`listen`).\n";
@@ -161,8 +164,19 @@ async fn connection(mut stream: TcpStream, edge: PeerEdge, stop: CancellationTok
                 let verdict: Verdict = verdict;
                 writer.write_all_buf(&mut frame(number, verdict.code(), body)).await?;
             }
-            frame_in = frames.next(), if open_for_more && working.len() < PEER_REQUESTS_MAX => {
-                let Some(frame_in) = frame_in else { return Ok(()) };
+            frame_in = tokio::time::timeout(IDLE_TIMEOUT, frames.next()),
+                if open_for_more && working.len() < PEER_REQUESTS_MAX =>
+            {
+                let frame_in = match frame_in {
+                    Ok(Some(frame_in)) => frame_in,
+                    Ok(None) => return Ok(()),
+                    Err(_) if !working.is_empty() => continue,
+                    Err(_) => {
+                        // Whoever still wants something connects anew.
+                        contact.appends = false;
+                        return Ok(());
+                    }
+                };
                 let (number, tag, body) = open(frame_in?).ok_or(io::ErrorKind::InvalidData)?;
                 contact.appends |= PeerRoute::of(tag) == Some(PeerRoute::Append);
                 if PeerRoute::of(tag) == Some(PeerRoute::Snapshot) {

@@ -176,7 +176,7 @@ impl Rendering<'_> {
             }
             if n == 0 {
                 // What is found together is of like size.
-                text.reserve(text.len() * found.len() + USUAL_BYTES);
+                text.reserve((text.len() * found.len()).min(bytes_max) + USUAL_BYTES);
             }
         }
         (text, found.len())
