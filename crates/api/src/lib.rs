@@ -8,7 +8,7 @@
 //! - Units stand last in a name: `ttl_ms` is milliseconds. Instants for people are RFC 3339 text in UTC.
 //! - Optional request fields that are absent are not sent at all, because a server refuses fields it does not know.
 //!
-//! Read in this order: [`service`], [`lease`], [`discovery`], [`cluster`], then [`problem`] and [`header`].
+//! Read in this order: [`service`], [`lease`], [`discovery`], [`watch`], [`cluster`], then [`problem`] and [`header`].
 
 pub mod cluster;
 pub mod discovery;
@@ -16,6 +16,7 @@ pub mod header;
 pub mod lease;
 pub mod problem;
 pub mod service;
+pub mod watch;
 
 pub use cluster::{ClusterStatusResponse, DigestResponse, MemberInfo, Role};
 pub use discovery::DiscoverResponse;
@@ -27,6 +28,7 @@ pub use service::{
     Auth, AuthType, Capability, CapabilityDetail, DeregisterRequest, DeregisterResponse, Endpoint, Kind, Locality,
     Method, Protocol, RegisterRequest, RegisterResponse, ServiceObject, Status, Visibility,
 };
+pub use watch::{Reached, ResumePoint, ServiceUpdate, UpdateType, WsRequest, WsResponse};
 
 /// Port that clients use unless told otherwise.
 pub const CLIENT_PORT: u16 = 7900;

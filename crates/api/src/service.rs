@@ -42,6 +42,8 @@ macro_rules! words {
     };
 }
 
+pub(crate) use words;
+
 /// A word that is none of the known ones.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct UnknownWord {

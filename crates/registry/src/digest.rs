@@ -4,9 +4,9 @@
 use std::fmt;
 
 use serde::{Deserialize, Serialize};
-use xxhash_rust::xxh3::Xxh3;
+use xxhash_rust::xxh3::{Xxh3, xxh3_128};
 
-use crate::ids::{ClusterTime, LeaseId};
+use crate::ids::{ClusterTime, LeaseId, TENANT_BYTES_MAX};
 use crate::instance::Instance;
 use crate::metadata::Metadata;
 
@@ -58,7 +58,7 @@ pub(crate) fn of_instance(instance: &Instance) -> u128 {
         registered_at,
     } = instance;
     let (reported_metadata, superseded) = (seldom.reported_metadata(), seldom.superseded());
-    let mut row = Row(Xxh3::new());
+    let mut row = Row(Vec::with_capacity(registration.bytes() + ROW_BYTES_BESIDE));
     row.text(tenant.as_str());
     row.text(registration.as_packed());
     row.number(u64::from(reported_metadata.is_some()));
@@ -68,28 +68,32 @@ pub(crate) fn of_instance(instance: &Instance) -> u128 {
     numbers.into_iter().for_each(|number| row.number(number));
     row.number(superseded.len() as u64);
     superseded.iter().for_each(|lease| row.number(lease.0));
-    row.0.digest128()
+    xxh3_128(&row.0)
 }
 
 pub(crate) fn of_deadline(lease: LeaseId, deadline: ClusterTime) -> u128 {
     let mut row = [0; 16];
     row[..8].copy_from_slice(&lease.0.to_le_bytes());
     row[8..].copy_from_slice(&deadline.0.to_le_bytes());
-    xxhash_rust::xxh3::xxh3_128(&row)
+    xxh3_128(&row)
 }
 
 /// One row as bytes: every text and list with its length before it, every number in eight bytes, so that no two rows
 /// have the same bytes. Written out rather than left to `Hash`, which may differ from one compiler to the next: the
-/// digest is kept on disk and compared between machines.
-struct Row(Xxh3);
+/// digest is kept on disk and compared between machines. Gathered first: hashing one piece of some hundred bytes costs a
+/// third of hashing a dozen small ones.
+struct Row(Vec<u8>);
+
+/// What an instance's row takes beside its registration, if nothing seldom is in it: numbers, the tenant, the status.
+const ROW_BYTES_BESIDE: usize = 11 * 8 + TENANT_BYTES_MAX + 16;
 
 impl Row {
     fn number(&mut self, number: u64) {
-        self.0.update(&number.to_le_bytes());
+        self.0.extend_from_slice(&number.to_le_bytes());
     }
 
     fn text(&mut self, text: &str) {
         self.number(text.len() as u64);
-        self.0.update(text.as_bytes());
+        self.0.extend_from_slice(text.as_bytes());
     }
 }

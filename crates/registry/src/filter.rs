@@ -3,9 +3,9 @@
 use roaring::RoaringBitmap;
 use semver::{Version, VersionReq};
 use serde::{Deserialize, Serialize};
-use smallvec::SmallVec;
+use smallvec::{SmallVec, smallvec};
 
-use crate::index::{Index, Term, Wanted};
+use crate::index::{Index, Seeds, Term, Wanted};
 use crate::instance::Instance;
 use crate::packed::Texts;
 use crate::registration::{Kind, Protocol, Status, Visibility};
@@ -86,11 +86,12 @@ impl VersionRange {
     }
 
     fn contains(&self, version: &str) -> bool {
-        version == self.text
-            || self
-                .range
-                .as_ref()
-                .is_some_and(|range| Version::parse(version).is_ok_and(|version| range.0.matches(&version)))
+        self.has(version, Version::parse(version).ok().as_ref())
+    }
+
+    /// As [`Self::contains`], with the version parsed, if it parses.
+    fn has(&self, text: &str, version: Option<&Version>) -> bool {
+        text == self.text || self.range.as_ref().zip(version).is_some_and(|(range, version)| range.0.matches(version))
     }
 }
 
@@ -122,7 +123,10 @@ impl Filter {
         let any_of = |wanted: &[Box<str>], mut values: Texts<'_>| {
             wanted.is_empty() || values.any(|value| wanted.iter().any(|w| **w == *value))
         };
-        let version_fits = |version: &str| self.versions.iter().any(|range| range.contains(version));
+        let version_fits = |text: &str| {
+            let version = Version::parse(text).ok();
+            self.versions.iter().any(|range| range.has(text, version.as_ref()))
+        };
         status_fits
             && any(&self.names, Some(registration.name))
             && (self.kinds.is_empty() || self.kinds.contains(&registration.kind))
@@ -165,9 +169,9 @@ impl Filter {
 
     /// What marks of instances that match have in common.
     pub(crate) fn wanted(&self, seed: u64) -> Wanted {
-        let mut wanted = Wanted::default();
-        self.names.iter().for_each(|name| wanted.name(seed, name));
-        let mut term = |term| wanted.term(seed, term);
+        let (mut wanted, seeds) = (Wanted::default(), Seeds::new(seed));
+        self.names.iter().for_each(|name| wanted.name(&seeds, name));
+        let mut term = |term| wanted.term(&seeds, term);
         self.tags.iter().for_each(|tag| term(Term::Tag(tag)));
         self.capabilities.iter().for_each(|name| term(Term::Capability(name)));
         // Of several only one need be there, of which a mark says nothing.
@@ -188,6 +192,29 @@ impl Filter {
             }
         }
         wanted
+    }
+
+    /// Terms of which whatever matches has at least one; the narrowest such demand by experience, or none.
+    pub(crate) fn narrowest(&self) -> SmallVec<[Term<'_>; 2]> {
+        fn any<'a>(values: &'a [Box<str>], term: impl Fn(&'a str) -> Term<'a>) -> SmallVec<[Term<'a>; 2]> {
+            values.iter().map(|value| term(value)).collect()
+        }
+        let labels = self.selector.0.iter().map(|requirement| match requirement {
+            Requirement::In { key, values } => any(values, |value| Term::Label(key, value)),
+            Requirement::Exists { key } => smallvec![Term::LabelKey(key)],
+            Requirement::NotIn { .. } | Requirement::Missing { .. } => SmallVec::new(),
+        });
+        let demands = [
+            any(&self.names, Term::Name),
+            any(&self.capabilities[..self.capabilities.len().min(1)], Term::Capability),
+            any(&self.tags[..self.tags.len().min(1)], Term::Tag),
+            any(&self.owners, Term::Owner),
+            any(&self.consumed_events, Term::ConsumedEvent),
+            any(&self.produced_events, Term::ProducedEvent),
+            any(&self.zones, Term::Zone),
+            any(&self.regions, Term::Region),
+        ];
+        demands.into_iter().chain(labels).find(|terms| !terms.is_empty()).unwrap_or_default()
     }
 
     fn demands<'a>(&'a self, index: &'a Index) -> SmallVec<[Demand<'a>; 8]> {

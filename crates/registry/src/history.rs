@@ -1,15 +1,17 @@
 //! The last changes, newest at the back: what watchers are told from and what lets a reader see a revision that has
-//! passed. Derived from the log, in no snapshot and no digest, and bounded.
+//! passed. Derived from the log, in no digest, and bounded; checkpoints keep it, so that a restart forgets nothing.
 
 use std::collections::VecDeque;
 use std::sync::Arc;
+
+use serde::{Deserialize, Serialize};
 
 use crate::ids::{Revision, WallTime};
 use crate::index::{Mark, Wanted};
 use crate::instance::Instance;
 
-/// What a change did, as watchers are told.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+/// What a change did, as watchers are told. Variants are only ever added at the end: the position is the format.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum ChangeKind {
     Registered,
     Updated,
@@ -39,7 +41,7 @@ impl<'a> Change<'a> {
 #[derive(Clone, Copy, Debug)]
 pub struct HistoryLimits {
     pub changes_max: usize,
-    /// By the size of the registrations that only the history still holds, estimated.
+    /// By the size of what the changes replaced, estimated.
     pub bytes_max: usize,
 }
 
@@ -138,22 +140,10 @@ impl History {
     }
 }
 
-/// What a change keeps alive: the replaced registration and reported metadata, if they were, and the change itself.
+/// What a change weighs: what it replaced, whole, as its row has it. In memory some of it may be shared with what came
+/// after; but a checkpoint, a snapshot and a restart are bounded by the same limit.
 fn weight(record: &Record) -> usize {
-    let Some(before) = &record.before else { return size_of::<Record>() + size_of::<Instance>() };
-    let after = record.after.as_ref();
-    let registration = match after {
-        Some(after) if after.registration.is_same(&before.registration) => 0,
-        _ => before.registration.bytes(),
-    };
-    let reported = match (before.seldom.reported_metadata(), after.and_then(|after| after.seldom.reported_metadata()))
-    {
-        (Some(before), Some(after)) if before.is_same(after) => 0,
-        (Some(before), _) => before.bytes(),
-        (None, _) => 0,
-    };
-    let superseded = size_of_val(before.seldom.superseded());
-    size_of::<Record>() + size_of::<Instance>() + superseded + registration + reported
+    size_of::<Record>() + record.before.as_ref().map_or(size_of::<Instance>(), |before| before.bytes())
 }
 
 #[cfg(test)]

@@ -4,7 +4,9 @@ use std::borrow::Borrow;
 use std::fmt;
 
 use arcstr::ArcStr;
-use serde::{Deserialize, Serialize};
+use serde::{Deserialize, Deserializer, Serialize};
+
+use crate::packed;
 
 /// Longest id, name, tag, capability, event or owner, in bytes. Long enough for a URL or a DID, short enough that a
 /// full page of them fits a cache line budget of a few hundred kilobytes.
@@ -14,7 +16,7 @@ pub const NAME_BYTES_MAX: usize = 256;
 pub const TENANT_BYTES_MAX: usize = 64;
 
 /// Why a text is not a valid name.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum NameError {
     #[error("must not be empty")]
     Empty,
@@ -45,9 +47,16 @@ pub fn check_name(text: &str, max: usize) -> Result<(), NameError> {
 macro_rules! text_id {
     ($(#[$doc:meta])* $name:ident) => {
         $(#[$doc])*
-        #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+        #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
         #[serde(transparent)]
         pub struct $name(ArcStr);
+
+        /// As strict as the edge: what comes from a log, a disk or a peer may be anything.
+        impl<'de> Deserialize<'de> for $name {
+            fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+                packed::deserialize(deserializer, Self::parse)
+            }
+        }
 
         impl $name {
             pub fn as_str(&self) -> &str {
@@ -108,13 +117,17 @@ impl InstanceId {
     /// 1 to 256 bytes without control characters. `watch` and `register` are the last segments of routes beside
     /// `/api/services/{id}`, so no instance can have them.
     pub fn parse(text: &str) -> Result<Self, NameError> {
+        Self::check(text).map(|()| Self(text.into()))
+    }
+
+    pub(crate) fn check(text: &str) -> Result<(), NameError> {
         check_name(text, NAME_BYTES_MAX)?;
         for word in ["watch", "register"] {
             if text == word {
                 return Err(NameError::Reserved { word });
             }
         }
-        Ok(Self(text.into()))
+        Ok(())
     }
 }
 
@@ -126,8 +139,11 @@ impl ServiceName {
 
     /// 1 to 256 bytes without control characters.
     pub fn parse(text: &str) -> Result<Self, NameError> {
-        check_name(text, NAME_BYTES_MAX)?;
-        Ok(Self(text.into()))
+        Self::check(text).map(|()| Self(text.into()))
+    }
+
+    pub(crate) fn check(text: &str) -> Result<(), NameError> {
+        check_name(text, NAME_BYTES_MAX)
     }
 }
 
@@ -185,6 +201,9 @@ impl ClusterTime {
 
 #[cfg(test)]
 mod tests {
+    use serde::de::IntoDeserializer;
+    use serde::de::value::StrDeserializer;
+
     use super::*;
 
     #[test]
@@ -198,5 +217,19 @@ mod tests {
         assert!(InstanceId::parse(&"x".repeat(256)).is_ok());
         assert_eq!(InstanceId::parse(&"x".repeat(257)), Err(NameError::TooLong { bytes: 257, max: 256 }));
         assert_eq!(TenantId::parse("a b"), Err(NameError::NotPlain));
+    }
+
+    #[test]
+    fn p13_what_no_edge_lets_in_is_not_read_back() {
+        fn read<T: for<'de> Deserialize<'de>>(text: &str) -> Result<T, String> {
+            let text: StrDeserializer<'_, serde::de::value::Error> = text.into_deserializer();
+            T::deserialize(text).map_err(|error| error.to_string())
+        }
+        assert_eq!(read("web-1"), InstanceId::parse("web-1").map_err(|_| String::new()));
+        assert_eq!(read::<InstanceId>("watch").unwrap_err(), "`watch` is reserved");
+        assert_eq!(read::<InstanceId>(&"x".repeat(257)).unwrap_err(), "is 257 bytes long, at most 256 are allowed");
+        assert_eq!(read::<ServiceName>("a\nb").unwrap_err(), "must not contain control characters");
+        assert_eq!(read::<TenantId>("").unwrap_err(), "must not be empty");
+        assert!(read::<TenantId>("a b").is_err());
     }
 }

@@ -36,6 +36,8 @@ pub(crate) enum Term<'a> {
 }
 
 impl<'a> Term<'a> {
+    pub(crate) const FIELDS: usize = 15;
+
     /// Calls `each` with every term of an instance, some perhaps twice.
     pub(crate) fn of(instance: &'a Instance, registration: &RegistrationView<'a>, mut each: impl FnMut(Term<'a>)) {
         each(Term::Name(registration.name));
@@ -62,33 +64,63 @@ impl<'a> Term<'a> {
         }
     }
 
+    /// Which of the [`Self::FIELDS`] it is a value of.
+    pub(crate) fn field(self) -> usize {
+        match self {
+            Self::Name(_) => 0,
+            Self::Kind(_) => 1,
+            Self::Tag(_) => 2,
+            Self::Capability(_) => 3,
+            Self::Status(_) => 4,
+            Self::Visibility(_) => 5,
+            Self::Owner(_) => 6,
+            Self::Protocol(_) => 7,
+            Self::Version(_) => 8,
+            Self::ConsumedEvent(_) => 9,
+            Self::ProducedEvent(_) => 10,
+            Self::Region(_) => 11,
+            Self::Zone(_) => 12,
+            Self::LabelKey(_) => 13,
+            Self::Label(..) => 14,
+        }
+    }
+
     /// The term as 96 bits. Two terms that share them would be taken for one; with the seed unknown outside the process
     /// nobody can make such a pair, and by chance none will ever be seen.
-    fn key(self, seed: u64) -> (u64, u32) {
-        let (field, value) = match self {
-            Self::Name(v) => (0, v),
-            Self::Kind(v) => (1, v.as_str()),
-            Self::Tag(v) => (2, v),
-            Self::Capability(v) => (3, v),
-            Self::Status(v) => (4, v.as_str()),
-            Self::Visibility(v) => (5, v.as_str()),
-            Self::Owner(v) => (6, v),
-            Self::Protocol(v) => (7, v.as_str()),
-            Self::Version(v) => (8, v),
-            Self::ConsumedEvent(v) => (9, v),
-            Self::ProducedEvent(v) => (10, v),
-            Self::Region(v) => (11, v),
-            Self::Zone(v) => (12, v),
-            Self::LabelKey(v) => (13, v),
-            Self::Label(_, v) => (14, v),
+    pub(crate) fn key(self, seeds: &Seeds) -> (u64, u32) {
+        let value = match self {
+            Self::Kind(v) => v.as_str(),
+            Self::Status(v) => v.as_str(),
+            Self::Visibility(v) => v.as_str(),
+            Self::Protocol(v) => v.as_str(),
+            Self::Name(v)
+            | Self::Tag(v)
+            | Self::Capability(v)
+            | Self::Owner(v)
+            | Self::Version(v)
+            | Self::ConsumedEvent(v)
+            | Self::ProducedEvent(v)
+            | Self::Region(v)
+            | Self::Zone(v)
+            | Self::LabelKey(v)
+            | Self::Label(_, v) => v,
         };
-        // Each field, and each label's key, is a hash function of its own.
-        let mut seed = xxh3_64_with_seed(&[field], seed);
+        let mut seed = seeds.0[self.field()];
         if let Self::Label(key, _) = self {
             seed = xxh3_64_with_seed(key.as_bytes(), seed);
         }
         let hash = xxh3_128_with_seed(value.as_bytes(), seed);
         (hash as u64, (hash >> 64) as u32)
+    }
+}
+
+/// Each field, and each label's key, is a hash function of its own. These are the fields' seeds, by their numbers.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Seeds([u64; Term::FIELDS]);
+
+impl Seeds {
+    pub(crate) fn new(seed: u64) -> Self {
+        Self(std::array::from_fn(|field| xxh3_64_with_seed(&[field as u8], seed)))
     }
 }
 
@@ -118,6 +150,13 @@ fn mark_of(term: Term<'_>, hash: u64) -> u64 {
 }
 
 impl Mark {
+    /// The one that the instance leaves in the history.
+    pub(crate) fn of(seeds: &Seeds, instance: &Instance) -> Self {
+        let mut mark = 0;
+        Term::of(instance, &instance.registration(), |term| mark |= mark_of(term, term.key(seeds).0));
+        Self::new(mark)
+    }
+
     fn new(bits: u64) -> Self {
         let [a, b, c, d, e, f, g, _] = bits.to_le_bytes();
         Self([a, b, c, d, e, f, g])
@@ -131,14 +170,14 @@ impl Mark {
 
 impl Wanted {
     /// Instances that have one of these names.
-    pub(crate) fn name(&mut self, seed: u64, name: &str) {
+    pub(crate) fn name(&mut self, seeds: &Seeds, name: &str) {
         let term = Term::Name(name);
-        self.names.push(mark_of(term, term.key(seed).0));
+        self.names.push(mark_of(term, term.key(seeds).0));
     }
 
     /// Instances that have this term, which is no name.
-    pub(crate) fn term(&mut self, seed: u64, term: Term<'_>) {
-        self.terms |= mark_of(term, term.key(seed).0);
+    pub(crate) fn term(&mut self, seeds: &Seeds, term: Term<'_>) {
+        self.terms |= mark_of(term, term.key(seeds).0);
     }
 
     pub(crate) fn may_fit(&self, mark: Mark) -> bool {
@@ -182,7 +221,7 @@ impl At {
 /// One tenant's index.
 #[derive(Debug)]
 pub(crate) struct Index {
-    seed: u64,
+    seeds: Seeds,
     terms: HashTable<Entry>,
     lists: Vec<Slots>,
     free_lists: Vec<usize>,
@@ -194,7 +233,7 @@ pub(crate) struct Index {
 impl Index {
     pub(crate) fn new(seed: u64) -> Self {
         Self {
-            seed,
+            seeds: Seeds::new(seed),
             terms: HashTable::new(),
             lists: Vec::new(),
             free_lists: Vec::new(),
@@ -206,36 +245,45 @@ impl Index {
     pub(crate) fn insert(&mut self, slot: Slot, instance: &Instance) {
         self.all.insert(slot);
         let registration = instance.registration();
+        self.count_version(&registration);
+        Term::of(instance, &registration, |term| {
+            if let Some(place) = self.enter(term, slot) {
+                self.lists[place].insert(slot);
+            }
+        });
+    }
+
+    fn count_version(&mut self, registration: &RegistrationView<'_>) {
         if let Some(version) = registration.version {
             match self.versions.get_mut(version) {
                 Some(count) => *count += 1,
                 None => drop(self.versions.insert(version.into(), 1)),
             }
         }
-        Term::of(instance, &registration, |term| self.enter(term, slot));
     }
 
-    fn enter(&mut self, term: Term<'_>, slot: Slot) {
-        let (hash, check) = term.key(self.seed);
+    /// Enters a slot under a term, unless the term has a list: its place is returned, and the slot is yet to go into it.
+    fn enter(&mut self, term: Term<'_>, slot: Slot) -> Option<usize> {
+        let (hash, check) = term.key(&self.seeds);
         let entry = match self.terms.entry(hash, |e| (e.hash, e.check) == (hash, check), |e| e.hash) {
             hash_table::Entry::Vacant(entry) => {
                 entry.insert(Entry { hash, check, at: At::slot(slot) });
-                return;
+                return None;
             }
             hash_table::Entry::Occupied(entry) => entry.into_mut(),
         };
         match entry.at.get() {
-            Ok(one) if one == slot => {}
+            Ok(one) if one == slot => None,
             Ok(one) => {
                 let place = self.free_lists.pop().unwrap_or_else(|| {
                     self.lists.push(Slots::default());
                     self.lists.len() - 1
                 });
                 self.lists[place].insert(one);
-                self.lists[place].insert(slot);
                 entry.at = At::list(place);
+                Some(place)
             }
-            Err(place) => self.lists[place].insert(slot),
+            Err(place) => Some(place),
         }
     }
 
@@ -253,7 +301,7 @@ impl Index {
         }
         let mut mark = 0;
         Term::of(instance, &registration, |term| {
-            let key = term.key(self.seed);
+            let key = term.key(&self.seeds);
             mark |= mark_of(term, key.0);
             self.leave(key, slot);
         });
@@ -279,7 +327,7 @@ impl Index {
     }
 
     pub(crate) fn posting(&self, term: Term<'_>) -> Option<Posting<'_>> {
-        let (hash, check) = term.key(self.seed);
+        let (hash, check) = term.key(&self.seeds);
         let entry = self.terms.find(hash, |e| (e.hash, e.check) == (hash, check))?;
         Some(match entry.at.get() {
             Ok(slot) => Posting::One(slot),
@@ -298,4 +346,68 @@ impl Index {
     pub(crate) fn term_count(&self) -> usize {
         self.terms.len()
     }
+}
+
+/// How many slots are gathered before a bitmap takes them: some lists of a large roll come to a MiB of them.
+const GATHERED_MAX: usize = 64;
+
+/// An index in the making, of instances whose slots come in ascending order. What goes into bitmaps is gathered, because
+/// a bitmap takes many slots at once for a fraction of what it takes them for one by one.
+#[derive(Debug)]
+pub(crate) struct IndexBuilder {
+    index: Index,
+    /// By the place of their list.
+    gathered: Vec<Vec<Slot>>,
+    all: Vec<Slot>,
+}
+
+impl IndexBuilder {
+    pub(crate) fn new(seed: u64) -> Self {
+        Self { index: Index::new(seed), gathered: Vec::new(), all: Vec::new() }
+    }
+
+    pub(crate) fn insert(&mut self, slot: Slot, instance: &Instance) {
+        let Self { index, gathered, all } = self;
+        if all.len() == GATHERED_MAX {
+            append(&mut index.all, all);
+        }
+        all.push(slot);
+        let registration = instance.registration();
+        index.count_version(&registration);
+        Term::of(instance, &registration, |term| {
+            let Some(place) = index.enter(term, slot) else { return };
+            let Slots::Many(many) = &mut index.lists[place] else { return index.lists[place].insert(slot) };
+            if gathered.len() <= place {
+                gathered.resize_with(place + 1, Vec::new);
+            }
+            let gathered = &mut gathered[place];
+            // A term that the instance has twice.
+            if gathered.last() == Some(&slot) {
+                return;
+            }
+            if gathered.len() == GATHERED_MAX {
+                append(many, gathered);
+            }
+            gathered.push(slot);
+        });
+    }
+
+    pub(crate) fn finish(mut self) -> Index {
+        append(&mut self.index.all, &mut self.all);
+        for (list, gathered) in self.index.lists.iter_mut().zip(&mut self.gathered) {
+            if let Slots::Many(many) = list {
+                append(many, gathered);
+            }
+        }
+        self.index
+    }
+}
+
+/// Puts slots into a bitmap, behind what is there already.
+fn append(many: &mut RoaringBitmap, gathered: &mut Vec<Slot>) {
+    if many.append(gathered.iter().copied()).is_err() {
+        // The first of them made a bitmap of the list, and came again.
+        many.extend(gathered.iter().copied());
+    }
+    gathered.clear();
 }

@@ -8,7 +8,7 @@ use crate::registration::{PackedRegistration, RegistrationView, Status};
 
 /// How many earlier leases of an id are remembered, so that their holders learn that they were superseded. An older
 /// holder is told by id, where the lease's number suffices, and by number that the lease is not found.
-const SUPERSEDED_MAX: usize = 16;
+pub(crate) const SUPERSEDED_MAX: usize = 16;
 
 /// What few instances have, so that none of it costs the others one word.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -74,6 +74,12 @@ pub struct Instance {
 impl Instance {
     pub fn id(&self) -> &str {
         self.registration.id()
+    }
+
+    /// About what it takes by itself, in memory or in a row.
+    pub fn bytes(&self) -> usize {
+        let reported = self.seldom.reported_metadata().map_or(0, Metadata::bytes);
+        size_of::<Self>() + self.registration.bytes() + reported + size_of_val(self.seldom.superseded())
     }
 
     /// What names the instance among all.

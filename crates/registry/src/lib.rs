@@ -10,7 +10,7 @@
 //! - A deterministic no is a [`Refusal`]; a broken invariant panics, and the node stops.
 //!
 //! Read in this order: [`registration`], `packed`, `instance`, [`command`], [`state`], then [`query`] over `filter`, `index`
-//! and `slots`.
+//! and `slots`, and `interest` for watchers.
 
 pub mod command;
 pub mod digest;
@@ -19,6 +19,7 @@ mod history;
 pub mod ids;
 mod index;
 mod instance;
+mod interest;
 mod metadata;
 mod packed;
 pub mod query;
@@ -33,6 +34,7 @@ pub use filter::{Filter, VersionRange};
 pub use history::{Change, ChangeKind, HistoryLimits};
 pub use ids::{ClusterTime, Epoch, InstanceId, LeaseId, NameError, Revision, ServiceName, TenantId, Term, WallTime};
 pub use instance::{Instance, Seldom};
+pub use interest::Interests;
 pub use metadata::{Metadata, MetadataValue, Pair, Pairs};
 pub use packed::{Parts, Texts};
 pub use query::{Page, Position, Query, Sort, View};

@@ -128,11 +128,6 @@ impl Metadata {
         self.0.len()
     }
 
-    /// Whether both are one text in memory.
-    pub(crate) fn is_same(&self, other: &Self) -> bool {
-        ArcStr::ptr_eq(&self.0, &other.0)
-    }
-
     /// A shallow merge: the patch's keys replace, the others stay.
     pub fn merged(&self, patch: &Self) -> Self {
         Self::packed(self.pairs().merge(patch.pairs()))
@@ -153,10 +148,7 @@ impl Serialize for Metadata {
 
 impl<'de> Deserialize<'de> for Metadata {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        packed::deserialize(deserializer, |text| {
-            Pairs::of(text).check_order()?;
-            Ok(Self(text.into()))
-        })
+        packed::deserialize(deserializer, |text| Pairs::of(text).check_order().map(|()| Self(text.into())))
     }
 }
 

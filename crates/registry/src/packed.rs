@@ -10,6 +10,8 @@ use std::marker::PhantomData;
 use serde::Deserializer;
 use serde::de::{Error, Visitor};
 
+use crate::ids::NameError;
+
 /// The text is not what any value is packed into.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum Malformed {
@@ -23,6 +25,8 @@ pub enum Malformed {
     Word,
     #[error("packed metadata is out of order")]
     Order,
+    #[error("a packed name {0}")]
+    Name(#[from] NameError),
 }
 
 const DIGIT_BITS: u32 = 6;
@@ -227,18 +231,18 @@ impl<'a, P: Part<'a> + fmt::Debug> fmt::Debug for Parts<'a, P> {
     }
 }
 
-/// Reads a packed text that comes from a log, a disk or a peer. What is malformed is refused here and nowhere later.
-pub(crate) fn deserialize<'de, D: Deserializer<'de>, T>(
+/// Reads a text that comes from a log, a disk or a peer. What is malformed is refused here and nowhere later.
+pub(crate) fn deserialize<'de, D: Deserializer<'de>, T, F: fmt::Display>(
     deserializer: D,
-    check: fn(&str) -> Result<T, Malformed>,
+    check: fn(&str) -> Result<T, F>,
 ) -> Result<T, D::Error> {
-    struct Checked<T>(fn(&str) -> Result<T, Malformed>);
+    struct Checked<T, F>(fn(&str) -> Result<T, F>);
 
-    impl<T> Visitor<'_> for Checked<T> {
+    impl<T, F: fmt::Display> Visitor<'_> for Checked<T, F> {
         type Value = T;
 
         fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-            f.write_str("a packed text")
+            f.write_str("a text")
         }
 
         fn visit_str<E: Error>(self, text: &str) -> Result<T, E> {

@@ -216,8 +216,7 @@ impl Serialize for PackedRegistration {
 impl<'de> Deserialize<'de> for PackedRegistration {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         packed::deserialize(deserializer, |text| {
-            RegistrationView::unpack(text)?.check()?;
-            Ok(Self(text.into()))
+            RegistrationView::unpack(text).and_then(RegistrationView::check).map(|()| Self(text.into()))
         })
     }
 }
@@ -319,6 +318,8 @@ impl<'a> RegistrationView<'a> {
     }
 
     fn check(self) -> Result<(), Malformed> {
+        InstanceId::check(self.id)?;
+        ServiceName::check(self.name)?;
         self.tags.check()?;
         self.capabilities.check()?;
         self.consumed_events.check()?;
@@ -406,9 +407,13 @@ mod tests {
         })
     }
 
+    fn name() -> impl Strategy<Value = String> {
+        r"[^\pC]{1,64}"
+    }
+
     prop_compose! {
         fn registration()(
-            (id, name, url) in (text(), text(), text()),
+            (id, name, url) in (name(), name(), text()),
             kind in select(Kind::ALL),
             protocol in select(Protocol::ALL),
             visibility in select(Visibility::ALL),
@@ -442,7 +447,8 @@ mod tests {
             prop_assert_eq!(packed == other.pack(), registration == other);
         }
 
-        /// What is let in is what some registration is packed into, and can be read to its end.
+        /// What is let in is what some registration is packed into, and can be read to its end. Its id and its name are
+        /// such as an edge lets in.
         #[test]
         fn p13_changed_bytes_are_refused_or_are_another_registration(
             registration in registration(),
@@ -456,8 +462,11 @@ mod tests {
             if let Ok(text) = String::from_utf8(bytes)
                 && let Ok(packed) = read(&text)
             {
-                let again = packed.view().to_registration().pack();
+                let registration = packed.view().to_registration();
+                let again = registration.pack();
                 prop_assert_eq!(again.as_packed(), text);
+                prop_assert_eq!(InstanceId::parse(packed.id()), Ok(registration.id));
+                prop_assert_eq!(ServiceName::parse(packed.view().name), Ok(registration.name));
             }
         }
     }

@@ -32,6 +32,14 @@ pub enum Requirement {
 }
 
 impl Requirement {
+    /// The values that are compared with.
+    pub fn values(&self) -> &[Box<str>] {
+        match self {
+            Self::In { values, .. } | Self::NotIn { values, .. } => values,
+            Self::Exists { .. } | Self::Missing { .. } => &[],
+        }
+    }
+
     pub(crate) fn matches(&self, instance: &Instance) -> bool {
         let has = |key: &str, values: &[Box<str>]| {
             let label = instance.metadata_value(key).and_then(|value| value.label());

@@ -48,7 +48,14 @@ impl Slots {
     pub(crate) fn insert(&mut self, slot: Slot) {
         match self {
             Self::Few(slots) => {
-                let Err(at) = slots.binary_search(&slot) else { return };
+                // Slots are mostly handed out in order.
+                let at = match slots.last() {
+                    Some(last) if *last >= slot => match slots.binary_search(&slot) {
+                        Ok(_) => return,
+                        Err(at) => at,
+                    },
+                    _ => slots.len(),
+                };
                 if slots.len() < FEW_MAX {
                     slots.insert(at, slot);
                 } else {

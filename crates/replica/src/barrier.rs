@@ -1,5 +1,6 @@
 //! What a read may ask for, and how it is made sure of.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use rollcall_registry::{Digest, Revision};
@@ -45,6 +46,22 @@ pub enum DigestError {
     Gone { applied: u64 },
     #[error("this node is at index {applied} and did not reach the one asked for in time")]
     NotReached { applied: u64 },
+}
+
+/// How long a member that starts waits for the leader to say what it lacks, before it leaves that to the appends.
+const CATCH_UP_PATIENCE: Duration = Duration::from_secs(60);
+
+/// Learns from the leader, once, what a member that starts has to apply to be current. Appends tell it too, but not
+/// before the second: the first shows the leader no stamp of this process yet.
+pub(crate) async fn catch_up(core: Arc<Core>) {
+    let asked_at = Instant::now();
+    let index = tokio::select! {
+        () = core.stop.cancelled() => return,
+        index = core.rounds.read_index(asked_at + CATCH_UP_PATIENCE) => index,
+    };
+    if let Some(index) = index {
+        core.freshness.lock().note(asked_at, index, core.roll.applied_index());
+    }
 }
 
 impl Core {

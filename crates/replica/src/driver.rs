@@ -12,7 +12,7 @@ use tokio::time::Instant;
 
 use crate::core::{Core, Leading};
 use crate::message::{ProposeRequest, ProposeResponse};
-use crate::peer::PeerRoute;
+use crate::peer::{PeerRoute, Sent};
 use crate::proposer::{self, Answer, Commands, Pace, Pending, Sizes, SubmitError, Waiting};
 
 /// How long a follower waits for the leader's answer to a batch. The senders' own deadlines are shorter or equal.
@@ -140,12 +140,15 @@ async fn propose(core: &Core, lead: Leading, (commands, once): Commands) -> Atte
 
 async fn forward(core: &Core, leader: NodeId, (commands, once): Commands) -> Attempt {
     let Some(address) = core.peer_address(leader) else { return Attempt::NotProposed };
-    let request = ProposeRequest { commands, once };
-    let answered = core.network.call(leader, &address, PeerRoute::Propose, request, FORWARD_TIMEOUT);
+    let (request, sent) = (ProposeRequest { commands, once }, Sent::default());
+    let answered =
+        core.network.call_telling(leader, &address, PeerRoute::Propose, request, FORWARD_TIMEOUT, sent.clone());
     let answer = tokio::select! {
         answer = answered => answer,
         // A deposed leader may never answer, and what it has in hand is decided without it.
-        () = leader_changed(core, leader) => return Attempt::Unknown,
+        () = leader_changed(core, leader) => {
+            return if sent.get() { Attempt::Unknown } else { Attempt::NotProposed };
+        }
     };
     match answer {
         Ok(ProposeResponse::Applied { outcomes, revision, index }) => {

@@ -6,20 +6,25 @@ use bytes::{Bytes, BytesMut};
 use futures_util::StreamExt;
 use openraft::raft::{AppendEntriesRequest, TransferLeaderRequest, VoteRequest};
 use rollcall_storage::codec::{self, Kind};
-use rollcall_storage::{SnapshotMeta, TypeConfig, Vote};
+use rollcall_storage::{ClusterId, NodeId, SnapshotMeta, TypeConfig, Vote};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use tokio::time::Instant;
 
 use crate::core::Core;
 use crate::membership;
-use crate::message::{Envelope, JoinRequest, ProposeRequest, ProposeResponse, ReadIndexResponse, Stamped};
+use crate::message::{
+    Envelope, EnvelopeHead, JoinRequest, ProposeRequest, ProposeResponse, ReadIndexResponse, Stamped,
+};
 use crate::peer::{ByteStream, PeerRefusal, PeerRoute};
 use crate::proposer::{Request, SubmitError};
 use crate::read_index;
 
 /// How long the leader keeps a follower's batch before it gives up on it: the longest deadline a client may set.
 const PROPOSE_TIMEOUT: Duration = Duration::from_secs(60);
+
+/// Before a snapshot's envelope stands its length.
+const SNAPSHOT_LENGTH_BYTES: usize = 4;
 
 /// A snapshot's envelope holds a vote and a membership.
 const SNAPSHOT_HEAD_BYTES_MAX: usize = 1 << 20;
@@ -40,7 +45,11 @@ pub(crate) async fn handle(core: &Core, route: PeerRoute, body: Bytes) -> Result
             answer(&core.raft.handle_transfer_leader(request).await.map_err(unavailable)?)
         }
         PeerRoute::Propose => {
-            let request: ProposeRequest = open(core, &body)?.body;
+            let ProposeRequest { commands, once } = open(core, &body)?.body;
+            let request = Request { commands, once, stays: true };
+            if !request.fits_an_entry() {
+                return Err(PeerRefusal::Malformed("a batch of more commands than an entry holds".to_owned()));
+            }
             answer(&propose(core, request).await)
         }
         PeerRoute::ReadIndex => {
@@ -71,13 +80,11 @@ async fn append(core: &Core, body: &Bytes) -> Result<Bytes, PeerRefusal> {
     answer(&Stamped { stamp: core.stamps.now(), answer: answered })
 }
 
-async fn propose(core: &Core, request: ProposeRequest) -> ProposeResponse {
+async fn propose(core: &Core, request: Request) -> ProposeResponse {
     let not_leader = || ProposeResponse::NotLeader { leader: core.current_leader() };
     if core.lead().is_none() {
         return not_leader();
     }
-    let ProposeRequest { commands, once } = request;
-    let request = Request { commands, once, stays: true };
     match core.queue.submit(request, Instant::now() + PROPOSE_TIMEOUT).await {
         Ok(answer) => {
             ProposeResponse::Applied { outcomes: answer.outcomes, revision: answer.revision, index: answer.index }
@@ -93,20 +100,20 @@ pub(crate) async fn receive_snapshot(core: &Core, mut body: ByteStream) -> Resul
     let cut = || PeerRefusal::Malformed("the snapshot was cut off".to_owned());
     let mut head = BytesMut::new();
     let length = loop {
-        if let Some((length, _)) = head.split_first_chunk::<4>() {
+        if let Some((length, _)) = head.split_first_chunk::<SNAPSHOT_LENGTH_BYTES>() {
             let length = u32::from_le_bytes(*length) as usize;
             if length > SNAPSHOT_HEAD_BYTES_MAX {
                 return Err(PeerRefusal::Malformed(format!("a snapshot envelope of {length} bytes")));
             }
-            if head.len() >= 4 + length {
+            if head.len() >= SNAPSHOT_LENGTH_BYTES + length {
                 break length;
             }
         }
         let chunk = body.next().await.ok_or_else(cut)?.map_err(|_| cut())?;
         head.extend_from_slice(&chunk);
     };
-    let rest = head.split_off(4 + length).freeze();
-    let envelope: Envelope<(Vote, SnapshotMeta)> = open(core, &head.freeze().slice(4..))?;
+    let rest = head.split_off(SNAPSHOT_LENGTH_BYTES + length).freeze();
+    let envelope: Envelope<(Vote, SnapshotMeta)> = open(core, &head.freeze().slice(SNAPSHOT_LENGTH_BYTES..))?;
     let (vote, meta) = envelope.body;
     let body = futures_util::stream::once(async { Ok(rest) }).chain(body);
     let refused = |error| PeerRefusal::Malformed(format!("a snapshot was refused: {error}"));
@@ -121,22 +128,34 @@ pub(crate) async fn receive_snapshot(core: &Core, mut body: ByteStream) -> Resul
     answer(&installed)
 }
 
+/// Whether a request begins with an envelope for this node. What is behind that is not looked at.
+pub(crate) fn is_addressed(core: &Core, route: PeerRoute, head: &[u8]) -> bool {
+    let envelope = if route == PeerRoute::Snapshot { head.get(SNAPSHOT_LENGTH_BYTES..) } else { Some(head) };
+    let address = envelope.and_then(|envelope| codec::decode_head::<EnvelopeHead>(Kind::PeerRequest, envelope).ok());
+    address.is_some_and(|(EnvelopeHead { cluster, target, .. }, _)| check_target(core, cluster, target).is_ok())
+}
+
 /// Checks whom a request is meant for.
 fn open<T: DeserializeOwned>(core: &Core, body: &[u8]) -> Result<Envelope<T>, PeerRefusal> {
     let envelope: Envelope<T> = decode(body)?;
-    if envelope.cluster != core.cluster {
-        return Err(PeerRefusal::Misdirected(format!(
-            "this is a node of cluster {}, the request is meant for cluster {}",
-            core.cluster, envelope.cluster
-        )));
-    }
-    if envelope.target != core.node_id {
-        return Err(PeerRefusal::Misdirected(format!(
-            "this is node {}, the request is meant for node {}",
-            core.node_id, envelope.target
-        )));
-    }
+    check_target(core, envelope.cluster, envelope.target)?;
     Ok(envelope)
+}
+
+fn check_target(core: &Core, cluster: ClusterId, target: NodeId) -> Result<(), PeerRefusal> {
+    if cluster != core.cluster {
+        return Err(PeerRefusal::Misdirected(format!(
+            "this is a node of cluster {}, the request is meant for cluster {cluster}",
+            core.cluster
+        )));
+    }
+    if target != core.node_id {
+        return Err(PeerRefusal::Misdirected(format!(
+            "this is node {}, the request is meant for node {target}",
+            core.node_id
+        )));
+    }
+    Ok(())
 }
 
 fn decode<T: DeserializeOwned>(body: &[u8]) -> Result<T, PeerRefusal> {
@@ -149,4 +168,160 @@ fn answer<T: Serialize>(answer: &T) -> Result<Bytes, PeerRefusal> {
 
 fn unavailable(error: impl std::error::Error) -> PeerRefusal {
     PeerRefusal::Unavailable(error.to_string())
+}
+
+#[cfg(test)]
+mod tests {
+    use openraft::raft::{AppendEntriesRequest, TransferLeaderRequest, VoteRequest};
+    use rollcall_registry::{Command, Condition, InstanceId, LeaseId, LeaseSet, Once, Origin, TenantId};
+    use tempfile::TempDir;
+
+    use super::*;
+    use crate::peer::{Sent, Transport, TransportError};
+    use crate::{Options, Replica, StartMode};
+
+    struct Nowhere;
+
+    impl Transport for Nowhere {
+        async fn call(
+            &self,
+            address: &str,
+            _: PeerRoute,
+            _: Bytes,
+            _: Duration,
+            _: &Sent,
+        ) -> Result<Bytes, TransportError> {
+            Err(TransportError::Unreachable { address: address.to_owned(), source: "nobody is there".into() })
+        }
+
+        async fn is_gone(&self, _: &str) -> bool {
+            false
+        }
+
+        async fn call_streaming(
+            &self,
+            address: &str,
+            route: PeerRoute,
+            _: ByteStream,
+            timeout: Duration,
+        ) -> Result<Bytes, TransportError> {
+            self.call(address, route, Bytes::new(), timeout, &Sent::default()).await
+        }
+    }
+
+    async fn member(dir: &TempDir) -> Replica {
+        let options = Options {
+            data_dir: dir.path().join("node"),
+            api_address: "a:1".to_owned(),
+            peer_address: "a:2".to_owned(),
+            start: StartMode::Bootstrap,
+            learner: false,
+            heartbeat_interval_ms: 100,
+            election_timeout_ms_min: 400,
+            election_timeout_ms_max: 800,
+            snapshot_entries: 100,
+            log_entries_kept: 100,
+            history: rollcall_registry::HistoryLimits::default(),
+            version: "test",
+        };
+        Replica::start(options, Nowhere).await.expect("a member starts")
+    }
+
+    /// Which cluster and node a request is meant for.
+    type Target = (ClusterId, NodeId);
+
+    fn request<T: Serialize>((cluster, target): Target, body: T) -> Bytes {
+        codec::encode(Kind::PeerRequest, &Envelope { cluster, from: 2, target, lead: None, body }).into()
+    }
+
+    fn propose(target: Target, commands: Vec<Command>, once: Vec<Once>) -> Bytes {
+        request(target, ProposeRequest { commands, once })
+    }
+
+    /// A request of every route that has an envelope.
+    fn requests(target: Target) -> [(PeerRoute, Bytes); 8] {
+        let (old, nothing) = (Vote::new(0, 2), Vec::new());
+        let (vote, transfer) = (VoteRequest::new(old, None), TransferLeaderRequest::new(old, 2, None));
+        let append: AppendEntriesRequest<TypeConfig> =
+            AppendEntriesRequest { vote: old, prev_log_id: None, entries: Vec::new(), leader_commit: None };
+        let head = request(target, (old, SnapshotMeta::default()));
+        let length = u32::try_from(head.len()).expect("a small envelope").to_le_bytes();
+        [
+            (PeerRoute::Append, request(target, append)),
+            (PeerRoute::Vote, request::<VoteRequest<TypeConfig>>(target, vote.clone())),
+            (PeerRoute::PreVote, request(target, vote)),
+            (PeerRoute::TransferLeader, request::<TransferLeaderRequest<TypeConfig>>(target, transfer)),
+            (PeerRoute::Snapshot, [&length[..], &head].concat().into()),
+            (PeerRoute::Propose, propose(target, nothing, Vec::new())),
+            (PeerRoute::ReadIndex, request(target, ())),
+            (PeerRoute::Info, request(target, ())),
+        ]
+    }
+
+    async fn ask(member: &Replica, route: PeerRoute, body: Bytes) -> Result<Bytes, PeerRefusal> {
+        match route {
+            PeerRoute::Snapshot => {
+                member.handle_snapshot(Box::pin(futures_util::stream::once(async { Ok(body) }))).await
+            }
+            _ => member.handle_peer(route, body).await,
+        }
+    }
+
+    #[tokio::test]
+    async fn p13_what_is_meant_for_another_cluster_or_another_node_is_refused_on_every_route() {
+        let dir = TempDir::new().unwrap();
+        let member = member(&dir).await;
+        let (cluster, node) = (member.cluster_id(), member.node_id());
+        for (route, body) in requests((cluster, node)) {
+            assert!(member.is_addressed(route, &body), "{route:?}");
+            let answer = ask(&member, route, body).await;
+            assert!(!matches!(answer, Err(PeerRefusal::Misdirected(_))), "{route:?}: {answer:?}");
+        }
+        let (stranger, other) = (ClusterId(cluster.0 ^ 1), node + 1);
+        for (target, named) in [((stranger, node), "of cluster"), ((cluster, other), "is node")] {
+            for (route, body) in requests(target) {
+                assert!(!member.is_addressed(route, &body), "{route:?}");
+                match ask(&member, route, body).await {
+                    Err(PeerRefusal::Misdirected(reason)) => assert!(reason.contains(named), "{route:?}: {reason}"),
+                    answer => panic!("{route:?} for {target:?}: {answer:?}"),
+                }
+            }
+        }
+        assert!(!member.is_addressed(PeerRoute::Info, b"to you"));
+        assert!(!member.is_addressed(PeerRoute::Snapshot, b"abc"));
+        member.shutdown().await;
+    }
+
+    #[tokio::test]
+    async fn p11_a_batch_that_makes_too_large_an_entry_is_refused() {
+        let dir = TempDir::new().unwrap();
+        let member = member(&dir).await;
+        let target = (member.cluster_id(), member.node_id());
+        let tenant = TenantId::parse("t").unwrap();
+        let renew = |leases: std::ops::Range<u64>| Command::Renew {
+            tenant: tenant.clone(),
+            leases: LeaseSet::new(leases.map(LeaseId).collect()),
+        };
+        let gone = || Command::Deregister {
+            tenant: tenant.clone(),
+            id: InstanceId::parse("i").unwrap(),
+            lease: None,
+            condition: Condition::None,
+        };
+        let once = |batch, commands| Once { origin: Origin { node: 2, start: 1, batch }, commands };
+        let no_once = Vec::new;
+        let wide = |count| (0..count).map(|_| gone()).collect::<Vec<_>>();
+        for (commands, once) in [
+            (vec![renew(0..1 << 20)], no_once()),
+            (vec![], vec![once(1, wide(4_097))]),
+            (vec![], vec![once(1, vec![]), once(2, vec![])]),
+        ] {
+            let refused = member.handle_peer(PeerRoute::Propose, propose(target, commands, once)).await;
+            assert!(matches!(refused, Err(PeerRefusal::Malformed(_))), "{refused:?}");
+        }
+        for (commands, once) in [(vec![renew(0..100_000)], no_once()), (vec![], vec![once(1, wide(1_000))])] {
+            member.handle_peer(PeerRoute::Propose, propose(target, commands, once)).await.unwrap();
+        }
+        member.shutdown().await;
+    }
 }

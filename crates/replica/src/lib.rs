@@ -33,7 +33,7 @@ mod succession;
 pub use barrier::{BarrierError, Consistency, DigestError, Freshness};
 pub use membership::{ClusterStatus, MemberStatus};
 pub use options::{Options, StartMode};
-pub use peer::{ByteStream, PeerRefusal, PeerRoute, Transport, TransportError};
+pub use peer::{ByteStream, PeerRefusal, PeerRoute, Sent, Transport, TransportError};
 pub use proposer::SubmitError;
 pub use replica::{Applied, Check, Failure, Replica, StartError};
 pub use rollcall_storage::{ClusterId, Member, NodeId, Roll};

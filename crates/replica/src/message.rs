@@ -15,6 +15,14 @@ pub(crate) struct Envelope<T> {
     pub body: T,
 }
 
+/// What an [`Envelope`] begins with.
+#[derive(Debug, Deserialize)]
+pub(crate) struct EnvelopeHead {
+    pub cluster: ClusterId,
+    pub _from: NodeId,
+    pub target: NodeId,
+}
+
 /// What a leader tells along the way.
 #[derive(Clone, Copy, Debug, Serialize, Deserialize)]
 pub(crate) struct Lead {

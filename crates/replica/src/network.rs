@@ -23,7 +23,7 @@ use serde::de::DeserializeOwned;
 use tokio::time::Instant;
 
 use crate::message::{Envelope, Lead, Stamp, Stamped};
-use crate::peer::{ByteStream, PeerRoute, Transport, TransportError};
+use crate::peer::{ByteStream, PeerRoute, Sent, Transport, TransportError};
 
 /// How long a snapshot may take. Large states on slow disks and wires need minutes.
 const SNAPSHOT_TIMEOUT: Duration = Duration::from_secs(600);
@@ -32,15 +32,15 @@ type CallFuture = Pin<Box<dyn Future<Output = Result<Bytes, TransportError>> + S
 
 /// A [`Transport`] behind a pointer, so that nothing above is generic over it.
 pub(crate) trait AnyTransport: Send + Sync {
-    fn call(&self, address: String, route: PeerRoute, body: Bytes, timeout: Duration) -> CallFuture;
+    fn call(&self, address: String, route: PeerRoute, body: Bytes, timeout: Duration, sent: Sent) -> CallFuture;
     fn call_streaming(&self, address: String, route: PeerRoute, body: ByteStream, timeout: Duration) -> CallFuture;
     fn is_gone(&self, address: String) -> Pin<Box<dyn Future<Output = bool> + Send>>;
 }
 
 impl<T: Transport> AnyTransport for Arc<T> {
-    fn call(&self, address: String, route: PeerRoute, body: Bytes, timeout: Duration) -> CallFuture {
+    fn call(&self, address: String, route: PeerRoute, body: Bytes, timeout: Duration, sent: Sent) -> CallFuture {
         let transport = self.clone();
-        Box::pin(async move { T::call(&transport, &address, route, body, timeout).await })
+        Box::pin(async move { T::call(&transport, &address, route, body, timeout, &sent).await })
     }
 
     fn call_streaming(&self, address: String, route: PeerRoute, body: ByteStream, timeout: Duration) -> CallFuture {
@@ -134,7 +134,20 @@ impl Network {
         body: Q,
         timeout: Duration,
     ) -> Result<A, CallError> {
-        call(&*self.transport, address, route, &self.envelope(target, body), timeout).await
+        self.call_telling(target, address, route, body, timeout, Sent::default()).await
+    }
+
+    /// As `call`, for who may drop it and must know then whether the peer can have seen it.
+    pub(crate) async fn call_telling<Q: Serialize, A: DeserializeOwned>(
+        &self,
+        target: NodeId,
+        address: &str,
+        route: PeerRoute,
+        body: Q,
+        timeout: Duration,
+        sent: Sent,
+    ) -> Result<A, CallError> {
+        call(&*self.transport, address, route, &self.envelope(target, body), timeout, sent).await
     }
 }
 
@@ -145,10 +158,11 @@ pub(crate) async fn call<Q: Serialize, A: DeserializeOwned>(
     route: PeerRoute,
     request: &Q,
     timeout: Duration,
+    sent: Sent,
 ) -> Result<A, CallError> {
     let owned = || address.to_owned();
     let body = codec::encode(Kind::PeerRequest, request);
-    let answer = transport.call(owned(), route, Bytes::from(body), timeout).await?;
+    let answer = transport.call(owned(), route, Bytes::from(body), timeout, sent).await?;
     codec::decode(Kind::PeerResponse, &answer).map_err(|source| CallError::Answer { address: owned(), source })
 }
 

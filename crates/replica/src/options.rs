@@ -2,6 +2,8 @@
 
 use std::path::PathBuf;
 
+use rollcall_registry::HistoryLimits;
+
 /// What a member needs to know to start.
 #[derive(Clone, Debug)]
 pub struct Options {
@@ -20,6 +22,8 @@ pub struct Options {
     pub snapshot_entries: u64,
     /// Log entries kept behind a checkpoint, so that a follower that was away briefly needs no snapshot.
     pub log_entries_kept: u64,
+    /// How much is kept of what changed, for watchers and pages.
+    pub history: HistoryLimits,
     /// Of the program, as others are told.
     pub version: &'static str,
 }

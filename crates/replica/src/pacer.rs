@@ -17,8 +17,8 @@ const TICK: Duration = Duration::from_millis(50);
 const EXPIRE_MAX: u32 = 256;
 
 /// Changed instances from which on a checkpoint is written before enough log entries would bring one about: replaying
-/// as many takes a restarting node about a quarter of a second.
-const UNSAVED_MAX: usize = 20_000;
+/// as many takes a restarting node some 50 ms, and a batch of so many rows is some MiB.
+const UNSAVED_MAX: u64 = 5_000;
 
 pub(crate) async fn drive(core: Arc<Core>) {
     let mut ticks = tokio::time::interval(TICK);

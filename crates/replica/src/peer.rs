@@ -2,6 +2,8 @@
 
 use std::future::Future;
 use std::pin::Pin;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -52,14 +54,14 @@ impl PeerRoute {
 /// Why a peer gave no answer.
 #[derive(Debug, thiserror::Error)]
 pub enum TransportError {
-    /// Nothing was sent: the peer does not listen or the address is wrong.
+    /// The peer certainly did nothing: it does not listen, it is starting, or no byte of the request went out in time.
     #[error("cannot reach peer {address}")]
     Unreachable {
         address: String,
         #[source]
         source: Box<dyn std::error::Error + Send + Sync>,
     },
-    /// Something was sent; whether the peer acted on it is not known.
+    /// Something was sent, and whether the peer acted on it is not known.
     #[error("lost peer {address} before it answered")]
     Lost {
         address: String,
@@ -71,16 +73,35 @@ pub enum TransportError {
     Refused { address: String, reason: String },
 }
 
+/// Whether any of a request may have gone out. Whoever drops a call learns from it what it would have answered:
+/// before that the peer certainly did nothing.
+#[derive(Clone, Debug, Default)]
+pub struct Sent(Arc<AtomicBool>);
+
+impl Sent {
+    /// Called by the transport before the first byte goes out.
+    pub fn set(&self) {
+        self.0.store(true, Ordering::Release);
+    }
+
+    pub(crate) fn get(&self) -> bool {
+        self.0.load(Ordering::Acquire)
+    }
+}
+
 pub type ByteStream = Pin<Box<dyn Stream<Item = Result<Bytes, std::io::Error>> + Send>>;
 
 /// Carries bytes to peers. Connections are kept; a broken one is dropped at once.
 pub trait Transport: Send + Sync + 'static {
+    /// `timeout` is how long nothing may happen: for reaching the peer, and then for its answer. While the request is on
+    /// its way out and moves on, however slowly, the time does not run.
     fn call(
         &self,
         address: &str,
         route: PeerRoute,
         body: Bytes,
         timeout: Duration,
+        sent: &Sent,
     ) -> impl Future<Output = Result<Bytes, TransportError>> + Send;
 
     /// Whether the process that was at an address has ended for certain: the machine answers that nobody listens there.

@@ -27,7 +27,8 @@ const WAITING_FOR_RENEWALS: usize = WAITING_MAX / 4;
 /// What waiting commands may hold, in KiB: 128 MiB.
 const WAITING_KIB_MAX: usize = 128 << 10;
 
-/// What goes into one entry, in KiB: enough to pay for a flush, small enough to replicate within a heartbeat.
+/// What goes into one entry, in KiB: enough to pay for a flush, small enough to replicate within a heartbeat. No single
+/// command of an edge comes near it.
 const BATCH_KIB_MAX: usize = 1_024;
 
 /// Commands in one entry: applying them takes a few milliseconds, for which readers wait at most.
@@ -235,6 +236,13 @@ fn approximate_kib(command: &Command) -> usize {
 }
 
 impl Request {
+    /// Whether it is no more than what a follower's batch may be. What comes from a peer must be checked: an entry that
+    /// is too large to be read again must not be written.
+    pub(crate) fn fits_an_entry(&self) -> bool {
+        let kib: usize = self.each().map(approximate_kib).sum();
+        kib <= BATCH_KIB_MAX && self.each().count() <= BATCH_COMMANDS_MAX && self.once.len() <= 1
+    }
+
     /// Whether it keeps the roll true: renewals, expiries, and what followers collected, of which most are renewals.
     fn is_vital(&self) -> bool {
         self.stays || self.each().all(|command| matches!(command, Command::Renew { .. } | Command::Beat { .. }))
@@ -373,6 +381,8 @@ fn part_of(outcome: &Outcome, leases: &LeaseSet) -> Outcome {
 
 #[cfg(test)]
 mod tests {
+    use futures_util::FutureExt;
+
     use super::*;
 
     fn renew(tenant: &str, leases: &[u64]) -> Command {
@@ -497,6 +507,12 @@ mod tests {
         sending.abort();
     }
 
+    /// None if it waits now; nobody waits for it.
+    fn refused_at_once(queue: &Queue, command: Command) -> Option<SubmitError> {
+        let submit = queue.submit(request(command), soon());
+        submit.now_or_never().map(|refused| refused.expect_err("nobody answers here"))
+    }
+
     #[tokio::test]
     async fn p11_a_renewal_finds_room_where_a_registration_does_not() {
         let (queue, _waiting) = queue();
@@ -506,26 +522,40 @@ mod tests {
             lease: None,
             condition: rollcall_registry::Condition::None,
         };
-        let submit = async |command| queue.submit(request(command), Instant::now()).await.unwrap_err();
         for _ in 0..WAITING_MAX - WAITING_FOR_RENEWALS {
-            assert_eq!(submit(deregister()).await, SubmitError::NoLeader);
+            assert_eq!(refused_at_once(&queue, deregister()), None);
         }
-        assert!(matches!(submit(deregister()).await, SubmitError::Overloaded { .. }));
-        assert_eq!(submit(renew("a", &[1])).await, SubmitError::NoLeader);
+        assert!(matches!(refused_at_once(&queue, deregister()), Some(SubmitError::Overloaded { .. })));
+        assert_eq!(refused_at_once(&queue, renew("a", &[1])), None);
     }
 
     #[tokio::test]
-    async fn p11_waiting_commands_are_bounded() {
-        let (queue, _waiting) = queue();
-        let leases: Vec<u64> = (1..=10_000).collect();
-        let mut refused = None;
-        for _ in 0..WAITING_MAX + 1 {
-            let submit = queue.submit(request(renew("a", &leases)), Instant::now());
-            if let Err(SubmitError::Overloaded { .. }) = submit.await {
-                refused = Some(());
-                break;
-            }
+    async fn p11_what_waits_is_bounded_in_bytes() {
+        let (queue, mut waiting) = queue();
+        // So large that the bytes run out long before the count does.
+        let leases: Vec<u64> = (1..=100_000).collect();
+        let command = || renew("a", &leases);
+        let kib = approximate_kib(&command());
+        let most = WAITING_KIB_MAX / kib;
+        assert!(most < WAITING_MAX / 4, "the count would be the bound");
+        for _ in 0..most {
+            assert_eq!(refused_at_once(&queue, command()), None);
         }
-        assert!(refused.is_some());
+        let refused = refused_at_once(&queue, command());
+        assert!(matches!(refused, Some(SubmitError::Overloaded { .. })), "{refused:?}");
+        // What is taken out makes room again.
+        drop(waiting.next_batch(alone()).await.unwrap());
+        assert_eq!(refused_at_once(&queue, command()), None);
+    }
+
+    #[tokio::test]
+    async fn p11_what_waits_is_bounded_in_number() {
+        let (queue, _waiting) = queue();
+        for _ in 0..WAITING_MAX {
+            assert_eq!(refused_at_once(&queue, renew("a", &[1])), None);
+        }
+        let refused = refused_at_once(&queue, renew("a", &[1]));
+        assert!(matches!(refused, Some(SubmitError::Overloaded { .. })), "{refused:?}");
+        assert!(queue.room.available_permits() > WAITING_KIB_MAX / 2, "the bytes were the bound");
     }
 }

@@ -18,13 +18,13 @@ use tokio::task::JoinHandle;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
-use crate::barrier::{BarrierError, Consistency, DigestError, Freshness};
+use crate::barrier::{self, BarrierError, Consistency, DigestError, Freshness};
 use crate::core::{Core, Raft, Stamps};
 use crate::membership::{self, ClusterStatus};
 use crate::message::{JoinRequest, JoinResponse};
 use crate::network::{self, AnyTransport, Network};
 use crate::options::{Options, StartMode};
-use crate::peer::{ByteStream, PeerRefusal, PeerRoute, Transport};
+use crate::peer::{ByteStream, PeerRefusal, PeerRoute, Sent, Transport};
 use crate::proposer::{self, Request, SubmitError};
 use crate::{driver, handler, pacer, read_index, succession};
 
@@ -118,7 +118,7 @@ impl Replica {
             }
         };
         let Identity { cluster_id: cluster, node_id, .. } = identity;
-        let registry = rollcall_registry::Options { seed: rand::random(), ..Default::default() };
+        let registry = rollcall_registry::Options { seed: rand::random(), history: options.history };
         let opened = {
             let dir = dir.clone();
             let opening = tokio::task::spawn_blocking(move || rollcall_storage::open(&dir, registry));
@@ -166,6 +166,7 @@ impl Replica {
         let tasks = vec![
             watched(tokio::spawn(driver::drive(core.clone(), waiting))),
             watched(tokio::spawn(read_index::drive(core.clone(), readers))),
+            watched(tokio::spawn(barrier::catch_up(core.clone()))),
             watched(tokio::spawn(pacer::drive(core.clone()))),
             watched(tokio::spawn(membership::promote(core.clone()))),
             watched(tokio::spawn(succession::drive(core.clone()))),
@@ -250,6 +251,12 @@ impl Replica {
         let metrics = self.core.raft.metrics();
         let runs = metrics.borrow_watched().running_state.is_ok();
         runs && self.failure.get().is_none() && !self.broken.is_cancelled()
+    }
+
+    /// Whether what begins with these bytes is a request of this cluster for this node. One without an envelope, to be
+    /// taken in, is not.
+    pub fn is_addressed(&self, route: PeerRoute, head: &[u8]) -> bool {
+        handler::is_addressed(&self.core, route, head)
     }
 
     /// Answers a peer; every route but the snapshot's.
@@ -364,8 +371,9 @@ async fn join(
             let mut address = peer.clone();
             // The address given, then the leader it names, then the one that names if the lead just changed.
             for _ in 0..3 {
-                let asked = network::call(transport, &address, PeerRoute::Join, &request, JOIN_TIMEOUT).await;
-                match asked {
+                let join = PeerRoute::Join;
+                let asked = network::call(transport, &address, join, &request, JOIN_TIMEOUT, Sent::default());
+                match asked.await {
                     Ok(JoinResponse::Welcome { cluster, node_id }) => {
                         tracing::info!(%cluster, node = node_id, peer = address, "taken in by the cluster");
                         return Ok(Identity { cluster_id: cluster, node_id, removed: false });

@@ -9,8 +9,8 @@ use bytes::Bytes;
 use parking_lot::Mutex;
 use rollcall_registry::*;
 use rollcall_replica::{
-    Applied, BarrierError, ByteStream, Consistency, Options, PeerRefusal, PeerRoute, Replica, StartError, StartMode,
-    Transport, TransportError,
+    Applied, BarrierError, ByteStream, Consistency, Options, PeerRefusal, PeerRoute, Replica, Sent, StartError,
+    StartMode, SubmitError, Transport, TransportError,
 };
 use rollcall_storage::DataDirError;
 use tempfile::TempDir;
@@ -23,6 +23,11 @@ struct Wires {
     cut: Arc<Mutex<BTreeSet<String>>>,
     /// How many answers to forwarded batches are still to be lost.
     answers_to_lose: Arc<AtomicUsize>,
+    /// How many appends still get through to a member, where they are counted.
+    appends_left: Arc<Mutex<BTreeMap<String, usize>>>,
+    /// Batches to this member wait for ever for their turn, and to the others there is no way.
+    no_turn_at: Arc<Mutex<Option<String>>>,
+    election_timeout_ms: Option<u64>,
 }
 
 struct Wire {
@@ -48,9 +53,24 @@ impl Transport for Wire {
         route: PeerRoute,
         body: Bytes,
         timeout: Duration,
+        sent: &Sent,
     ) -> Result<Bytes, TransportError> {
         let lost = |source: String| TransportError::Lost { address: address.to_owned(), source: source.into() };
         let member = self.member(address)?;
+        if route == PeerRoute::Append
+            && let Some(left) = self.wires.appends_left.lock().get_mut(address)
+        {
+            let silent = || TransportError::Unreachable { address: address.to_owned(), source: "silent".into() };
+            *left = left.checked_sub(1).ok_or_else(silent)?;
+        }
+        let no_turn_at = self.wires.no_turn_at.lock().clone().filter(|_| route == PeerRoute::Propose);
+        match no_turn_at {
+            Some(without_turn) if without_turn == address => std::future::pending().await,
+            Some(_) => {
+                return Err(TransportError::Unreachable { address: address.to_owned(), source: "no way".into() });
+            }
+            None => sent.set(),
+        }
         let answer = tokio::time::timeout(timeout, member.handle_peer(route, body)).await;
         self.member(address).map_err(|_| lost("cut on the way back".to_owned()))?;
         let lose = |left: usize| left.checked_sub(1);
@@ -83,17 +103,23 @@ impl Transport for Wire {
 
 impl Wires {
     async fn start(&self, dir: &TempDir, name: &str, start: StartMode) -> Replica {
+        self.start_as(dir, name, start, false).await
+    }
+
+    async fn start_as(&self, dir: &TempDir, name: &str, start: StartMode, learner: bool) -> Replica {
+        let election_timeout_ms = self.election_timeout_ms.unwrap_or(400);
         let options = Options {
             data_dir: dir.path().join(name),
             api_address: format!("{name}:7900"),
             peer_address: name.to_owned(),
             start,
-            learner: false,
+            learner,
             heartbeat_interval_ms: 100,
-            election_timeout_ms_min: 400,
-            election_timeout_ms_max: 800,
+            election_timeout_ms_min: election_timeout_ms,
+            election_timeout_ms_max: 2 * election_timeout_ms,
             snapshot_entries: 20,
             log_entries_kept: 5,
+            history: HistoryLimits::default(),
             version: "test",
         };
         let started = Mutex::new(None);
@@ -286,6 +312,25 @@ async fn p1_a_write_is_held_through_an_election() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_member_that_starts_is_current_with_the_first_append() {
+    let (dir, wires) = (TempDir::new().unwrap(), Wires::default());
+    let [a, b, c] = wires.three(&dir).await;
+    a.submit(register("x", "http://x"), soon()).await.unwrap();
+    same_digests(&[&a, &b, &c]).await;
+    c.shutdown().await;
+    wires.members.lock().remove("c");
+    drop(c);
+
+    wires.appends_left.lock().insert("c".to_owned(), 1);
+    let c = wires.start(&dir, "c", StartMode::Existing).await;
+    until("a current member", || async { c.barrier(Consistency::default(), soon()).await.is_ok() }).await;
+    assert!(shows(&c, "x"));
+    for member in [&a, &b, &c] {
+        member.shutdown().await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn p2_a_member_far_behind_catches_up_by_snapshot() {
     let (dir, wires) = (TempDir::new().unwrap(), Wires::default());
     let members = wires.three(&dir).await;
@@ -303,11 +348,9 @@ async fn p2_a_member_far_behind_catches_up_by_snapshot() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn p13_another_clusters_member_and_another_node_are_refused() {
+async fn p13_noise_is_refused_on_every_route() {
     let (dir, wires) = (TempDir::new().unwrap(), Wires::default());
     let a = wires.start(&dir, "a", StartMode::Bootstrap).await;
-    let stranger = wires.start(&dir, "s", StartMode::Bootstrap).await;
-    assert_ne!(a.cluster_id(), stranger.cluster_id());
     let garbage = a.handle_peer(PeerRoute::Append, Bytes::from_static(b"\xff\xff\xff")).await;
     assert!(matches!(garbage, Err(PeerRefusal::Malformed(_))), "{garbage:?}");
     for route in PeerRoute::ALL {
@@ -315,7 +358,6 @@ async fn p13_another_clusters_member_and_another_node_are_refused() {
         assert!(matches!(empty, Err(PeerRefusal::Malformed(_))), "{route:?}: {empty:?}");
     }
     a.shutdown().await;
-    stranger.shutdown().await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -363,5 +405,66 @@ async fn p1_a_write_whose_answer_is_lost_is_done_once() {
     same_digests(&members.each_ref()).await;
     for member in &members {
         member.shutdown().await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn p1_a_write_that_never_went_out_is_certainly_not_applied() {
+    let (dir, wires) = (TempDir::new().unwrap(), Wires::default());
+    let members = wires.three(&dir).await;
+    let join = StartMode::Join { peers: vec!["a".to_owned()], token: None };
+    // One that never leads, so that all it writes goes to another.
+    let learner = wires.start_as(&dir, "l", join, true).await;
+    until("a learner that is ready", || async { learner.readiness().iter().all(|check| check.ok) }).await;
+    *wires.no_turn_at.lock() = Some("a".to_owned());
+    let submit = learner.submit(register("x", "http://x"), Instant::now() + Duration::from_secs(5));
+    let (answer, ()) = tokio::join!(submit, async {
+        wires.cut("a");
+        until("another leader", || async { learner.status().await.leader_id.is_some_and(|id| id != 1) }).await;
+    });
+    assert_eq!(answer.unwrap_err(), SubmitError::NoLeader);
+    wires.no_turn_at.lock().take();
+    learner.submit(register("y", "http://y"), soon()).await.unwrap();
+    assert!(!shows(&learner, "x"), "it was called not applied");
+    wires.heal();
+    for member in members.iter().chain([&learner]) {
+        member.shutdown().await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+#[ignore = "shows a fault: two that stand at once can hold each other up until the election timeout"]
+async fn p1_of_two_successors_the_one_with_the_longer_log_is_elected() {
+    for (successor, behind) in [(1, 2), (2, 1)] {
+        // Whoever leads before an election timeout has passed was elected because the leader's process had ended.
+        let wires = Wires { election_timeout_ms: Some(10_000), ..Wires::default() };
+        let dir = TempDir::new().unwrap();
+        let members = wires.three(&dir).await;
+        let names = ["a", "b", "c"];
+        assert_eq!(members[0].status().await.leader_id, Some(1));
+        wires.cut(names[behind]);
+        for n in 0..10 {
+            members[successor].submit(register(&format!("x{n}"), "http://x"), soon()).await.unwrap();
+        }
+        assert!(!shows(&members[behind], "x0"));
+        let ended_at = Instant::now();
+        wires.cut("a");
+        wires.members.lock().remove("a");
+        wires.cut.lock().remove(names[behind]);
+        let elected = Some(members[successor].node_id());
+        until("the successor to lead", || async {
+            // Two that stand at once may take each other's votes; who dials a dead leader notices it again and again.
+            members[behind].contact_lost();
+            members[successor].contact_lost();
+            members[behind].status().await.leader_id == elected
+        })
+        .await;
+        assert!(ended_at.elapsed() < Duration::from_secs(10), "{:?}", ended_at.elapsed());
+        members[behind].submit(register("after", "http://x"), soon()).await.unwrap();
+        for member in &members[1..] {
+            until("all that was acknowledged", || async { (0..10).all(|n| shows(member, &format!("x{n}"))) }).await;
+        }
+        // Nobody hands over, which would take as long as an election here: the members end with the test.
+        same_digests(&[&members[1], &members[2]]).await;
     }
 }

@@ -21,6 +21,12 @@ const TTL_MS_DEFAULT: u64 = 30_000;
 const TTL_MS_MOST: u64 = 86_400_000;
 const SNAPSHOT_ENTRIES: u64 = 20_000;
 const LOG_ENTRIES_KEPT: u64 = 20_000;
+const HISTORY_CHANGES_MAX: usize = 250_000;
+const HISTORY_BYTES_MAX: usize = 128 << 20;
+/// Room for a few of the largest registrations.
+const HISTORY_BYTES_LEAST: usize = 1 << 20;
+const WATCHERS_MAX: usize = 20_000;
+const TENANT_WATCHERS_MAX: usize = 15_000;
 const LOG_LEVEL: &str = "info";
 
 /// Variables of the `ROLLCALL_` family that belong to the command line and not to a node.
@@ -124,6 +130,18 @@ settings! {
     /// So many log entries are kept behind a snapshot for followers that lag [default: 20000].
     #[arg(long, value_name = "N", env = "ROLLCALL_LOG_ENTRIES_KEPT")]
     log_entries_kept: u64,
+    /// So many of the last changes are kept for watchers that resume and for pages [default: 250000].
+    #[arg(long, value_name = "N", env = "ROLLCALL_HISTORY_CHANGES_MAX")]
+    history_changes_max: usize,
+    /// So many bytes of what those changes replaced are kept [default: 134217728].
+    #[arg(long, value_name = "BYTES", env = "ROLLCALL_HISTORY_BYTES_MAX")]
+    history_bytes_max: usize,
+    /// Watchers served at once; more are refused with 429 [default: 20000].
+    #[arg(long, value_name = "N", env = "ROLLCALL_WATCHERS_MAX")]
+    watchers_max: usize,
+    /// Watchers of one tenant served at once; more are refused with 429 [default: 15000].
+    #[arg(long, value_name = "N", env = "ROLLCALL_TENANT_WATCHERS_MAX")]
+    tenant_watchers_max: usize,
     /// Listen beyond loopback although there is neither TLS nor a token.
     #[arg(long, num_args = 0..=1, default_missing_value = "true", require_equals = true, value_name = "BOOL",
         action = ArgAction::Set, env = "ROLLCALL_INSECURE")]
@@ -239,6 +257,10 @@ pub struct Config {
     pub ttl_ms_max: u32,
     pub snapshot_entries: u64,
     pub log_entries_kept: u64,
+    pub history_changes_max: usize,
+    pub history_bytes_max: usize,
+    pub watchers_max: usize,
+    pub tenant_watchers_max: usize,
     /// Empty: any.
     pub tenants: Vec<TenantId>,
     pub log_format: LogFormat,
@@ -326,6 +348,14 @@ impl Config {
             fault("ttl_ms_default", "must be ttl_ms_min to ttl_ms_max");
         }
 
+        let history_changes_max = settings.history_changes_max.unwrap_or(HISTORY_CHANGES_MAX);
+        if history_changes_max == 0 {
+            fault("history_changes_max", "must be at least 1");
+        }
+        let history_bytes_max = settings.history_bytes_max.unwrap_or(HISTORY_BYTES_MAX);
+        if history_bytes_max < HISTORY_BYTES_LEAST {
+            fault("history_bytes_max", &format!("must be at least {HISTORY_BYTES_LEAST}"));
+        }
         let snapshot_entries = settings.snapshot_entries.unwrap_or(SNAPSHOT_ENTRIES);
         if snapshot_entries == 0 {
             fault("snapshot_entries", "must be at least 1");
@@ -358,6 +388,10 @@ impl Config {
             ttl_ms_max: u32::try_from(ttl_ms_max).ok()?,
             snapshot_entries,
             log_entries_kept: settings.log_entries_kept.unwrap_or(LOG_ENTRIES_KEPT),
+            history_changes_max,
+            history_bytes_max,
+            watchers_max: settings.watchers_max.unwrap_or(WATCHERS_MAX),
+            tenant_watchers_max: settings.tenant_watchers_max.unwrap_or(TENANT_WATCHERS_MAX),
             tenants,
             log_format: settings.log_format.unwrap_or_default(),
             log_level,

@@ -1,7 +1,7 @@
 //! Around every request: its name, its trace, its share of the node, and an answer whatever happens.
 
 use std::panic::AssertUnwindSafe;
-use std::sync::OnceLock;
+use std::sync::{Arc, OnceLock};
 
 use axum::Router;
 use axum::body::Body;
@@ -9,8 +9,9 @@ use axum::http::uri::PathAndQuery;
 use axum::http::{HeaderValue, Method, Request, Uri};
 use axum::response::{IntoResponse, Response};
 use futures_util::FutureExt;
+use parking_lot::Mutex;
 use rollcall_api::header as names;
-use tokio::sync::{Semaphore, SemaphorePermit};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tower::ServiceExt;
 use tracing::Instrument;
 
@@ -24,7 +25,34 @@ const LIVEZ: &str = "/livez";
 /// What answers clients: nothing but `/livez` until the replica runs.
 pub(crate) struct Edge {
     running: OnceLock<Running>,
-    requests: Semaphore,
+    requests: Arc<Semaphore>,
+}
+
+/// A request's share of the node.
+#[derive(Clone)]
+pub(crate) struct InWork {
+    share: Arc<Mutex<Option<OwnedSemaphorePermit>>>,
+    requests: Arc<Semaphore>,
+}
+
+impl InWork {
+    /// Gives the share back for a request that from now on waits.
+    pub(crate) fn rest(&self) {
+        self.share.lock().take();
+    }
+
+    /// Takes a share again for a read that has waited.
+    pub(crate) fn resume(&self) -> Result<(), Failure> {
+        let share = share(&self.requests, READS_MAX).ok_or_else(|| Failure::overloaded("requests in work"))?;
+        *self.share.lock() = Some(share);
+        Ok(())
+    }
+}
+
+/// A place among the requests in work, if fewer than `max` are.
+fn share(requests: &Arc<Semaphore>, max: usize) -> Option<OwnedSemaphorePermit> {
+    let in_work = REQUESTS_MAX.saturating_sub(requests.available_permits());
+    if in_work < max { requests.clone().try_acquire_owned().ok() } else { None }
 }
 
 struct Running {
@@ -34,7 +62,7 @@ struct Running {
 
 impl Edge {
     pub(crate) fn new() -> Self {
-        Self { running: OnceLock::new(), requests: Semaphore::new(REQUESTS_MAX) }
+        Self { running: OnceLock::new(), requests: Arc::new(Semaphore::new(REQUESTS_MAX)) }
     }
 
     /// Opens the routes. Called once, when the replica runs.
@@ -97,20 +125,19 @@ impl Edge {
     }
 
     /// A place for a request, if its kind may have one: a node with too much work refuses reads first and heartbeats last.
-    fn admit(&self, request: &Request<Body>) -> Option<SemaphorePermit<'_>> {
+    fn admit(&self, request: &Request<Body>) -> Option<OwnedSemaphorePermit> {
         let path = request.uri().path();
-        let share = if *request.method() == Method::GET {
+        let max = if *request.method() == Method::GET {
             READS_MAX
         } else if path.ends_with("/heartbeat") || path == "/api/heartbeats" {
             REQUESTS_MAX
         } else {
             WRITES_MAX
         };
-        let in_work = REQUESTS_MAX.saturating_sub(self.requests.available_permits());
-        if in_work < share { self.requests.try_acquire().ok() } else { None }
+        share(&self.requests, max)
     }
 
-    async fn answer(&self, request: Request<Body>, crowded: bool) -> Response {
+    async fn answer(&self, mut request: Request<Body>, crowded: bool) -> Response {
         let exempt = request.uri().path() == LIVEZ;
         if crowded && !exempt {
             return Failure::overloaded("connections").into_response();
@@ -118,11 +145,14 @@ impl Edge {
         let Some(running) = self.running.get() else {
             return if exempt { native::alive() } else { Failure::not_ready([]).into_response() };
         };
-        let permit = if exempt { None } else { Some(self.admit(&request)) };
-        if matches!(permit, Some(None)) {
+        let share = if exempt { None } else { self.admit(&request) };
+        if share.is_none() && !exempt {
             return Failure::overloaded("requests in work").into_response();
         }
+        let work = InWork { share: Arc::new(Mutex::new(share)), requests: self.requests.clone() };
+        request.extensions_mut().insert(work.clone());
         let answered = AssertUnwindSafe(running.router.clone().oneshot(request)).catch_unwind().await;
+        work.rest();
         match answered {
             Ok(Ok(response)) => response,
             Ok(Err(never)) => match never {},

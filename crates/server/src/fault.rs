@@ -140,10 +140,18 @@ impl<'f> Fields<'f> {
 
     /// A lease id.
     pub(crate) fn lease(&mut self, member: &str) -> Option<u64> {
-        let value = self.take(member)?;
-        let number = value.as_u64();
+        self.whole_or(member, LEASE_WANTED)
+    }
+
+    /// Any whole number.
+    pub(crate) fn whole(&mut self, member: &str) -> Option<u64> {
+        self.whole_or(member, "must be a whole number from 0 to 18446744073709551615")
+    }
+
+    fn whole_or(&mut self, member: &str, wanted: &str) -> Option<u64> {
+        let number = self.take(member)?.as_u64();
         if number.is_none() {
-            self.fault(member, LEASE_WANTED);
+            self.fault(member, wanted);
         }
         number
     }

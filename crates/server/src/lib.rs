@@ -11,7 +11,7 @@
 //! - Wire types and the roll's types meet in `translate` and, on the way that is taken most, in `render`; statuses are
 //!   given in `reply`.
 //!
-//! Read in this order: [`config`], [`Server`], `listener`, `edge`, `native`; then `request`, `params`, `body`, `json`,
+//! Read in this order: [`config`], [`Server`], `listener`, `edge`, `native`, `watch`; then `request`, `params`, `body`, `json`,
 //! `fault`, `parse` for what comes in, `translate`, [`render`], `cursor`, `reply` for what goes out, and `peer`.
 
 mod body;
@@ -22,6 +22,7 @@ mod fault;
 mod json;
 mod limits;
 mod listener;
+mod metrics;
 mod native;
 mod params;
 mod parse;
@@ -31,6 +32,7 @@ mod reply;
 mod request;
 mod server;
 mod translate;
+mod watch;
 
 pub use config::{Config, ConfigError, Settings};
 pub use server::{RunError, Server, run};

@@ -5,14 +5,16 @@ use std::time::Duration;
 
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 
-/// Client connections served at once: as many agents as one node of a large cluster has, at some 20 KiB each.
-pub(crate) const CONNECTIONS_MAX: usize = 10_000;
+/// Client connections served at once: as many agents and watchers as one node of a large cluster has, at some 20 KiB
+/// each.
+pub(crate) const CONNECTIONS_MAX: usize = 30_000;
 
 /// Connections beyond the others that are told so, instead of being left to guess; they still reach `/livez`.
 pub(crate) const CONNECTIONS_SPARE: usize = 64;
 
-/// Peer connections served at once: a handful for each member, and room for reconnects after a partition.
-pub(crate) const PEER_CONNECTIONS_MAX: usize = 1_024;
+/// Peer connections served at once: a handful for each member, and room for reconnects after a partition. Each may hold
+/// some 270 KiB in buffers and small requests.
+pub(crate) const PEER_CONNECTIONS_MAX: usize = 512;
 
 /// Requests of one peer connection in work at once: batches, read indexes and votes, of each one or two.
 pub(crate) const PEER_REQUESTS_MAX: usize = 64;
@@ -35,14 +37,38 @@ pub(crate) const BODY_BYTES_MAX: usize = 64 << 10;
 /// One batch.
 pub(crate) const BATCH_BYTES_MAX: usize = 4 << 20;
 
-/// One peer request but the snapshot: a full batch of the largest registrations, and framing.
-pub(crate) const PEER_BODY_BYTES_MAX: usize = 64 << 20;
+/// One peer request, or piece of a snapshot: more than the largest that storage's codec makes, which is one log entry of
+/// 4 MiB in an envelope.
+pub(crate) const PEER_BODY_BYTES_MAX: usize = 8 << 20;
+
+/// Peer requests up to this size are taken in whatever else comes in, and from whoever calls: heartbeats, votes, joining.
+pub(crate) const PEER_SMALL_BYTES_MAX: usize = 4 << 10;
+
+/// All larger peer requests that are coming in or in work, in KiB. Those of members are of 1 MiB, and of each there are
+/// one or two at once.
+pub(crate) const PEER_BODIES_KIB_MAX: usize = 65_536;
 
 /// Read and thrown away of a body that is too large, so that its sender gets to read the answer.
 pub(crate) const DISCARDED_BYTES_MAX: usize = 16 << 20;
 
 /// Service objects kept as text, so that who is asked for often is not rendered each time: some sixty thousand.
 pub(crate) const RENDERED_BYTES_MAX: usize = 64 << 20;
+
+/// What one watch feed keeps for watchers that have not fetched it yet: seconds of many changes. Who falls behind by
+/// more is cut.
+pub(crate) const FEED_BYTES_MAX: usize = 4 << 20;
+
+/// What all watch feeds keep together. Beyond it, slow watchers are cut at the next change.
+pub(crate) const FEEDS_BYTES_MAX: usize = 128 << 20;
+
+/// A message of a WebSocket client.
+pub(crate) const WS_MESSAGE_BYTES_MAX: usize = 64 << 10;
+
+/// Subscriptions of one WebSocket connection.
+pub(crate) const WS_SUBSCRIPTIONS_MAX: usize = 256;
+
+/// Longest wait of a long poll.
+pub(crate) const POLL_MS_MAX: u64 = 300_000;
 
 /// Request line and headers.
 pub(crate) const HEADER_BYTES_MAX: usize = 64 << 10;

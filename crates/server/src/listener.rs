@@ -103,9 +103,15 @@ async fn http_connection<H, F>(
     if let Err(error) = stream.set_nodelay(true) {
         tracing::debug!(%error, "cannot set TCP_NODELAY");
     }
+    // Without it a client that vanished would be noticed after a quarter of an hour of retransmissions, and keep its place.
+    let patience_ms = u32::try_from(WRITE_TIMEOUT.as_millis()).unwrap_or(u32::MAX);
+    if let Err(error) = rustix::net::sockopt::set_tcp_user_timeout(&stream, patience_ms) {
+        tracing::debug!(%error, "cannot set TCP_USER_TIMEOUT");
+    }
     let service = service_fn(|request: Request<hyper::body::Incoming>| {
         let answer = handler(request.map(Body::new), crowded);
-        async { Ok::<_, Infallible>(answer.await) }
+        // Boxed, because hyper keeps room for one on every connection, and most connections wait.
+        Box::pin(async { Ok::<_, Infallible>(answer.await) })
     });
     let mut http = http1::Builder::new();
     http.timer(TokioTimer::new())
@@ -113,7 +119,7 @@ async fn http_connection<H, F>(
         .max_buf_size(HEADER_BYTES_MAX)
         // Whoever is one too many is answered once and makes room.
         .keep_alive(!crowded);
-    let mut connection = pin!(http.serve_connection(TokioIo::new(WriteBound::new(stream)), service));
+    let mut connection = pin!(http.serve_connection(TokioIo::new(WriteBound::new(stream)), service).with_upgrades());
     let ended = tokio::select! {
         ended = connection.as_mut() => ended,
         () = stop.cancelled() => {

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::str::FromStr;
+use std::time::Duration;
 
 use axum::extract::Query as UrlQuery;
 use axum::http::Uri;
@@ -11,13 +12,21 @@ use rollcall_registry::selector::{REQUIREMENTS_MAX, Selector};
 use rollcall_registry::{Filter, Revision, Sort, VersionRange};
 use rollcall_replica::Consistency;
 
+use serde_json::{Map, Value};
+
 use crate::fault::Faults;
+use crate::limits::POLL_MS_MAX;
 use crate::reply::Failure;
 
 const LIMIT_DEFAULT: usize = 50;
 
+const POLL_MS_DEFAULT: u64 = 30_000;
+
 /// Most values of one filter. Each is a posting list to look up.
 const VALUES_MAX: usize = 256;
+
+/// Most version ranges of one filter. Each is held against every version there is.
+const RANGES_MAX: usize = 16;
 
 /// A request's query parameters, taken one by one; what is left at the end is unknown.
 struct Params {
@@ -114,6 +123,39 @@ impl Params {
         }
     }
 
+    /// There is nothing federated to include yet; both answers are the same.
+    fn federated(&mut self) {
+        self.one_of("include_federated", &[("true", true), ("false", false)]);
+    }
+
+    fn filter(&mut self) -> Filter {
+        Filter {
+            names: self.names("name"),
+            kinds: self.words("type"),
+            tags: self.names("tags"),
+            capabilities: self.names("capabilities"),
+            statuses: self.words("status"),
+            visibilities: self.words("visibility"),
+            owners: self.names("owner"),
+            protocols: self.words("protocol"),
+            // Commas belong to a range, `>=1.0, <2.0`, and to a selector.
+            versions: self.ranges(),
+            consumed_events: self.names("consumed_event"),
+            produced_events: self.names("produced_event"),
+            regions: self.names("region"),
+            zones: self.names("zone"),
+            selector: selector(self),
+        }
+    }
+
+    fn ranges(&mut self) -> Vec<VersionRange> {
+        let ranges = self.many("version", false, VersionRange::parse);
+        if ranges.len() > RANGES_MAX {
+            self.faults.push("version", format!("has {} ranges, at most {RANGES_MAX} are allowed", ranges.len()));
+        }
+        ranges
+    }
+
     /// Who asks. Checked and set aside: without authentication it proves nothing.
     fn requester(&mut self) {
         if let Some(Err(error)) = self.single("requester_id").map(|text| check_name(&text, NAME_BYTES_MAX)) {
@@ -121,11 +163,16 @@ impl Params {
         }
     }
 
-    fn finish(mut self) -> Result<(), Failure> {
+    fn finished(mut self) -> Faults {
         for name in self.given.into_keys() {
             self.faults.push(name, "unknown parameter");
         }
-        if self.faults.is_empty() { Ok(()) } else { Err(Failure::faulty(self.faults)) }
+        self.faults
+    }
+
+    fn finish(self) -> Result<(), Failure> {
+        let faults = self.finished();
+        if faults.is_empty() { Ok(()) } else { Err(Failure::faulty(faults)) }
     }
 }
 
@@ -136,37 +183,95 @@ pub(crate) struct Discovery {
     pub(crate) sort: Sort,
     pub(crate) limit: usize,
     pub(crate) cursor: Option<String>,
+    pub(crate) poll: Option<Poll>,
     pub(crate) consistency: Consistency,
+}
+
+/// A wait for a change before the answer.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Poll {
+    pub(crate) after: Revision,
+    pub(crate) wait: Duration,
+}
+
+/// What a watcher asks for.
+#[derive(Clone, Debug)]
+pub(crate) struct Watch {
+    pub(crate) filter: Filter,
+    pub(crate) from_revision: Option<u64>,
+    pub(crate) consistency: Consistency,
+}
+
+pub(crate) fn watch(uri: &Uri) -> Result<Watch, Failure> {
+    let mut params = Params::of(uri);
+    let filter = params.filter();
+    let from_revision = params.number("from_revision", 0, u64::MAX);
+    let consistency = params.consistency();
+    params.federated();
+    params.requester();
+    params.finish()?;
+    Ok(Watch { filter, from_revision, consistency })
+}
+
+/// The same filters as members of a JSON object, each a text, a number, or a list of such.
+pub(crate) fn filter_of(path: &str, members: Map<String, Value>, faults: &mut Faults) -> Filter {
+    let mut params = Params { given: BTreeMap::new(), faults: Faults::default() };
+    for (name, value) in members {
+        // The kAI text calls it so.
+        let name = if name == "types" { "type".to_owned() } else { name };
+        let values = match value {
+            Value::Null => continue,
+            Value::Array(values) => values,
+            one => vec![one],
+        };
+        for value in values {
+            match value {
+                Value::String(text) => params.given.entry(name.clone()).or_default().push(text),
+                Value::Number(number) => params.given.entry(name.clone()).or_default().push(number.to_string()),
+                _ => params.faults.push(name.clone(), "must be a string or a list of strings"),
+            }
+        }
+    }
+    let filter = params.filter();
+    params.requester();
+    for fault in params.finished().into_vec() {
+        faults.push(format!("{path}.{}", fault.field), fault.message);
+    }
+    filter
 }
 
 pub(crate) fn discovery(uri: &Uri) -> Result<Discovery, Failure> {
     let mut params = Params::of(uri);
-    let filter = Filter {
-        names: params.names("name"),
-        kinds: params.words("type"),
-        tags: params.names("tags"),
-        capabilities: params.names("capabilities"),
-        statuses: params.words("status"),
-        visibilities: params.words("visibility"),
-        owners: params.names("owner"),
-        protocols: params.words("protocol"),
-        // Commas belong to a range, `>=1.0, <2.0`, and to a selector.
-        versions: params.many("version", false, VersionRange::parse),
-        consumed_events: params.names("consumed_event"),
-        produced_events: params.names("produced_event"),
-        regions: params.names("region"),
-        zones: params.names("zone"),
-        selector: selector(&mut params),
-    };
+    let filter = params.filter();
     let sort = params.one_of("sort", &[("id", Sort::Id), ("rank", Sort::Rank)]).unwrap_or_default();
     let limit = params.number("limit", 1, LIMIT_MAX as u64).and_then(|limit| usize::try_from(limit).ok());
     let cursor = params.single("cursor");
+    let poll = poll(&mut params, cursor.is_some());
     let consistency = params.consistency();
-    // There is nothing federated to include yet; both answers are the same.
-    params.one_of("include_federated", &[("true", true), ("false", false)]);
+    params.federated();
     params.requester();
     params.finish()?;
-    Ok(Discovery { filter, sort, limit: limit.unwrap_or(LIMIT_DEFAULT), cursor, consistency })
+    Ok(Discovery { filter, sort, limit: limit.unwrap_or(LIMIT_DEFAULT), cursor, poll, consistency })
+}
+
+fn poll(params: &mut Params, has_cursor: bool) -> Option<Poll> {
+    let after = params.number("after_revision", 0, u64::MAX);
+    let wait_ms = params.number("wait_ms", 0, POLL_MS_MAX);
+    match (after, wait_ms) {
+        (None, None) => None,
+        (None, Some(_)) => {
+            params.faults.push("wait_ms", "needs after_revision: the revision of the answer before");
+            None
+        }
+        (Some(_), _) if has_cursor => {
+            params.faults.push("after_revision", "cannot be combined with cursor, whose pages do not change");
+            None
+        }
+        (Some(after), wait_ms) => {
+            let wait = Duration::from_millis(wait_ms.unwrap_or(POLL_MS_DEFAULT));
+            Some(Poll { after: Revision(after), wait })
+        }
+    }
 }
 
 fn selector(params: &mut Params) -> Selector {
@@ -174,6 +279,10 @@ fn selector(params: &mut Params) -> Selector {
     let mut requirements: Vec<_> = selectors.into_iter().flat_map(|selector| selector.0).collect();
     requirements.sort();
     requirements.dedup();
+    let values: usize = requirements.iter().map(|requirement| requirement.values().len()).sum();
+    if values > VALUES_MAX {
+        params.faults.push("selector", format!("has {values} values, at most {VALUES_MAX} are allowed"));
+    }
     if requirements.len() > REQUIREMENTS_MAX {
         let count = requirements.len();
         params.faults.push("selector", format!("has {count} requirements, at most {REQUIREMENTS_MAX} are allowed"));

@@ -7,10 +7,11 @@ use rollcall_api::{
     RegisterRequest,
 };
 use rollcall_registry::ids::{NAME_BYTES_MAX, NameError, check_name};
-use rollcall_registry::{InstanceId, ServiceName};
+use rollcall_registry::{Filter, InstanceId, ServiceName};
 use serde_json::{Map, Value};
 
 use crate::fault::{Faults, Fields, LEASE_WANTED};
+use crate::params;
 
 /// Long enough for signed URLs; browsers and proxies refuse much longer ones.
 pub(crate) const URL_BYTES_MAX: usize = 2_048;
@@ -35,6 +36,78 @@ pub(crate) struct TtlLimits {
     pub(crate) ttl_ms_min: u32,
     pub(crate) ttl_ms_default: u32,
     pub(crate) ttl_ms_max: u32,
+}
+
+/// Filters of one subscription.
+const FILTERS_MAX: usize = 8;
+
+/// What a WebSocket client sends.
+#[derive(Debug)]
+pub(crate) enum SocketRequest {
+    Subscribe(Subscribe),
+    Unsubscribe { subscription_id: u64 },
+    Ping,
+}
+
+#[derive(Debug)]
+pub(crate) struct Subscribe {
+    /// Never empty.
+    pub(crate) filters: Vec<Filter>,
+    pub(crate) from_revision: Option<u64>,
+    pub(crate) epoch: Option<u64>,
+}
+
+/// A WebSocket message. Its `request_id` was read before, so that a faulty one is answered under it too.
+pub(crate) fn socket_request(message: Value) -> Result<SocketRequest, Faults> {
+    let mut faults = Faults::default();
+    let request = Fields::open("", message, &mut faults).and_then(socket_request_fields);
+    request.filter(|_| faults.is_empty()).ok_or(faults)
+}
+
+fn socket_request_fields(mut fields: Fields<'_>) -> Option<SocketRequest> {
+    fields.checked("request_id", name_rule);
+    let request = match fields.text("type").as_deref() {
+        Some("subscribe") => {
+            let filters = filters(&mut fields);
+            let (from_revision, epoch) = (fields.whole("from_revision"), fields.whole("epoch"));
+            if epoch.is_some() && from_revision.is_none() {
+                fields.fault("epoch", "needs from_revision");
+            }
+            Some(SocketRequest::Subscribe(Subscribe { filters, from_revision, epoch }))
+        }
+        Some("unsubscribe") => match fields.whole("subscription_id") {
+            Some(subscription_id) => Some(SocketRequest::Unsubscribe { subscription_id }),
+            None => {
+                fields.fault("subscription_id", "is required");
+                None
+            }
+        },
+        Some("ping") => Some(SocketRequest::Ping),
+        _ => {
+            fields.fault("type", "must be one of subscribe, unsubscribe, ping");
+            None
+        }
+    };
+    fields.finish();
+    request
+}
+
+/// None given means one that finds everything.
+fn filters(fields: &mut Fields<'_>) -> Vec<Filter> {
+    let mut filters = Vec::new();
+    for (n, item) in fields.list("filters", FILTERS_MAX).unwrap_or_default().into_iter().enumerate() {
+        let member = format!("filters[{n}]");
+        match item {
+            Value::Object(members) => filters.push(params::filter_of(&member, members, fields.faults)),
+            _ => fields.fault(&member, "must be an object"),
+        }
+    }
+    if filters.is_empty() {
+        filters.push(Filter::default());
+    }
+    filters.sort();
+    filters.dedup();
+    filters
 }
 
 /// The body of a registration.

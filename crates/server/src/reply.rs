@@ -89,6 +89,16 @@ impl Failure {
         Self::new(StatusCode::SERVICE_UNAVAILABLE, "overloaded", format!("this node has too many {what}"))
     }
 
+    pub(crate) fn too_many_watchers(detail: String) -> Self {
+        let mut failure = Self::new(StatusCode::TOO_MANY_REQUESTS, "too_many_watchers", detail);
+        failure.0.retry_after_ms = Some(RETRY_AFTER_MS);
+        failure
+    }
+
+    pub(crate) fn revision_compacted(detail: String) -> Self {
+        Self::new(StatusCode::GONE, "revision_compacted", detail)
+    }
+
     /// A handler panicked: whatever it had begun may have been done.
     pub(crate) fn panicked() -> Self {
         let detail = "the request ran into a bug; it is logged";
@@ -115,22 +125,28 @@ impl Failure {
         &self.0.detail
     }
 
-    /// The answer. `write` is whether the request was one: its 5xx says whether it may have been applied.
-    pub(crate) fn render(self, request_id: &str, write: bool) -> Response {
-        let parts = *self.0;
+    /// What is said. `write` is whether the request was one: its 5xx says whether it may have been applied.
+    pub(crate) fn problem(&self, request_id: &str, write: bool) -> Problem {
+        let parts = &*self.0;
         let outcome = parts.outcome.unwrap_or(WriteOutcome::NotApplied);
-        let problem = Problem {
+        Problem {
             problem_type: "about:blank".to_owned(),
             title: parts.status.canonical_reason().unwrap_or("Error").to_owned(),
             status: parts.status.as_u16(),
-            detail: parts.detail,
+            detail: parts.detail.clone(),
             code: parts.code.to_owned(),
             request_id: request_id.to_owned(),
             outcome: (write && parts.status.is_server_error()).then_some(outcome),
-            errors: parts.errors,
+            errors: parts.errors.clone(),
             retry_after_ms: parts.retry_after_ms,
             current_revision: parts.current_revision,
-        };
+        }
+    }
+
+    /// The answer; as [`Self::problem`].
+    pub(crate) fn render(self, request_id: &str, write: bool) -> Response {
+        let problem = self.problem(request_id, write);
+        let parts = *self.0;
         let body = serde_json::to_vec(&problem).expect("a problem has no failing serializer");
         let mut response = Response::new(Body::from(body));
         *response.status_mut() = parts.status;

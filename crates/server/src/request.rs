@@ -5,7 +5,8 @@ use std::time::Duration;
 use axum::extract::FromRequestParts;
 use axum::http::request::Parts;
 use axum::http::{HeaderMap, StatusCode};
-use rollcall_api::header as names;
+use rollcall_api::watch::InvalidResumePoint;
+use rollcall_api::{ResumePoint, header as names};
 use rollcall_registry::{Condition, Revision, TenantId};
 use tokio::time::Instant;
 
@@ -23,6 +24,14 @@ const TENANT_DEFAULT: &str = "default";
 pub(crate) struct Context {
     pub(crate) tenant: TenantId,
     pub(crate) deadline: Instant,
+    timeout: Duration,
+}
+
+impl Context {
+    /// Counts the time anew, after a wait that was asked for.
+    pub(crate) fn restart(&mut self) {
+        self.deadline = Instant::now() + self.timeout;
+    }
 }
 
 impl FromRequestParts<Native> for Context {
@@ -37,7 +46,7 @@ impl FromRequestParts<Native> for Context {
             let detail = format!("this cluster has no tenant `{tenant}`");
             return Err(Failure::new(StatusCode::FORBIDDEN, "unknown_tenant", detail));
         }
-        Ok(Self { tenant, deadline: Instant::now() + timeout })
+        Ok(Self { tenant, deadline: Instant::now() + timeout, timeout })
     }
 }
 
@@ -87,6 +96,18 @@ pub(crate) fn request_id(headers: &HeaderMap) -> String {
 
 fn new_request_id() -> String {
     uuid::Builder::from_random_bytes(rand::random()).into_uuid().to_string()
+}
+
+/// Where a watcher goes on, as browsers tell it when they connect again. An empty one is none.
+pub(crate) fn last_event_id(headers: &HeaderMap) -> Result<Option<ResumePoint>, Failure> {
+    let mut faults = Faults::default();
+    let text = single(headers, "last-event-id", &mut faults).flatten().filter(|text| !text.is_empty());
+    let resume = text.map(str::parse).transpose();
+    let resume = resume.unwrap_or_else(|error: InvalidResumePoint| {
+        faults.push("Last-Event-ID", error.to_string());
+        None
+    });
+    if faults.is_empty() { Ok(resume) } else { Err(Failure::faulty(faults)) }
 }
 
 /// What `If-Match` and `If-None-Match` ask of a write.

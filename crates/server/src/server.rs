@@ -7,6 +7,7 @@ use std::pin::{Pin, pin};
 use std::sync::Arc;
 use std::time::Duration;
 
+use rollcall_registry::HistoryLimits;
 use rollcall_replica::{Failure, Options, Replica, StartError, StartMode};
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
@@ -18,6 +19,7 @@ use crate::listener;
 use crate::native::Native;
 use crate::parse::TtlLimits;
 use crate::peer::{self, PeerEdge, Wires};
+use crate::watch::WatcherLimits;
 
 /// Handing over the lead takes an election at most; a replica that is broken is not waited for.
 const REPLICA_STOP_TIMEOUT: Duration = Duration::from_secs(10);
@@ -35,6 +37,8 @@ pub enum RunError {
     Start(#[source] StartError),
     #[error("the replica broke")]
     Broke(#[source] Failure),
+    #[error("watchers are told nothing any more because of a bug; the log has the panic")]
+    Watches,
 }
 
 /// Runs a node until `shutdown` resolves or the node breaks.
@@ -92,14 +96,23 @@ impl Server {
             clients_gone.cancel();
         };
         let life = async {
-            let native =
-                |replica| Native::new(replica, &self.config.tenants, ttl(&self.config), stop_clients.clone());
+            let broken = CancellationToken::new();
+            let native = |replica| {
+                Native::new(
+                    replica,
+                    &self.config.tenants,
+                    ttl(&self.config),
+                    watchers(&self.config),
+                    stop_clients.clone(),
+                    broken.clone(),
+                )
+            };
             let open = |replica: &Replica| {
                 peer_edge.open(replica.clone());
                 edge.open(native(replica.clone()));
             };
             let mut shutdown = pin!(shutdown);
-            let (replica, ended) = live(options, open, shutdown.as_mut()).await;
+            let (replica, ended) = live(options, open, shutdown.as_mut(), &broken).await;
             tracing::info!("shutting down");
             stop_clients.cancel();
             clients_gone.cancelled().await;
@@ -122,6 +135,7 @@ async fn live(
     options: Options,
     open: impl FnOnce(&Replica),
     mut shutdown: Pin<&mut impl Future<Output = ()>>,
+    broken: &CancellationToken,
 ) -> (Option<Replica>, Result<(), RunError>) {
     let started = tokio::select! {
         started = Replica::start(options, Wires::default()) => started,
@@ -135,12 +149,17 @@ async fn live(
     let ended = tokio::select! {
         () = shutdown => Ok(()),
         failure = replica.failed() => Err(RunError::Broke(failure)),
+        () = broken.cancelled() => Err(RunError::Watches),
     };
     (Some(replica), ended)
 }
 
 fn ttl(config: &Config) -> TtlLimits {
     TtlLimits { ttl_ms_min: config.ttl_ms_min, ttl_ms_default: config.ttl_ms_default, ttl_ms_max: config.ttl_ms_max }
+}
+
+fn watchers(config: &Config) -> WatcherLimits {
+    WatcherLimits { node_max: config.watchers_max, tenant_max: config.tenant_watchers_max }
 }
 
 async fn bind(address: &str) -> Result<(TcpListener, SocketAddr), RunError> {
@@ -167,6 +186,7 @@ fn options(config: &Config, client_address: SocketAddr, peer_address: SocketAddr
         election_timeout_ms_max: config.election_timeout_ms_max,
         snapshot_entries: config.snapshot_entries,
         log_entries_kept: config.log_entries_kept,
+        history: HistoryLimits { changes_max: config.history_changes_max, bytes_max: config.history_bytes_max },
         version: env!("CARGO_PKG_VERSION"),
     }
 }

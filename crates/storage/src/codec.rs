@@ -4,6 +4,10 @@
 //! sealed: CRC32C (little-endian) follows it, computed over the record's key and the frame, so that a record that was
 //! moved is as wrong as one that was changed. The envelope never changes; a payload changes only together with its
 //! version, and what bears a version we do not know is refused, never guessed.
+//!
+//! Version 1 is not frozen yet: until the first release a payload may change under it, its golden with it, and a data
+//! directory or a peer of an older build is then of no use. The first tagged release freezes it. From there on a change
+//! of any golden takes the kind's next version, and what reads the one before.
 
 use bincode::config::{Configuration, Limit, LittleEndian, Varint};
 use serde::Serialize;
@@ -13,7 +17,7 @@ use serde::de::DeserializeOwned;
 const HEAD_BYTES: usize = 2;
 /// Bytes of a seal.
 const SEAL_BYTES: usize = 4;
-/// What decoding one frame may allocate: the largest kind's bound.
+/// What decoding one frame may allocate: the largest kind's bound, and as much again for what is larger in memory.
 const DECODED_BYTES_MAX: usize = 64 << 20;
 
 /// What a frame holds. The numbers are the format: none is ever used twice.
@@ -44,6 +48,8 @@ pub enum Kind {
     Generation = 11,
     /// The commands of one log entry, within it.
     Proposal = 12,
+    /// Changes of the roll, one after the other.
+    History = 13,
 }
 
 impl Kind {
@@ -60,6 +66,7 @@ impl Kind {
         Self::PeerResponse,
         Self::Generation,
         Self::Proposal,
+        Self::History,
     ];
 
     /// The version that is written, and the only one that is read.
@@ -70,14 +77,16 @@ impl Kind {
     /// The longest payload in bytes.
     pub fn bytes_max(self) -> usize {
         match self {
-            // A batch of commands; the edge admits 4 MiB of them at once and a leader gathers several.
-            Self::Proposal => 32 << 20,
+            // A batch of commands: a leader stops at about 1 MiB of them, and none is larger than that.
+            Self::Proposal => 4 << 20,
             // A proposal and its position.
-            Self::LogEntry => (32 << 20) + 256,
-            // Carries at least one log entry, whatever its size.
-            Self::PeerRequest | Self::PeerResponse => DECODED_BYTES_MAX,
+            Self::LogEntry => (4 << 20) + 256,
+            // Carries at least one log entry, whatever its size, and no more than 1 MiB of them otherwise.
+            Self::PeerRequest | Self::PeerResponse => 5 << 20,
             // A registration has at most 64 KiB; what heartbeats report of it comes on top.
             Self::Instance => 4 << 20,
+            // Small ones, and at most one that is not.
+            Self::History => 8 << 20,
             // Carries at least one row or the state's header, whatever its size.
             Self::SnapshotFrame => 33 << 20,
             // Each node's last answers: at most 64 times 4,096 of some 40 bytes.
@@ -143,8 +152,8 @@ pub fn decode<T: DeserializeOwned>(kind: Kind, frame: &[u8]) -> Result<T, CodecE
     }
 }
 
-/// Reads what a frame of the given kind begins with, and tells how many bytes follow.
-fn decode_head<T: DeserializeOwned>(kind: Kind, frame: &[u8]) -> Result<(T, usize), CodecError> {
+/// Reads what a frame of the given kind begins with, and tells how many bytes follow. The frame may be cut off there.
+pub fn decode_head<T: DeserializeOwned>(kind: Kind, frame: &[u8]) -> Result<(T, usize), CodecError> {
     let Some((&[found_kind, version], payload)) = frame.split_first_chunk::<HEAD_BYTES>() else {
         return Err(CodecError::Truncated { kind, bytes: frame.len() });
     };

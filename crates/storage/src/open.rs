@@ -1,14 +1,16 @@
 //! Opening everything that one node keeps.
 
 use std::io;
+use std::panic::resume_unwind;
 use std::path::PathBuf;
+use std::thread;
 
 use rollcall_registry::Options;
 
 use crate::data_dir::DataDir;
 use crate::failure::{FailureWatch, Health};
 use crate::log::{LogOpenError, LogStore};
-use crate::state::{Roll, SnapshotReceiver, StateMachine, StateOpenError};
+use crate::state::{self, Loaded, Roll, SnapshotReceiver, StateMachine, StateOpenError};
 use crate::types::LogId;
 
 /// Why a node's stores cannot be opened. Nothing is repaired: a node that has lost something is replaced.
@@ -24,6 +26,8 @@ pub enum OpenError {
         #[source]
         source: io::Error,
     },
+    #[error("start the thread that checks the log")]
+    Thread(#[source] io::Error),
     #[error(transparent)]
     Log(#[from] LogOpenError),
     #[error(transparent)]
@@ -54,9 +58,12 @@ pub fn open(dir: &DataDir, options: Options) -> Result<Stores, OpenError> {
     }
     let health = Health::new();
     // The log is made first. So once there is a state, a log that is missing was lost and is not made anew.
-    let is_new = !dir.has_state();
-    let log = LogStore::open(dir, is_new, health.clone())?;
-    let state_machine = StateMachine::open(dir, options, log.reader(), health.clone())?;
+    let (log, loaded) = if dir.has_state() {
+        open_both(dir, options, &health)?
+    } else {
+        (LogStore::open(dir, true, health.clone())?, state::load(dir, options)?)
+    };
+    let state_machine = StateMachine::new(dir, options, loaded, log.reader(), health.clone());
     let (purged, applied) = (log.purged(), state_machine.roll().applied());
     if let Some(purged) = purged
         && applied < Some(purged)
@@ -67,4 +74,17 @@ pub fn open(dir: &DataDir, options: Options) -> Result<Stores, OpenError> {
         .map_err(|source| OpenError::Snapshots { path: dir.snapshots_path(), source })?;
     let roll = state_machine.roll().clone();
     Ok(Stores { log, state_machine, roll, receiver, failure: health.watch() })
+}
+
+/// Checks the log while the state is loaded: a restart waits for both.
+fn open_both(dir: &DataDir, options: Options, health: &Health) -> Result<(LogStore, Loaded), OpenError> {
+    thread::scope(|scope| {
+        let log = thread::Builder::new()
+            .name("log-open".to_owned())
+            .spawn_scoped(scope, || LogStore::open(dir, false, health.clone()))
+            .map_err(OpenError::Thread)?;
+        let loaded = state::load(dir, options);
+        let log = log.join().unwrap_or_else(|panic| resume_unwind(panic))?;
+        Ok((log, loaded?))
+    })
 }

@@ -4,6 +4,8 @@ use rocksdb::{BlockBasedOptions, Cache, DBCompressionType, DBRecoveryMode, LogLe
 
 /// Blocks kept for reading, per database. The log's tail and the whole state are in memory already.
 const BLOCK_CACHE_BYTES: usize = 4 << 20;
+/// Read at once by who reads a whole table.
+pub(crate) const READAHEAD_BYTES: usize = 1 << 20;
 /// Open files, per database.
 const OPEN_FILES_MAX: i32 = 128;
 

@@ -1,16 +1,17 @@
 //! How the state is kept: what changed since the last checkpoint, and the way back from rows to a state.
 
+use std::cmp::Ordering;
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 
-use super::{Options, Session, State};
+use super::past::{Past, PastDelta};
+use super::{ById, Held, Options, Session, State, Tenant};
 use crate::digest::Digest;
-use crate::history::History;
 use crate::ids::{ClusterTime, Epoch, InstanceId, LeaseId, Revision, TenantId, WallTime};
-use crate::index::Slot;
-use crate::instance::Instance;
+use crate::index::{IndexBuilder, Slot};
+use crate::instance::{Instance, SUPERSEDED_MAX};
 
 /// What names an instance's row.
 pub type InstanceKey = (TenantId, InstanceId);
@@ -36,10 +37,13 @@ pub struct Delta {
     pub removed_leases: Vec<LeaseId>,
     pub instances: Vec<Arc<Instance>>,
     pub deadlines: Vec<(LeaseId, ClusterTime)>,
+    pub past: PastDelta,
 }
 
 #[derive(Debug, Default)]
 pub(super) struct Dirty {
+    /// Up to here the history was taken.
+    pub(super) past: Revision,
     instances: Vec<Slot>,
     deadlines: Vec<Slot>,
     removed: Vec<InstanceKey>,
@@ -69,14 +73,16 @@ impl State {
         }
     }
 
-    /// How many instances came, changed or went since the last [`Self::take_delta`].
-    pub fn unsaved(&self) -> usize {
-        self.dirty.instances.len() + self.dirty.removed.len()
+    /// How many changes there were since the last [`Self::take_delta`].
+    pub fn unsaved(&self) -> u64 {
+        self.revision.0 - self.dirty.past.0
     }
 
     /// Takes what changed since the last call. The caller keeps it or stops: it is not told a second time.
     pub fn take_delta(&mut self) -> Delta {
+        let past = self.take_past();
         let dirty = std::mem::take(&mut self.dirty);
+        self.dirty.past = dirty.past;
         let mut instances = Vec::with_capacity(dirty.instances.len());
         for slot in dirty.instances {
             // The slot may have been freed and taken again since.
@@ -102,6 +108,7 @@ impl State {
             removed_leases: dirty.removed_leases,
             instances,
             deadlines,
+            past,
         }
     }
 
@@ -144,20 +151,48 @@ pub enum RestoreError {
     DeadlineMissing { tenant: TenantId, id: InstanceId, lease: LeaseId },
     #[error("instance {id} of tenant {tenant} has two rows")]
     Twice { tenant: TenantId, id: InstanceId },
+    #[error("instance {id} of tenant {tenant} stands out of order")]
+    Order { tenant: TenantId, id: InstanceId },
     #[error("lease {lease} is held twice")]
     LeaseTwice { lease: LeaseId },
+    #[error("instance {id} of tenant {tenant} cannot be: {fault}")]
+    Impossible { tenant: TenantId, id: InstanceId, fault: &'static str },
     #[error("{deadlines} deadlines for {instances} instances")]
     DeadlineCount { deadlines: usize, instances: usize },
+    #[error("the history has {changes} changes, but the revision is {revision}")]
+    PastTooLong { changes: u64, revision: Revision },
+    #[error("the history's change {revision} does not fit what it changed")]
+    Past { revision: Revision },
     #[error("the rows have the digest {found}, but {expected} was written")]
     Digest { found: Digest, expected: Digest },
 }
 
-/// A state in the making: first all deadlines in the order of their leases, then all instances.
+/// A state in the making: first all deadlines in the order of their leases, then all instances in that of their keys, then
+/// the history in its order.
 #[derive(Debug)]
 pub struct Restoring {
     state: State,
     expected: Digest,
     deadlines: Vec<(LeaseId, ClusterTime)>,
+    past: Vec<Past>,
+    /// The revision of the last of them.
+    past_end: Revision,
+    /// Whose instances come.
+    tenant: Option<RestoringTenant>,
+}
+
+/// What is to become a tenant of the roll. Rows come in order, so that tree and index can be made at once for less.
+#[derive(Debug)]
+struct RestoringTenant {
+    name: TenantId,
+    ids: Vec<(ById, Slot)>,
+    index: IndexBuilder,
+}
+
+impl RestoringTenant {
+    fn new(name: TenantId, seed: u64) -> Self {
+        Self { name, ids: Vec::new(), index: IndexBuilder::new(seed) }
+    }
 }
 
 impl Restoring {
@@ -168,8 +203,14 @@ impl Restoring {
         state.now = header.now;
         state.wall = header.wall;
         state.sessions = header.sessions;
-        state.history = History::new(options.history, header.revision);
-        Self { state, expected: header.digest, deadlines: Vec::new() }
+        Self {
+            state,
+            expected: header.digest,
+            deadlines: Vec::new(),
+            past: Vec::new(),
+            past_end: Revision(0),
+            tenant: None,
+        }
     }
 
     pub fn deadline(&mut self, lease: LeaseId, deadline: ClusterTime) {
@@ -182,21 +223,93 @@ impl Restoring {
             let (tenant, id) = instance.key();
             return Err(RestoreError::DeadlineMissing { tenant, id, lease });
         };
-        if self.state.slot(&instance.tenant, instance.id()).is_some() {
-            let (tenant, id) = instance.key();
-            return Err(RestoreError::Twice { tenant, id });
-        }
+        self.check_order(&instance)?;
         if self.state.lease_slot(lease).is_some() {
             return Err(RestoreError::LeaseTwice { lease });
         }
-        instance.tenant = self.state.known_tenant(instance.tenant);
-        let slot = self.state.seat_new(Arc::new(instance), self.deadlines[at].1);
+        self.check(&instance, self.deadlines[at].1)?;
+        if self.state.seats.is_empty() {
+            self.state.seats.reserve(self.deadlines.len());
+            self.state.leases.reserve(self.deadlines.len(), Held::hash);
+        }
+        if self.tenant.as_ref().is_none_or(|tenant| tenant.name != instance.tenant) {
+            self.end_tenant();
+        }
+        let seed = self.state.options.seed;
+        let tenant = self.tenant.get_or_insert_with(|| RestoringTenant::new(instance.tenant.clone(), seed));
+        instance.tenant = tenant.name.clone();
+        let (slot, instance) = (self.state.slot_new(), Arc::new(instance));
+        tenant.ids.push((ById(instance.registration.clone()), slot));
+        tenant.index.insert(slot, &instance);
+        self.state.seat_at(slot, instance, self.deadlines[at].1);
         let seat = self.state.seat_mut(slot);
         seat.dirty = SeatDirt { kept: true, kept_deadline: true, ..SeatDirt::default() };
         Ok(())
     }
 
-    pub fn finish(self) -> Result<State, RestoreError> {
+    /// The digest only tells that these are the rows that were written. What applying asserts must hold for them too.
+    fn check(&self, instance: &Instance, deadline: ClusterTime) -> Result<(), RestoreError> {
+        let (state, Instance { lease, revision, created_revision, .. }) = (&self.state, instance);
+        let superseded = instance.seldom.superseded();
+        let fault = if *revision > state.revision {
+            "its revision is ahead of the roll's"
+        } else if lease.0 > revision.0 {
+            "its lease is ahead of its revision"
+        } else if created_revision.0 > superseded.first().unwrap_or(lease).0 {
+            "it is younger than its first lease"
+        } else if superseded.len() > SUPERSEDED_MAX {
+            "it remembers too many leases"
+        } else if !superseded.is_sorted_by(|a, b| a < b) || superseded.last() >= Some(lease) {
+            "its leases are out of order"
+        } else if superseded.iter().any(|lease| state.lease_slot(*lease).is_some()) {
+            "it remembers another's lease"
+        } else if deadline > state.now.plus_ms(instance.registration.ttl_ms().into()) {
+            "its deadline is farther off than its TTL"
+        } else if instance.lapsed && (deadline > state.now || instance.registration().reap_after_ms == 0) {
+            "it lapsed before its time"
+        } else if instance.registered_at > state.wall {
+            "it was registered later than now"
+        } else {
+            return Ok(());
+        };
+        let (tenant, id) = instance.key();
+        Err(RestoreError::Impossible { tenant, id, fault })
+    }
+
+    /// Changes from revision `first` on. What came before a gap is of no use and forgotten.
+    pub fn past(&mut self, first: Revision, changes: Vec<Past>) {
+        if Some(first.0) != self.past_end.0.checked_add(1) {
+            self.past.clear();
+        }
+        self.past_end = Revision(first.0.saturating_add(changes.len() as u64).saturating_sub(1));
+        self.past.extend(changes);
+    }
+
+    /// An instance comes after all before it: so none comes twice, and a tenant that ended does not come again.
+    fn check_order(&self, instance: &Instance) -> Result<(), RestoreError> {
+        let Some(RestoringTenant { name, ids, .. }) = &self.tenant else { return Ok(()) };
+        let last = ids.last().map(|(last, _)| (name.as_str(), last.id()));
+        match last.cmp(&Some((instance.tenant.as_str(), instance.id()))) {
+            Ordering::Less => Ok(()),
+            Ordering::Equal => {
+                let (tenant, id) = instance.key();
+                Err(RestoreError::Twice { tenant, id })
+            }
+            Ordering::Greater => {
+                let (tenant, id) = instance.key();
+                Err(RestoreError::Order { tenant, id })
+            }
+        }
+    }
+
+    fn end_tenant(&mut self) {
+        if let Some(RestoringTenant { name, ids, index }) = self.tenant.take() {
+            self.state.tenants.insert(name, Tenant { ids: BTreeMap::from_iter(ids), index: index.finish() });
+        }
+    }
+
+    pub fn finish(mut self) -> Result<State, RestoreError> {
+        self.end_tenant();
         let (deadlines, instances) = (self.deadlines.len(), self.state.len());
         if deadlines != instances {
             return Err(RestoreError::DeadlineCount { deadlines, instances });
@@ -205,6 +318,190 @@ impl Restoring {
         if found != expected {
             return Err(RestoreError::Digest { found, expected });
         }
+        if self.past_end != self.state.revision {
+            // What does not reach the present is of no use: nothing after it would be known.
+            self.past.clear();
+        }
+        self.state.restore_past(self.past)?;
         Ok(self.state)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::registration::{Extras, Registration};
+    use crate::{
+        Command, Condition, Kind, Metadata, MetadataValue, PackedRegistration, Proposal, Protocol, ServiceName, Term,
+        Visibility,
+    };
+
+    fn registration(n: u64) -> PackedRegistration {
+        let number = n.to_string();
+        let registration = Registration {
+            id: InstanceId::parse(&format!("i{n}")).unwrap(),
+            name: ServiceName::parse(&format!("s{}", n % 7)).unwrap(),
+            kind: Kind::Agent,
+            protocol: Protocol::Http,
+            visibility: Visibility::Private,
+            weight: 1,
+            ttl_ms: 1_000 + n as u32,
+            reap_after_ms: 0,
+            url: "http://a".into(),
+            version: Some(if n.is_multiple_of(2) { "1.0.0" } else { "1.1.0" }.into()),
+            owner: None,
+            // One that all have twice, one that some have, one that few have.
+            tags: ["all".into(), "all".into(), format!("of-{}", n % 5).into(), format!("few-{}", n / 3).into()]
+                .into(),
+            capabilities: Box::default(),
+            consumed_events: Box::default(),
+            produced_events: Box::default(),
+            metadata: Metadata::new([("number", MetadataValue::Text(&number))]),
+            extras: Extras::default(),
+        };
+        registration.pack()
+    }
+
+    fn tenant(name: &str) -> TenantId {
+        TenantId::parse(name).unwrap()
+    }
+
+    /// Of two tenants, with enough instances that postings of all sizes come about, and what is kept of it.
+    fn filled() -> (State, Delta) {
+        let mut state = State::new(Options::default());
+        for n in 0..2_000 {
+            let tenant = tenant(if n % 3 == 0 { "red" } else { "blue" });
+            let command = Command::Register { tenant, registration: registration(n), condition: Condition::None };
+            let proposal =
+                Proposal { stamp: ClusterTime(n), wall: WallTime(n), commands: vec![command], once: Vec::new() };
+            state.apply(Term(1), &proposal);
+        }
+        let mut delta = state.take_delta();
+        delta.deadlines.sort_unstable();
+        delta.instances.sort_unstable_by_key(|instance| instance.key());
+        (state, delta)
+    }
+
+    fn restore(delta: &Delta, instances: impl IntoIterator<Item = Arc<Instance>>) -> Result<State, RestoreError> {
+        let mut restoring = Restoring::new(Options::default(), delta.header.clone());
+        delta.deadlines.iter().for_each(|(lease, deadline)| restoring.deadline(*lease, *deadline));
+        for instance in instances {
+            restoring.instance(Instance::clone(&instance))?;
+        }
+        restoring.finish()
+    }
+
+    #[test]
+    fn p2_a_restored_state_has_the_indexes_of_one_that_lived() {
+        let (lived, delta) = filled();
+        let restored = restore(&delta, delta.instances.iter().cloned()).unwrap();
+        restored.assert_consistent();
+        assert_eq!(restored.digest(), lived.digest());
+        for name in ["red", "blue"] {
+            let versions =
+                |state: &State| state.index(&tenant(name)).unwrap().versions().collect::<Vec<_>>().join(" ");
+            assert_eq!(versions(&restored), versions(&lived));
+        }
+    }
+
+    #[test]
+    fn p13_rows_that_come_twice_or_out_of_order_are_refused() {
+        let (_, delta) = filled();
+        let rows = || delta.instances.clone();
+        let mut twice = rows();
+        twice.insert(5, twice[4].clone());
+        assert!(matches!(restore(&delta, twice).unwrap_err(), RestoreError::Twice { .. }));
+        let mut swapped = rows();
+        swapped.swap(4, 5);
+        assert!(matches!(restore(&delta, swapped).unwrap_err(), RestoreError::Order { .. }));
+        let mut again = rows();
+        let first = again.remove(0);
+        again.push(first);
+        assert!(matches!(restore(&delta, again).unwrap_err(), RestoreError::Order { .. }));
+        let mut lacking = rows();
+        lacking.pop();
+        assert!(matches!(restore(&delta, lacking).unwrap_err(), RestoreError::DeadlineCount { .. }));
+    }
+}
+
+#[cfg(test)]
+mod impossible {
+    use super::*;
+    use crate::instance::Seldom;
+    use crate::registration::{Extras, Kind, Protocol, Registration, Visibility};
+    use crate::{Command, Condition, Metadata, Proposal, ServiceName, Term};
+
+    fn register(id: &str, url: &str) -> Command {
+        let registration = Registration {
+            id: InstanceId::parse(id).expect("an id"),
+            name: ServiceName::parse("web").expect("a name"),
+            kind: Kind::Service,
+            protocol: Protocol::Http,
+            visibility: Visibility::Private,
+            weight: 1,
+            ttl_ms: 1_000,
+            reap_after_ms: 0,
+            url: url.into(),
+            version: None,
+            owner: None,
+            tags: Box::default(),
+            capabilities: Box::default(),
+            consumed_events: Box::default(),
+            produced_events: Box::default(),
+            metadata: Metadata::default(),
+            extras: Extras::default(),
+        };
+        let tenant = TenantId::parse("t").expect("a tenant");
+        Command::Register { tenant, registration: registration.pack(), condition: Condition::None }
+    }
+
+    /// Two instances: `a` with leases 1 and 2, and `b` with lease 3. `change` is done to `b` before it is restored.
+    fn restored(change: impl FnOnce(&mut Instance, &mut ClusterTime)) -> Result<State, RestoreError> {
+        let mut state = State::new(Options::default());
+        let commands = vec![register("a", "http://1"), register("a", "http://2"), register("b", "http://3")];
+        let proposal = Proposal { stamp: ClusterTime(5), wall: WallTime(7), commands, once: Vec::new() };
+        state.apply(Term(1), &proposal);
+        let Delta { header, instances, deadlines, .. } = state.take_delta();
+        let [a, b] = instances.try_into().expect("two instances");
+        let (mut b, mut deadline) = (Instance::clone(&b), deadlines[1].1);
+        change(&mut b, &mut deadline);
+        let mut restoring = Restoring::new(Options::default(), header);
+        let mut deadlines = [deadlines[0], (b.lease, deadline)];
+        deadlines.sort();
+        deadlines.into_iter().for_each(|(lease, deadline)| restoring.deadline(lease, deadline));
+        restoring.instance(Instance::clone(&a))?;
+        restoring.instance(b)?;
+        restoring.finish()
+    }
+
+    #[test]
+    fn p13_a_row_that_no_state_can_hold_is_refused() {
+        restored(|_, _| {}).unwrap().assert_consistent();
+        let refused = |expected: &str, change: &dyn Fn(&mut Instance, &mut ClusterTime)| {
+            let refused = restored(|instance, deadline| change(instance, deadline)).unwrap_err();
+            assert_eq!(refused.to_string(), format!("instance b of tenant t cannot be: {expected}"));
+        };
+        let earlier = |leases: &[u64]| Seldom::new(None, leases.iter().copied().map(LeaseId).collect());
+        let remembers = |leases: &'static [u64]| {
+            move |b: &mut Instance, _: &mut ClusterTime| {
+                (b.created_revision, b.seldom) = (Revision(0), earlier(leases))
+            }
+        };
+        refused("its revision is ahead of the roll's", &|b, _| b.revision = Revision(4));
+        refused("its lease is ahead of its revision", &|b, _| b.lease = LeaseId(4));
+        refused("it is younger than its first lease", &|b, _| b.created_revision = Revision(4));
+        refused("it is younger than its first lease", &|b, _| b.seldom = earlier(&[0]));
+        refused("it remembers too many leases", &remembers(&[0; SUPERSEDED_MAX + 1]));
+        refused("its leases are out of order", &remembers(&[0, 0]));
+        refused("its leases are out of order", &remembers(&[3]));
+        refused("it remembers another's lease", &remembers(&[1]));
+        refused("it remembers another's lease", &remembers(&[0, 2]));
+        refused("its deadline is farther off than its TTL", &|_, deadline| *deadline = ClusterTime(1_006));
+        refused("it lapsed before its time", &|b, _| b.lapsed = true);
+        refused("it lapsed before its time", &|b, deadline| (b.lapsed, *deadline) = (true, ClusterTime(5)));
+        refused("it was registered later than now", &|b, _| b.registered_at = WallTime(8));
+        // Nothing is wrong with these, but that they are not what was written.
+        assert!(matches!(restored(|_, at| *at = ClusterTime(1_004)), Err(RestoreError::Digest { .. })));
+        assert!(matches!(restored(|b, _| b.registered_at = WallTime(6)), Err(RestoreError::Digest { .. })));
     }
 }

@@ -10,6 +10,7 @@ mod check;
 mod checkpoint;
 mod expire;
 mod once;
+mod past;
 mod schedule;
 mod write;
 
@@ -22,6 +23,7 @@ use hashbrown::HashTable;
 
 pub use checkpoint::{Delta, Header, InstanceKey, RestoreError, Restoring};
 pub use once::Session;
+pub use past::{Past, PastDelta};
 
 use crate::command::{Command, Outcome, Proposal};
 use crate::digest::{self, Digest, RowSum};
@@ -318,7 +320,7 @@ impl State {
     }
 
     /// An instance as it was at an earlier revision. Its deadline is known only while its lease is current.
-    pub(crate) fn view_of_past(&self, instance: &Arc<Instance>) -> View {
+    pub fn view_of_past(&self, instance: &Arc<Instance>) -> View {
         let seat = self.lease_slot(instance.lease).map(|slot| self.seat(slot));
         let deadline = seat.filter(|seat| seat.instance.lease == instance.lease).map(|seat| seat.deadline);
         View { instance: instance.clone(), deadline: deadline.unwrap_or(ClusterTime(0)) }
@@ -340,12 +342,15 @@ impl State {
         self.history.push(self.revision, Record { before, after, wall: self.wall, kind, mark });
     }
 
+    /// One slot more than there were.
+    fn slot_new(&mut self) -> Slot {
+        self.seats.push(None);
+        Slot::try_from(self.seats.len() - 1).expect("fewer than 2^32 instances")
+    }
+
     /// Puts a new instance on the roll; its revision is the one just taken.
     fn seat_new(&mut self, instance: Arc<Instance>, deadline: ClusterTime) -> Slot {
-        let slot = self.free.pop().unwrap_or_else(|| {
-            self.seats.push(None);
-            Slot::try_from(self.seats.len() - 1).expect("fewer than 2^32 instances")
-        });
+        let slot = self.free.pop().unwrap_or_else(|| self.slot_new());
         let seed = self.options.seed;
         let tenant = self
             .tenants
@@ -353,6 +358,12 @@ impl State {
             .or_insert_with(|| Tenant { ids: BTreeMap::new(), index: Index::new(seed) });
         tenant.ids.insert(ById(instance.registration.clone()), slot);
         tenant.index.insert(slot, &instance);
+        self.seat_at(slot, instance, deadline);
+        slot
+    }
+
+    /// Fills a slot, in all but the tenant's ids and index.
+    fn seat_at(&mut self, slot: Slot, instance: Arc<Instance>, deadline: ClusterTime) {
         self.rows.add(digest::of_instance(&instance));
         self.rows.add(digest::of_deadline(instance.lease, deadline));
         for lease in instance.seldom.superseded().iter().chain([&instance.lease]) {
@@ -363,7 +374,6 @@ impl State {
         let due = seat.due();
         self.seats[slot as usize] = Some(seat);
         self.schedule_at(slot, due);
-        slot
     }
 
     /// Changes what stands at a slot; the revision of the new instance is the one just taken. Returns what stood there

@@ -16,7 +16,7 @@ use std::sync::Arc;
 use model::{Key, Model};
 use random::Random;
 use rollcall_registry::query::Forgotten;
-use rollcall_registry::state::{Delta, Header, Restoring};
+use rollcall_registry::state::{Delta, Header, Past, Restoring};
 use rollcall_registry::{
     ClusterTime, HistoryLimits, Instance, LeaseId, Once, Options, Origin, Outcome, Page, Position, Proposal, Query,
     Refusal, Revision, Sort, State, Term, WallTime,
@@ -52,6 +52,7 @@ struct Kept {
     header: Option<Header>,
     instances: BTreeMap<Key, Arc<Instance>>,
     deadlines: BTreeMap<LeaseId, ClusterTime>,
+    past: BTreeMap<Revision, Vec<Past>>,
     log: Vec<(Term, Proposal)>,
 }
 
@@ -247,7 +248,7 @@ impl<'a> World<'a> {
 
     /// Keeps what changed, as storage would: removals first.
     fn checkpoint(&mut self) {
-        let Delta { header, removed, removed_leases, instances, deadlines } = self.restored.take_delta();
+        let Delta { header, removed, removed_leases, instances, deadlines, past } = self.restored.take_delta();
         for key in removed {
             assert!(self.kept.instances.remove(&key).is_some(), "{key:?} was removed, but had no row");
         }
@@ -263,6 +264,10 @@ impl<'a> World<'a> {
             let before = self.kept.deadlines.insert(lease, deadline);
             assert_ne!(before, Some(deadline), "an unchanged row was written");
         }
+        if !past.changes.is_empty() {
+            let before = self.kept.past.insert(past.first, past.changes);
+            assert_eq!(before, None, "a part of the history was written twice");
+        }
         self.kept.header = Some(header);
         self.kept.log.clear();
     }
@@ -276,7 +281,16 @@ impl<'a> World<'a> {
         for instance in self.kept.instances.values() {
             restoring.instance((**instance).clone()).expect("the rows are whole");
         }
+        // Part of it may have been lost on the way; then what came before is forgotten.
+        let first = if self.random.once_in(3) {
+            Revision(self.random.below(self.model.revision().0 + 1))
+        } else {
+            Revision(0)
+        };
+        self.kept.past.range(first..).for_each(|(first, changes)| restoring.past(*first, changes.clone()));
         self.restored = restoring.finish().expect("the rows are whole");
+        let known = self.kept.past.range(first..).next().map_or(self.restored.revision().0, |(first, _)| first.0 - 1);
+        assert_eq!(self.restored.oldest_known(), Revision(known));
         for (term, proposal) in &self.kept.log {
             self.restored.apply(*term, proposal);
         }

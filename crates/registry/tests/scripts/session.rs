@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use rollcall_registry::registration::{Capability, Extras};
-use rollcall_registry::state::{Delta, Header, InstanceKey, Restoring};
+use rollcall_registry::state::{Delta, Header, InstanceKey, Past, Restoring};
 use rollcall_registry::{
     Change, ChangeKind, ClusterTime, Command, Condition, Digest, HistoryLimits, Instance, LeaseId, LeaseSet,
     MetadataValue, Options, Outcome, Page, Position, Proposal, Query, Refusal, Registration, Revision, ServiceName,
@@ -47,6 +47,7 @@ struct Kept {
     header: Option<Header>,
     instances: BTreeMap<InstanceKey, Instance>,
     deadlines: BTreeMap<LeaseId, ClusterTime>,
+    past: Vec<(Revision, Vec<Past>)>,
 }
 
 type Said = Result<Vec<String>, String>;
@@ -214,7 +215,7 @@ impl Session {
     }
 
     fn checkpoint(&mut self) -> Vec<String> {
-        let Delta { header, removed, removed_leases, instances, deadlines } = self.state.take_delta();
+        let Delta { header, removed, removed_leases, instances, deadlines, past } = self.state.take_delta();
         let mut said = Vec::new();
         for key in &removed {
             self.kept.instances.remove(key);
@@ -232,6 +233,10 @@ impl Session {
             said.push(format!("+ deadline {lease} = {deadline}"));
             self.kept.deadlines.insert(lease, deadline);
         }
+        if !past.changes.is_empty() {
+            said.push(format!("+ history from r{}, {} changes", past.first, past.changes.len()));
+            self.kept.past.push((past.first, past.changes));
+        }
         self.kept.header = Some(header);
         said
     }
@@ -244,6 +249,9 @@ impl Session {
         }
         for instance in self.kept.instances.values() {
             restoring.instance(instance.clone()).map_err(|e| e.to_string())?;
+        }
+        for (first, changes) in &self.kept.past {
+            restoring.past(*first, changes.clone());
         }
         self.state = restoring.finish().map_err(|e| e.to_string())?;
         Ok(vec![format!("{} instances at r{}", self.state.len(), self.state.revision())])

@@ -1,19 +1,23 @@
 //! Who is present.
 
+use std::sync::Arc;
 use std::time::Instant;
 
-use axum::extract::State;
+use axum::extract::{Extension, State};
 use axum::http::{StatusCode, Uri};
 use axum::response::Response;
 use rollcall_api::{DiscoverResponse, Problem};
-use rollcall_registry::Query;
+use rollcall_registry::{Filter, Query, Revision};
+use rollcall_replica::Consistency;
 
 use super::{Native, json_text};
 use crate::cursor::{Cursor, CursorError};
-use crate::params::{self, Discovery};
+use crate::edge::InWork;
+use crate::params::{self, Discovery, Poll};
 use crate::render::{self, Moment};
 use crate::reply::{self, Failure, Shown};
 use crate::request::Context;
+use crate::watch::{Begin, Changes, Question, Told};
 
 /// A page ends early rather than be larger than about this: a thousand of the largest registrations would be 64 MiB.
 const PAGE_BYTES_MAX: usize = 16 << 20;
@@ -25,23 +29,11 @@ const PAGE_BYTES_MAX: usize = 16 << 20;
 #[utoipa::path(
     get, path = "/api/services", tag = "services", operation_id = "discover",
     params(
-        ("name" = Option<Vec<String>>, Query, description = "Service name"),
-        ("type" = Option<Vec<rollcall_api::Kind>>, Query, description = "Sort of thing"),
-        ("tags" = Option<Vec<String>>, Query, description = "All of these"),
-        ("capabilities" = Option<Vec<String>>, Query, description = "All of these, by name"),
-        ("status" = Option<Vec<rollcall_api::Status>>, Query, description = "Default: everything but `offline`"),
-        ("visibility" = Option<Vec<rollcall_api::Visibility>>, Query, description = "Visibility"),
-        ("owner" = Option<Vec<String>>, Query, description = "Owner"),
-        ("protocol" = Option<Vec<rollcall_api::Protocol>>, Query, description = "Protocol"),
-        ("version" = Option<Vec<String>>, Query, description = "Semver range (`^1.2`, `>=1.0, <2.0`, `1.x`); a comma belongs to the range"),
-        ("consumed_event" = Option<Vec<String>>, Query, description = "Consumes it"),
-        ("produced_event" = Option<Vec<String>>, Query, description = "Produces it"),
-        ("region" = Option<Vec<String>>, Query, description = "Region"),
-        ("zone" = Option<Vec<String>>, Query, description = "Zone"),
-        ("selector" = Option<Vec<String>>, Query, description = "Over metadata: `env=prod,tier in (a,b),!canary`; all must hold"),
         ("limit" = Option<u32>, Query, minimum = 1, maximum = 1000, description = "Size of the page, default 50"),
         ("cursor" = Option<String>, Query, description = "`next_cursor` of the page before"),
         ("sort" = Option<String>, Query, description = "`id` (default) or `rank`"),
+        ("after_revision" = Option<u64>, Query, description = "Long poll: answer when something that is asked for changed after this revision"),
+        ("wait_ms" = Option<u64>, Query, minimum = 0, maximum = 300000, description = "Long poll: answer after this time at the latest, default 30000"),
         ("consistency" = Option<String>, Query, description = "`local` (default) or `linearizable`"),
         ("min_revision" = Option<u64>, Query, description = "Wait until this revision is shown"),
         ("max_staleness_ms" = Option<u64>, Query, description = "Refuse rather than answer from older state"),
@@ -51,14 +43,28 @@ const PAGE_BYTES_MAX: usize = 16 << 20;
     responses(
         (status = 200, description = "A page of matches", body = DiscoverResponse),
         (status = 400, description = "Faulty, every fault is named; `bad_cursor`", body = Problem),
+        (status = 429, description = "`too_many_watchers`: no room for another long poll; another node may have some", body = Problem),
         (status = 410, description = "`cursor_expired`: the revision that the pages show is no longer kept", body = Problem),
         (status = 503, description = "`not_ready`, `no_leader`, `too_stale`", body = Problem),
         (status = 504, description = "`revision_not_reached`", body = Problem),
     ),
 )]
-pub(super) async fn discover(State(native): State<Native>, context: Context, uri: Uri) -> Result<Response, Failure> {
+pub(super) async fn discover(
+    State(native): State<Native>,
+    Extension(work): Extension<InWork>,
+    mut context: Context,
+    uri: Uri,
+) -> Result<Response, Failure> {
+    let Discovery { filter, sort, limit, cursor, poll, mut consistency } = params::discovery(&uri)?;
+    if let Some(poll) = poll {
+        // What waits is no work.
+        work.rest();
+        let waited = native.poll(&context, &filter, poll).await?;
+        work.resume()?;
+        consistency.min_revision = consistency.min_revision.max(waited);
+        context.restart();
+    }
     let begun = Instant::now();
-    let Discovery { filter, sort, limit, cursor, mut consistency } = params::discovery(&uri)?;
     let tenant = context.tenant;
     let cursor =
         cursor.map(|text| Cursor::decode(&text, (&tenant, &filter, sort))).transpose().map_err(bad_cursor)?;
@@ -91,6 +97,31 @@ pub(super) async fn discover(State(native): State<Native>, context: Context, uri
     let mut response = json_text(StatusCode::OK, text);
     reply::show(&mut response, Shown { revision: page.revision, freshness });
     Ok(response)
+}
+
+impl Native {
+    /// Waits until something that the filter finds changed, or the time is over. Returns what the answer must show.
+    async fn poll(&self, context: &Context, filter: &Filter, poll: Poll) -> Result<Option<Revision>, Failure> {
+        let place = self.places.take(&context.tenant)?;
+        let until = tokio::time::Instant::now() + poll.wait;
+        let reached = Consistency { min_revision: Some(poll.after), ..Consistency::default() };
+        self.replica.barrier(reached, until).await?;
+        let question = Question { tenant: context.tenant.clone(), filters: Arc::new([filter.clone()]) };
+        let Ok(mut watcher) = self.hub.watch(question, Begin::After(poll.after), place, self.draining.clone()) else {
+            // What changed since is not known, but what is there now is, and that is what is answered.
+            return Ok(None);
+        };
+        let changed = async {
+            loop {
+                match watcher.next().await {
+                    Some(Told::Changes(commits)) => return commits.last().map(Changes::last),
+                    Some(Told::Bookmark(_) | Told::Snapshot { .. } | Told::Synced(_)) => {}
+                    Some(Told::Resync(_)) | None => return None,
+                }
+            }
+        };
+        Ok(tokio::time::timeout_at(until, changed).await.unwrap_or(None))
+    }
 }
 
 fn bad_cursor(error: CursorError) -> Failure {

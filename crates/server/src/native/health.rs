@@ -1,7 +1,7 @@
 //! What orchestrators ask.
 
 use axum::extract::State;
-use axum::http::{StatusCode, Uri};
+use axum::http::{HeaderValue, StatusCode, Uri, header};
 use axum::response::Response;
 use rollcall_api::Problem;
 use serde::Serialize;
@@ -10,6 +10,9 @@ use utoipa::ToSchema;
 use super::{Native, json};
 use crate::params;
 use crate::reply::Failure;
+
+const OPEN_METRICS: HeaderValue =
+    HeaderValue::from_static("application/openmetrics-text; version=1.0.0; charset=utf-8");
 
 /// `GET /livez`, `GET /readyz`.
 #[derive(Serialize, ToSchema)]
@@ -82,4 +85,18 @@ pub(super) async fn readyz(State(native): State<Native>, uri: Uri) -> Result<Res
     }
     let failed = checks.into_iter().filter(|check| !check.ok);
     Err(Failure::not_ready(failed.map(|check| (check.name, check.detail))))
+}
+
+/// What this node counts
+///
+/// In the text format that Prometheus reads.
+#[utoipa::path(
+    get, path = "/metrics", tag = "health", operation_id = "metrics",
+    responses((status = 200, description = "OpenMetrics text", content_type = "application/openmetrics-text", body = String)),
+)]
+pub(super) async fn metrics(State(native): State<Native>, uri: Uri) -> Result<Response, Failure> {
+    params::none(&uri)?;
+    let mut response = Response::new(native.metrics.text().into());
+    response.headers_mut().insert(header::CONTENT_TYPE, OPEN_METRICS);
+    Ok(response)
 }

@@ -6,6 +6,8 @@ mod health;
 mod heartbeats;
 mod openapi;
 mod services;
+mod socket;
+mod watch;
 
 use std::sync::Arc;
 
@@ -27,9 +29,11 @@ use tokio_util::sync::CancellationToken;
 use crate::body::{self, JsonBody};
 use crate::fault::Faults;
 use crate::limits::{BODIES_KIB_MAX, BODY_BYTES_MAX};
+use crate::metrics::Metrics;
 use crate::parse::TtlLimits;
 use crate::render::Renderer;
 use crate::reply::Failure;
+use crate::watch::{Hub, Places, WatcherLimits};
 
 pub(crate) use health::alive;
 
@@ -41,6 +45,9 @@ pub(crate) struct Native {
     pub(crate) tenants: Arc<[TenantId]>,
     ttl: TtlLimits,
     renderer: Arc<Renderer>,
+    hub: Hub,
+    places: Places,
+    metrics: Arc<Metrics>,
     /// In KiB.
     bodies: Arc<Semaphore>,
     /// Set when shutdown was asked for.
@@ -48,12 +55,24 @@ pub(crate) struct Native {
 }
 
 impl Native {
-    pub(crate) fn new(replica: Replica, tenants: &[TenantId], ttl: TtlLimits, draining: CancellationToken) -> Self {
+    /// Must be called on a runtime, where it follows the roll for watchers.
+    pub(crate) fn new(
+        replica: Replica,
+        tenants: &[TenantId],
+        ttl: TtlLimits,
+        watchers: WatcherLimits,
+        draining: CancellationToken,
+        broken: CancellationToken,
+    ) -> Self {
+        let (renderer, metrics) = (Arc::<Renderer>::default(), Metrics::new());
         Self {
+            hub: Hub::start(replica.clone(), renderer.clone(), metrics.watch.clone(), broken),
+            places: Places::new(watchers, metrics.watch.clone()),
+            metrics: Arc::new(metrics),
             replica,
             tenants: tenants.into(),
             ttl,
-            renderer: Arc::default(),
+            renderer,
             bodies: Arc::new(Semaphore::new(BODIES_KIB_MAX)),
             draining,
         }
@@ -63,6 +82,8 @@ impl Native {
         Router::new()
             .route("/api/services/register", post(services::register))
             .route("/api/services", get(discovery::discover))
+            .route("/api/services/watch", get(watch::watch))
+            .route("/ws/registry", get(socket::socket))
             .route("/api/services/{id}", get(services::get).delete(services::deregister))
             .route("/api/services/{id}/heartbeat", post(heartbeats::heartbeat))
             .route("/api/heartbeats", post(heartbeats::heartbeats))
@@ -70,6 +91,7 @@ impl Native {
             .route("/api/cluster/digest", get(cluster::digest))
             .route("/livez", get(health::livez))
             .route("/readyz", get(health::readyz))
+            .route("/metrics", get(health::metrics))
             .route("/openapi.json", get(openapi::document))
             .fallback(no_route)
             .method_not_allowed_fallback(no_method)

@@ -5,12 +5,13 @@ use std::sync::LazyLock;
 use axum::http::{HeaderValue, header};
 use axum::response::{IntoResponse, Response};
 use rollcall_api::header as names;
+use rollcall_api::watch::{Reached, ServiceUpdate, Snapshot, WsRequest, WsResponse};
 use utoipa::openapi::path::{Parameter, ParameterBuilder, ParameterIn};
-use utoipa::openapi::schema::{ObjectBuilder, Type};
+use utoipa::openapi::schema::{ArrayBuilder, ObjectBuilder, Type};
 use utoipa::openapi::{self, RefOr, Required};
 use utoipa::{Modify, OpenApi};
 
-use super::{cluster, discovery, health, heartbeats, services};
+use super::{cluster, discovery, health, heartbeats, services, socket, watch};
 
 #[derive(OpenApi)]
 #[openapi(
@@ -28,12 +29,16 @@ use super::{cluster, discovery, health, heartbeats, services};
         heartbeats::heartbeat,
         heartbeats::heartbeats,
         discovery::discover,
+        watch::watch,
+        socket::socket,
         cluster::status,
         cluster::digest,
         health::livez,
         health::readyz,
+        health::metrics,
         document,
     ),
+    components(schemas(ServiceUpdate, Snapshot, Reached, WsRequest, WsResponse)),
     tags(
         (name = "services", description = "The roll"),
         (name = "heartbeats", description = "Staying on it"),
@@ -51,6 +56,9 @@ impl Modify for Conventions {
         for (path, item) in &mut document.paths.paths {
             let operations = [&mut item.get, &mut item.post, &mut item.delete];
             for operation in operations.into_iter().flatten() {
+                if matches!(operation.operation_id.as_deref(), Some("discover" | "watch")) {
+                    operation.parameters.get_or_insert_default().splice(..0, filters());
+                }
                 if path.starts_with("/api/") {
                     operation.parameters.get_or_insert_default().extend(common_headers());
                 }
@@ -65,6 +73,36 @@ impl Modify for Conventions {
             }
         }
     }
+}
+
+/// What discovery and watching are filtered by.
+fn filters() -> impl Iterator<Item = Parameter> {
+    let texts = || ArrayBuilder::new().items(ObjectBuilder::new().schema_type(Type::String)).build();
+    let filters = [
+        ("name", "Service name"),
+        ("type", "Sort of thing: agent, tool, service, api, device, node, gateway, validator"),
+        ("tags", "All of these"),
+        ("capabilities", "All of these, by name"),
+        ("status", "active, degraded, maintenance, error, offline; default: everything but `offline`"),
+        ("visibility", "private, internal, restricted, public"),
+        ("owner", "Owner"),
+        ("protocol", "http, https, ws, klp, grpc, mqtt"),
+        ("version", "Semver range (`^1.2`, `>=1.0, <2.0`, `1.x`); a comma belongs to the range"),
+        ("consumed_event", "Consumes it"),
+        ("produced_event", "Produces it"),
+        ("region", "Region"),
+        ("zone", "Zone"),
+        ("selector", "Over metadata: `env=prod,tier in (a,b),!canary`; all must hold"),
+    ];
+    filters.into_iter().map(move |(name, description)| {
+        ParameterBuilder::new()
+            .name(name)
+            .parameter_in(ParameterIn::Query)
+            .required(Required::False)
+            .schema(Some(texts()))
+            .description(Some(description))
+            .build()
+    })
 }
 
 fn common_headers() -> [Parameter; 4] {

@@ -1,23 +1,27 @@
 //! The calling side.
 
 use std::collections::HashMap;
+use std::future::Future;
 use std::io;
+use std::pin::Pin;
 use std::sync::Arc;
+use std::task::{Context, Poll};
 use std::time::Duration;
 
-use bytes::Bytes;
+use bytes::{Buf, Bytes};
 use futures_util::StreamExt;
 use parking_lot::Mutex;
-use rollcall_replica::{ByteStream, PeerRoute, Transport, TransportError};
+use rollcall_replica::{ByteStream, PeerRoute, Sent, Transport, TransportError};
 use tokio::io::AsyncWriteExt;
 use tokio::net::TcpStream;
 use tokio::net::tcp::{OwnedReadHalf, OwnedWriteHalf};
-use tokio::sync::oneshot;
+use tokio::runtime::Handle;
+use tokio::sync::{OwnedMutexGuard, oneshot};
 use tokio::time::Instant;
 use tokio_util::codec::FramedRead;
 use tokio_util::sync::{CancellationToken, DropGuard};
 
-use super::{PREAMBLE, Verdict, codec, frame, open, prepare};
+use super::{PREAMBLE, STALL_TIMEOUT, Verdict, codec, frame, open, prepare, send};
 
 /// A peer that does not take a connection within this time is out of reach; an election waits no longer.
 const CONNECT_TIMEOUT: Duration = Duration::from_millis(500);
@@ -42,7 +46,7 @@ type Slots = HashMap<(String, Lane), Arc<Slot>>;
 /// Where the connection of one lane is kept. Held while connecting, so that there is one attempt at a time.
 type Slot = tokio::sync::Mutex<Option<Arc<Wire>>>;
 
-/// What a call came to when its connection is asked.
+/// Why a call has no answer.
 enum Lost {
     /// Nothing of the request was sent.
     Before(io::Error),
@@ -50,10 +54,10 @@ enum Lost {
 }
 
 struct Wire {
-    /// Taken out while a frame is written: a frame that is left half written takes the connection with it.
-    writer: tokio::sync::Mutex<Option<OwnedWriteHalf>>,
+    /// Held while a frame is written.
+    writer: Arc<tokio::sync::Mutex<OwnedWriteHalf>>,
     calls: Arc<Mutex<Calls>>,
-    /// Ends the reader, and with it all that waits.
+    /// Ends the reader and the writer, and with them all that waits.
     end: CancellationToken,
     _end: DropGuard,
 }
@@ -94,24 +98,31 @@ impl Wire {
                 calls.waiting.clear();
             }
         });
-        Ok(Self { writer: tokio::sync::Mutex::new(Some(writer)), calls, _end: end.clone().drop_guard(), end })
+        let writer = Arc::new(tokio::sync::Mutex::new(writer));
+        Ok(Self { writer, calls, _end: end.clone().drop_guard(), end })
     }
 
     fn is_broken(&self) -> bool {
         self.end.is_cancelled() || self.calls.lock().broken
     }
 
-    async fn call(&self, route: PeerRoute, body: Bytes) -> Result<(Verdict, Bytes), Lost> {
+    /// Waits for its turn until `by`, and from when the request was written for `timeout`.
+    async fn call(
+        &self,
+        route: PeerRoute,
+        body: Bytes,
+        (by, timeout): (Instant, Duration),
+        sent: &Sent,
+    ) -> Result<(Verdict, Bytes), Lost> {
         let closed = || io::Error::from(io::ErrorKind::ConnectionReset);
-        let mut slot = self.writer.lock().await;
-        let Some(mut writer) = slot.take() else {
-            self.end.cancel();
-            return Err(Lost::Before(closed()));
-        };
+        let late = || io::Error::from(io::ErrorKind::TimedOut);
+        let asked_at = Instant::now();
+        let turn = tokio::time::timeout_at(by, self.writer.clone().lock_owned()).await;
+        let writer = turn.map_err(|_| Lost::Before(late()))?;
         let (sender, answer) = oneshot::channel();
         let number = {
             let mut calls = self.calls.lock();
-            if calls.broken {
+            if calls.broken || self.end.is_cancelled() {
                 return Err(Lost::Before(closed()));
             }
             calls.next = calls.next.wrapping_add(1);
@@ -120,13 +131,60 @@ impl Wire {
             number
         };
         let _listed = Listed(&self.calls, number);
-        if let Err(error) = writer.write_all_buf(&mut frame(number, route.number(), body)).await {
-            self.end.cancel();
-            return Err(Lost::After(error));
+        sent.set();
+        let frame = frame(number, route.number(), body);
+        let writing = write(writer, frame, timeout.min(STALL_TIMEOUT), self.end.clone());
+        Whole(Some(Box::pin(writing))).await.map_err(Lost::After)?;
+        if let Ok(answer) = tokio::time::timeout(timeout, answer).await {
+            return answer.map_err(|_| Lost::After(closed()));
         }
-        *slot = Some(writer);
-        drop(slot);
-        answer.await.map_err(|_| Lost::After(closed()))
+        // Nothing came at all, and nothing is on its way out: the way to the peer is gone, whatever the kernel still
+        // hopes.
+        let is_silent = self.calls.lock().heard_at.is_none_or(|heard_at| heard_at < asked_at);
+        if is_silent && self.writer.try_lock().is_ok() {
+            self.end.cancel();
+        }
+        Err(Lost::After(late()))
+    }
+}
+
+/// Writes a frame. A connection on which it is left half written is of no more use.
+async fn write(
+    mut writer: OwnedMutexGuard<OwnedWriteHalf>,
+    frame: impl Buf,
+    patience: Duration,
+    end: CancellationToken,
+) -> io::Result<()> {
+    let half_written = end.clone().drop_guard();
+    tokio::select! {
+        () = end.cancelled() => return Err(io::ErrorKind::ConnectionReset.into()),
+        sent = send(&mut writer, frame, patience) => sent?,
+    }
+    half_written.disarm();
+    Ok(())
+}
+
+/// The writing of a frame. It goes on when its caller gives up, because others wait for the connection.
+struct Whole(Option<Pin<Box<dyn Future<Output = io::Result<()>> + Send>>>);
+
+impl Future for Whole {
+    type Output = io::Result<()>;
+
+    fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Self::Output> {
+        let writing = self.0.as_mut().expect("polled after it was done");
+        let polled = writing.as_mut().poll(context);
+        if polled.is_ready() {
+            self.0 = None;
+        }
+        polled
+    }
+}
+
+impl Drop for Whole {
+    fn drop(&mut self) {
+        if let (Some(writing), Ok(runtime)) = (self.0.take(), Handle::try_current()) {
+            runtime.spawn(writing);
+        }
     }
 }
 
@@ -183,25 +241,18 @@ impl Transport for Wires {
         route: PeerRoute,
         body: Bytes,
         timeout: Duration,
+        sent: &Sent,
     ) -> Result<Bytes, TransportError> {
         let lane = if route == PeerRoute::Append { Lane::Append } else { Lane::Other };
-        let asked_at = Instant::now();
-        let deadline = asked_at + timeout;
-        let connected = tokio::time::timeout_at(deadline, self.wire(address, lane)).await;
+        let by = Instant::now() + timeout.min(STALL_TIMEOUT);
+        let connected = tokio::time::timeout_at(by, self.wire(address, lane)).await;
         let wire = connected
             .unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into()))
             .map_err(|source| unreachable(address, source))?;
-        match tokio::time::timeout_at(deadline, wire.call(route, body)).await {
-            Ok(Ok((verdict, body))) => judge(address, verdict, body),
-            Ok(Err(Lost::Before(source))) => Err(unreachable(address, source)),
-            Ok(Err(Lost::After(source))) => Err(lost(address, source)),
-            Err(_) => {
-                // Nothing came at all: the way to the peer is gone, whatever the kernel still hopes.
-                if wire.calls.lock().heard_at.is_none_or(|heard_at| heard_at < asked_at) {
-                    wire.end.cancel();
-                }
-                Err(lost(address, io::ErrorKind::TimedOut.into()))
-            }
+        match wire.call(route, body, (by, timeout), sent).await {
+            Ok((verdict, body)) => judge(address, verdict, body),
+            Err(Lost::Before(source)) => Err(unreachable(address, source)),
+            Err(Lost::After(source)) => Err(lost(address, source)),
         }
     }
 
@@ -257,6 +308,7 @@ fn judge(address: &str, verdict: Verdict, body: Bytes) -> Result<Bytes, Transpor
         Verdict::Answered => Ok(body),
         Verdict::Refused => Err(TransportError::Refused { address: address.to_owned(), reason: reason() }),
         Verdict::Unavailable => Err(lost(address, io::Error::other(reason()))),
+        Verdict::Starting => Err(unreachable(address, io::Error::other(reason()))),
     }
 }
 

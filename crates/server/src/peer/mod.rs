@@ -5,9 +5,18 @@
 //! snapshot has a connection to itself: its frames follow one another, and an empty one ends it.
 
 mod dial;
+mod receive;
 mod serve;
+#[cfg(test)]
+mod tests;
+
+use std::future::Future;
+use std::io::{self, IoSlice};
+use std::time::Duration;
 
 use bytes::{Buf, BufMut, Bytes, BytesMut};
+use tokio::io::AsyncWriteExt;
+use tokio::net::tcp::OwnedWriteHalf;
 use tokio_util::codec::LengthDelimitedCodec;
 
 use crate::limits::PEER_BODY_BYTES_MAX;
@@ -28,6 +37,12 @@ const LENGTH_BYTES: usize = 4;
 /// given up after this.
 const SILENCE_MAX_S: u32 = 15;
 
+/// A frame that has begun and of which nothing moves for so long is given up, and its connection with it.
+const STALL_TIMEOUT: Duration = Duration::from_secs(3);
+
+/// What the kernel takes of a frame beyond what it has sent: little, so that whoever writes sees whether it moves.
+const UNSENT_BYTES_MAX: u32 = 128 << 10;
+
 /// What an answer is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Verdict {
@@ -36,6 +51,8 @@ enum Verdict {
     Refused,
     /// The peer cannot answer now; the body says why.
     Unavailable,
+    /// The peer did nothing: it is starting.
+    Starting,
 }
 
 impl Verdict {
@@ -44,11 +61,13 @@ impl Verdict {
             Self::Answered => 0,
             Self::Refused => 1,
             Self::Unavailable => 2,
+            Self::Starting => 3,
         }
     }
 
     fn of(code: u8) -> Option<Self> {
-        [Self::Answered, Self::Refused, Self::Unavailable].into_iter().find(|verdict| verdict.code() == code)
+        let all = [Self::Answered, Self::Refused, Self::Unavailable, Self::Starting];
+        all.into_iter().find(|verdict| verdict.code() == code)
     }
 }
 
@@ -75,15 +94,35 @@ fn open(frame: BytesMut) -> Option<(u32, u8, Bytes)> {
     (frame.len() >= HEAD_BYTES).then(|| (frame.get_u32(), frame.get_u8(), frame))
 }
 
+/// Writes a frame, however slowly the peer takes it, unless it takes nothing for as long as `patience`.
+async fn send(writer: &mut OwnedWriteHalf, mut frame: impl Buf, patience: Duration) -> io::Result<()> {
+    while frame.has_remaining() {
+        let mut parts = [IoSlice::new(&[]); 2];
+        let count = frame.chunks_vectored(&mut parts);
+        let written = tokio::time::timeout(patience, writer.write_vectored(&parts[..count])).await??;
+        if written == 0 {
+            return Err(io::ErrorKind::WriteZero.into());
+        }
+        frame.advance(written);
+    }
+    Ok(())
+}
+
+/// What must not stall.
+async fn timely<T>(step: impl Future<Output = io::Result<T>>) -> io::Result<T> {
+    tokio::time::timeout(STALL_TIMEOUT, step).await?
+}
+
 /// Sends at once, and notices a peer that is gone even if nothing is sent.
 fn prepare(stream: &tokio::net::TcpStream) {
     use rustix::net::sockopt;
     let prepared = stream
         .set_nodelay(true)
         .and_then(|()| Ok(sockopt::set_socket_keepalive(stream, true)?))
-        .and_then(|()| Ok(sockopt::set_tcp_keepidle(stream, std::time::Duration::from_secs(5))?))
-        .and_then(|()| Ok(sockopt::set_tcp_keepintvl(stream, std::time::Duration::from_secs(5))?))
-        .and_then(|()| Ok(sockopt::set_tcp_user_timeout(stream, 1_000 * SILENCE_MAX_S)?));
+        .and_then(|()| Ok(sockopt::set_tcp_keepidle(stream, Duration::from_secs(5))?))
+        .and_then(|()| Ok(sockopt::set_tcp_keepintvl(stream, Duration::from_secs(5))?))
+        .and_then(|()| Ok(sockopt::set_tcp_user_timeout(stream, 1_000 * SILENCE_MAX_S)?))
+        .and_then(|()| socket2::SockRef::from(stream).set_tcp_notsent_lowat(UNSENT_BYTES_MAX));
     if let Err(error) = prepared {
         tracing::debug!(%error, "cannot set a peer connection's options");
     }

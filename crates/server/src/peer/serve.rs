@@ -1,80 +1,136 @@
 //! The answering side.
 
+use std::future::Future;
 use std::io;
+use std::pin::{Pin, pin};
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use bytes::Bytes;
-use futures_util::StreamExt;
 use futures_util::stream::{self, FuturesUnordered};
-use rollcall_replica::{PeerRefusal, PeerRoute, Replica};
+use futures_util::{Stream, StreamExt};
+use rollcall_replica::{ByteStream, PeerRefusal, PeerRoute, Replica};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::net::tcp::OwnedReadHalf;
 use tokio::net::{TcpListener, TcpStream};
-use tokio_util::codec::{FramedRead, LengthDelimitedCodec};
+use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 
-use super::{PREAMBLE, Verdict, codec, frame, open, prepare};
-use crate::limits::{DISCARDED_BYTES_MAX, PEER_CONNECTIONS_MAX, PEER_REQUESTS_MAX};
+use super::receive::{Receiver, Request};
+use super::{PREAMBLE, STALL_TIMEOUT, Verdict, frame, prepare, send};
+use crate::limits::{DISCARDED_BYTES_MAX, PEER_BODIES_KIB_MAX, PEER_CONNECTIONS_MAX};
 use crate::listener;
 
 /// A caller says the preamble at once.
 const PREAMBLE_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// A connection on which no whole frame came for so long, and nothing is in work, makes room for another.
-const IDLE_TIMEOUT: Duration = Duration::from_secs(60);
+/// A connection on which no request named this cluster and this node makes room for another after this.
+pub(super) const STRANGER_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// As does one on which no request came for so long, and nothing is in work.
+pub(super) const IDLE_TIMEOUT: Duration = Duration::from_secs(60);
 
 /// For somebody with a browser, or with a client that was given the wrong one of the two ports.
 const WRONG_PORT: &[u8] = b"HTTP/1.1 400 Bad Request\r\ncontent-type: text/plain\r\nconnection: close\r\n\r\n\
     This is the peer port of a Rollcall node: it serves nodes only. Clients connect to the other port (`listen`).\n";
 
-/// What answers peers. Until the replica runs every peer is told to come back.
-#[derive(Clone, Default)]
-pub(crate) struct PeerEdge {
-    replica: Arc<OnceLock<Replica>>,
+/// Whom peers ask.
+pub(crate) trait Member: Clone + Send + Sync + 'static {
+    /// Whether what begins so is a request of this cluster for this node.
+    fn is_addressed(&self, route: PeerRoute, head: &[u8]) -> bool;
+
+    fn handle_peer(&self, route: PeerRoute, body: Bytes) -> impl Future<Output = Result<Bytes, PeerRefusal>> + Send;
+
+    fn handle_snapshot(&self, body: ByteStream) -> impl Future<Output = Result<Bytes, PeerRefusal>> + Send;
+
+    /// A connection ended on which appends had come.
+    fn contact_lost(&self);
 }
 
-type Frames = FramedRead<OwnedReadHalf, LengthDelimitedCodec>;
-
-impl PeerEdge {
-    /// Called once, when the replica runs.
-    pub(crate) fn open(&self, replica: Replica) {
-        assert!(self.replica.set(replica).is_ok(), "the peer edge was opened twice");
+impl Member for Replica {
+    fn is_addressed(&self, route: PeerRoute, head: &[u8]) -> bool {
+        self.is_addressed(route, head)
     }
 
-    fn replica(&self) -> Result<&Replica, PeerRefusal> {
-        self.replica.get().ok_or_else(|| PeerRefusal::Unavailable("this node is starting".to_owned()))
+    async fn handle_peer(&self, route: PeerRoute, body: Bytes) -> Result<Bytes, PeerRefusal> {
+        self.handle_peer(route, body).await
     }
 
-    async fn answer(&self, tag: u8, body: Bytes) -> (Verdict, Bytes) {
-        let answered = match (self.replica(), PeerRoute::of(tag)) {
-            (Err(refusal), _) => Err(refusal),
-            (Ok(_), None) => Err(PeerRefusal::Malformed(format!("there is no peer route {tag}"))),
-            (Ok(replica), Some(route)) => replica.handle_peer(route, body).await,
+    async fn handle_snapshot(&self, body: ByteStream) -> Result<Bytes, PeerRefusal> {
+        self.handle_snapshot(body).await
+    }
+
+    fn contact_lost(&self) {
+        self.contact_lost();
+    }
+}
+
+/// What answers peers. Until the member runs every peer is told to come back.
+#[derive(Clone)]
+pub(crate) struct PeerEdge<M = Replica> {
+    member: Arc<OnceLock<M>>,
+    /// For what is larger than small, over all connections; in KiB.
+    room: Arc<Semaphore>,
+}
+
+impl<M> Default for PeerEdge<M> {
+    fn default() -> Self {
+        Self::with_room(PEER_BODIES_KIB_MAX)
+    }
+}
+
+impl<M> PeerEdge<M> {
+    pub(super) fn with_room(kib: usize) -> Self {
+        Self { member: Arc::default(), room: Arc::new(Semaphore::new(kib)) }
+    }
+
+    pub(super) fn room(&self) -> Arc<Semaphore> {
+        self.room.clone()
+    }
+}
+
+impl<M: Member> PeerEdge<M> {
+    /// Called once, when the member runs.
+    pub(crate) fn open(&self, member: M) {
+        assert!(self.member.set(member).is_ok(), "the peer edge was opened twice");
+    }
+
+    pub(super) fn is_addressed(&self, tag: u8, head: &[u8]) -> bool {
+        self.member.get().zip(PeerRoute::of(tag)).is_some_and(|(member, route)| member.is_addressed(route, head))
+    }
+
+    async fn answer(&self, tag: u8, body: Option<Bytes>) -> (Verdict, Bytes) {
+        let Some(member) = self.member.get() else { return starting() };
+        rendered(match (PeerRoute::of(tag), body) {
+            (None, _) => Err(PeerRefusal::Malformed(format!("there is no peer route {tag}"))),
+            (Some(_), None) => Err(PeerRefusal::Misdirected(NOT_ADDRESSED.to_owned())),
+            (Some(route), Some(body)) => member.handle_peer(route, body).await,
+        })
+    }
+
+    /// Takes in a snapshot: the requests of this connection until an empty one.
+    async fn snapshot(
+        &self,
+        first: Request,
+        requests: &mut Pin<&mut impl Stream<Item = io::Result<Request>>>,
+    ) -> (Verdict, Bytes) {
+        let Some(member) = self.member.get() else { return starting() };
+        let Some(first_chunk) = first.body.filter(|_| first.from_member) else {
+            return rendered(Err(PeerRefusal::Misdirected(NOT_ADDRESSED.to_owned())));
         };
-        rendered(answered)
-    }
-
-    /// Takes in a snapshot: the frames of this connection until an empty one.
-    async fn snapshot(&self, first: Bytes, frames: &mut Frames) -> (Verdict, Bytes) {
-        let replica = match self.replica() {
-            Ok(replica) => replica,
-            Err(refusal) => return rendered(Err(refusal)),
-        };
+        drop(first.seat);
         let (chunks, body) = tokio::sync::mpsc::channel(1);
         let receive = async {
-            let mut next = Some(Ok(first));
-            while let Some(chunk) = next {
-                let ended = matches!(&chunk, Ok(chunk) if chunk.is_empty());
-                if ended || chunks.send(chunk).await.is_err() {
+            let mut next = Ok(first_chunk);
+            loop {
+                let ended = next.as_ref().is_ok_and(Bytes::is_empty);
+                if ended || chunks.send(next).await.is_err() {
                     break;
                 }
-                next = match frames.next().await {
-                    Some(Ok(frame)) => {
-                        Some(open(frame).map(|(_, _, body)| body).ok_or(io::ErrorKind::InvalidData.into()))
+                next = match requests.next().await {
+                    Some(request) => {
+                        request.and_then(|request| request.body.ok_or(io::ErrorKind::InvalidData.into()))
                     }
-                    Some(Err(error)) => Some(Err(error)),
-                    None => Some(Err(io::ErrorKind::UnexpectedEof.into())),
+                    None => Err(io::ErrorKind::TimedOut.into()),
                 };
             }
             drop(chunks);
@@ -83,10 +139,16 @@ impl PeerEdge {
         };
         let body = stream::unfold(body, async |mut body| body.recv().await.map(|chunk| (chunk, body)));
         tokio::select! {
-            answered = replica.handle_snapshot(Box::pin(body)) => rendered(answered),
+            answered = member.handle_snapshot(Box::pin(body)) => rendered(answered),
             () = receive => unreachable!("it waits for ever"),
         }
     }
+}
+
+const NOT_ADDRESSED: &str = "so large a request must name the cluster and the node that it is meant for";
+
+fn starting() -> (Verdict, Bytes) {
+    (Verdict::Starting, Bytes::from_static(b"this node is starting"))
 }
 
 fn rendered(answered: Result<Bytes, PeerRefusal>) -> (Verdict, Bytes) {
@@ -102,7 +164,7 @@ fn rendered(answered: Result<Bytes, PeerRefusal>) -> (Verdict, Bytes) {
 }
 
 /// Serves peers until `stop`.
-pub(crate) async fn serve(listener: TcpListener, stop: CancellationToken, edge: PeerEdge) {
+pub(crate) async fn serve<M: Member>(listener: TcpListener, stop: CancellationToken, edge: PeerEdge<M>) {
     let connection = {
         let stop = stop.clone();
         move |stream: TcpStream, crowded: bool, abort: CancellationToken| {
@@ -124,25 +186,25 @@ pub(crate) async fn serve(listener: TcpListener, stop: CancellationToken, edge: 
     listener::serve(listener, PEER_CONNECTIONS_MAX, stop, connection).await;
 }
 
-/// Tells the replica when a connection ends on which appends came.
-struct Contact<'a> {
-    edge: &'a PeerEdge,
+/// Tells the member when a connection ends on which appends came.
+struct Contact<'a, M: Member> {
+    edge: &'a PeerEdge<M>,
     stop: &'a CancellationToken,
     appends: bool,
 }
 
-impl Drop for Contact<'_> {
+impl<M: Member> Drop for Contact<'_, M> {
     fn drop(&mut self) {
         if self.appends
             && !self.stop.is_cancelled()
-            && let Some(replica) = self.edge.replica.get()
+            && let Some(member) = self.edge.member.get()
         {
-            replica.contact_lost();
+            member.contact_lost();
         }
     }
 }
 
-async fn connection(mut stream: TcpStream, edge: PeerEdge, stop: CancellationToken) -> io::Result<()> {
+async fn connection<M: Member>(mut stream: TcpStream, edge: PeerEdge<M>, stop: CancellationToken) -> io::Result<()> {
     prepare(&stream);
     let mut said = [0; PREAMBLE.len()];
     let listened = tokio::time::timeout(PREAMBLE_TIMEOUT, stream.read_exact(&mut said)).await;
@@ -152,7 +214,7 @@ async fn connection(mut stream: TcpStream, edge: PeerEdge, stop: CancellationTok
         return tokio::time::timeout(PREAMBLE_TIMEOUT, turn_away(stream)).await?;
     }
     let (reader, mut writer) = stream.into_split();
-    let mut frames: Frames = FramedRead::new(reader, codec());
+    let mut requests = pin!(Receiver::new(reader, edge.clone()).into_stream());
     let mut working = FuturesUnordered::new();
     let mut open_for_more = true;
     let mut contact = Contact { edge: &edge, stop: &stop, appends: false };
@@ -162,30 +224,25 @@ async fn connection(mut stream: TcpStream, edge: PeerEdge, stop: CancellationTok
             biased;
             Some((number, verdict, body)) = working.next() => {
                 let verdict: Verdict = verdict;
-                writer.write_all_buf(&mut frame(number, verdict.code(), body)).await?;
+                send(&mut writer, frame(number, verdict.code(), body), STALL_TIMEOUT).await?;
             }
-            frame_in = tokio::time::timeout(IDLE_TIMEOUT, frames.next()),
-                if open_for_more && working.len() < PEER_REQUESTS_MAX =>
-            {
-                let frame_in = match frame_in {
-                    Ok(Some(frame_in)) => frame_in,
-                    Ok(None) => return Ok(()),
-                    Err(_) if !working.is_empty() => continue,
-                    Err(_) => {
-                        // Whoever still wants something connects anew.
-                        contact.appends = false;
-                        return Ok(());
-                    }
+            request = requests.next(), if open_for_more => {
+                let Some(request) = request.transpose()? else {
+                    // Whoever still wants something connects anew.
+                    contact.appends = false;
+                    open_for_more = false;
+                    continue;
                 };
-                let (number, tag, body) = open(frame_in?).ok_or(io::ErrorKind::InvalidData)?;
-                contact.appends |= PeerRoute::of(tag) == Some(PeerRoute::Append);
-                if PeerRoute::of(tag) == Some(PeerRoute::Snapshot) {
-                    let (verdict, body) = edge.snapshot(body, &mut frames).await;
-                    return writer.write_all_buf(&mut frame(number, verdict.code(), body)).await;
+                let (number, route) = (request.number, PeerRoute::of(request.tag));
+                contact.appends |= request.from_member && route == Some(PeerRoute::Append);
+                if route == Some(PeerRoute::Snapshot) {
+                    let (verdict, body) = edge.snapshot(request, &mut requests).await;
+                    return send(&mut writer, frame(number, verdict.code(), body), STALL_TIMEOUT).await;
                 }
                 let edge = &edge;
                 working.push(async move {
-                    let (verdict, body) = edge.answer(tag, body).await;
+                    let (verdict, body) = edge.answer(request.tag, request.body).await;
+                    drop(request.seat);
                     (number, verdict, body)
                 });
             }
@@ -201,157 +258,4 @@ async fn turn_away(mut stream: TcpStream) -> io::Result<()> {
     stream.shutdown().await?;
     tokio::io::copy(&mut stream.take(DISCARDED_BYTES_MAX as u64), &mut tokio::io::sink()).await?;
     Ok(())
-}
-
-#[cfg(test)]
-mod tests {
-    use rollcall_replica::{Transport, TransportError};
-    use tokio::task::JoinHandle;
-
-    use super::super::{Wires, codec, frame, open};
-    use super::*;
-
-    const PATIENCE: Duration = Duration::from_secs(10);
-
-    async fn served() -> (String, CancellationToken, JoinHandle<()>) {
-        let listener = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
-        let address = listener.local_addr().expect("an address").to_string();
-        let stop = CancellationToken::new();
-        let server = tokio::spawn(serve(listener, stop.clone(), PeerEdge::default()));
-        (address, stop, server)
-    }
-
-    #[tokio::test]
-    async fn nobody_there_is_unreachable() {
-        let free = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
-        let call = Wires::default().call(&free.to_string(), PeerRoute::Info, Bytes::new(), PATIENCE).await;
-        assert!(matches!(call, Err(TransportError::Unreachable { .. })), "{call:?}");
-    }
-
-    #[tokio::test]
-    async fn before_the_replica_runs_peers_are_told_to_come_back() {
-        let (address, stop, server) = served().await;
-        let wires = Wires::default();
-        for route in [PeerRoute::Vote, PeerRoute::Append] {
-            let call = wires.call(&address, route, Bytes::new(), PATIENCE).await;
-            let Err(TransportError::Lost { source, .. }) = call else { panic!("{call:?}") };
-            assert_eq!(source.to_string(), "this node is starting");
-        }
-        let body = stream::iter([Ok(Bytes::from_static(b"snap")), Ok(Bytes::from_static(b"shot"))]);
-        let call = wires.call_streaming(&address, PeerRoute::Snapshot, Box::pin(body), PATIENCE).await;
-        assert!(matches!(call, Err(TransportError::Lost { .. })), "{call:?}");
-        stop.cancel();
-        server.await.unwrap();
-    }
-
-    #[tokio::test]
-    async fn a_client_at_the_wrong_port_is_told_so() {
-        let (address, _stop, _server) = served().await;
-        let mut stream = TcpStream::connect(&address).await.unwrap();
-        stream.write_all(b"GET /api/services HTTP/1.1\r\nhost: a\r\n\r\n").await.unwrap();
-        let mut answer = String::new();
-        stream.read_to_string(&mut answer).await.unwrap();
-        assert!(answer.starts_with("HTTP/1.1 400 ") && answer.contains("peer port"), "{answer}");
-    }
-
-    #[tokio::test]
-    async fn p11_noise_ends_its_own_connection_and_nothing_else() {
-        let (address, _stop, _server) = served().await;
-        for noise in [&[0_u8; 64][..], &[0xff; 64], &[0, 0, 0, 2, 1, 1]] {
-            let mut stream = TcpStream::connect(&address).await.unwrap();
-            stream.write_all(PREAMBLE).await.unwrap();
-            stream.write_all(noise).await.unwrap();
-            let mut rest = Vec::new();
-            // Closed or reset; in any case it ends.
-            let _ = stream.read_to_end(&mut rest).await;
-        }
-        let call = Wires::default().call(&address, PeerRoute::Info, Bytes::new(), PATIENCE).await;
-        assert!(matches!(call, Err(TransportError::Lost { .. })), "{call:?}");
-    }
-
-    /// A peer that answers each frame with what `answers` makes of it: the connection's and the frame's number, and the
-    /// body. One connection at a time.
-    async fn stub(mut answers: impl FnMut(usize, u32, Bytes) -> Vec<(u32, Bytes)> + Send + 'static) -> String {
-        let listener = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
-        let address = listener.local_addr().expect("an address").to_string();
-        tokio::spawn(async move {
-            for connection in 0.. {
-                let Ok((mut stream, _)) = listener.accept().await else { return };
-                let mut said = [0; PREAMBLE.len()];
-                stream.read_exact(&mut said).await.expect("a preamble");
-                let (reader, mut writer) = stream.into_split();
-                let mut frames = FramedRead::new(reader, codec());
-                while let Some(Ok(next)) = frames.next().await {
-                    let (number, _, body) = open(next).expect("a frame");
-                    if body.as_ref() == b"hang up" {
-                        break;
-                    }
-                    for (number, body) in answers(connection, number, body) {
-                        let mut answer = frame(number, Verdict::Answered.code(), body);
-                        writer.write_all_buf(&mut answer).await.expect("written");
-                    }
-                }
-            }
-        });
-        address
-    }
-
-    async fn call(wires: &Wires, address: &str, body: &'static str) -> Result<Bytes, TransportError> {
-        wires.call(address, PeerRoute::Info, Bytes::from(body), PATIENCE).await
-    }
-
-    #[tokio::test]
-    async fn a_broken_connection_is_replaced_and_a_lost_answer_is_not_taken_for_unsent() {
-        let address = stub(|_, number, body| vec![(number, body)]).await;
-        let wires = Wires::default();
-        assert_eq!(call(&wires, &address, "one").await.unwrap(), "one");
-        let lost = call(&wires, &address, "hang up").await;
-        assert!(matches!(lost, Err(TransportError::Lost { .. })), "{lost:?}");
-        assert_eq!(call(&wires, &address, "two").await.unwrap(), "two");
-    }
-
-    #[tokio::test]
-    async fn answers_find_their_calls_in_any_order() {
-        let mut held = Vec::new();
-        let address = stub(move |_, number, body| {
-            held.push((number, body));
-            if held.len() < 3 { Vec::new() } else { held.drain(..).rev().collect() }
-        })
-        .await;
-        let wires = Wires::default();
-        let calls =
-            tokio::join!(call(&wires, &address, "a"), call(&wires, &address, "b"), call(&wires, &address, "c"));
-        assert_eq!((calls.0.unwrap(), calls.1.unwrap(), calls.2.unwrap()), ("a".into(), "b".into(), "c".into()));
-    }
-
-    #[tokio::test]
-    async fn a_connection_on_which_nothing_comes_is_given_up() {
-        let address =
-            stub(|connection, number, body| if connection == 0 { Vec::new() } else { vec![(number, body)] }).await;
-        let wires = Wires::default();
-        let silent = wires.call(&address, PeerRoute::Info, Bytes::from("a"), Duration::from_millis(100)).await;
-        assert!(matches!(silent, Err(TransportError::Lost { .. })), "{silent:?}");
-        // The stub takes the next connection only when the silent one was closed.
-        assert_eq!(call(&wires, &address, "b").await.unwrap(), "b");
-    }
-
-    #[tokio::test]
-    async fn a_call_that_is_given_up_leaves_the_connection_whole() {
-        let address = stub(|connection, number, body| {
-            if body.as_ref() == b"silence" {
-                Vec::new()
-            } else {
-                vec![(number, Bytes::from(format!("{connection}")))]
-            }
-        })
-        .await;
-        let wires = Wires::default();
-        assert_eq!(call(&wires, &address, "a").await.unwrap(), "0");
-        tokio::select! {
-            biased;
-            answer = call(&wires, &address, "silence") => panic!("{answer:?}"),
-            () = tokio::task::yield_now() => {}
-        }
-        assert_eq!(call(&wires, &address, "b").await.unwrap(), "0");
-    }
 }

@@ -45,6 +45,10 @@ impl Moment {
     pub fn of(state: &State, cluster_time: ClusterTime) -> Self {
         Self { epoch: state.epoch(), now: state.now(), wall: state.wall(), cluster_time }
     }
+
+    pub(crate) fn epoch(&self) -> Epoch {
+        self.epoch
+    }
 }
 
 /// A service object without its two times.

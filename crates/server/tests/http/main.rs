@@ -2,7 +2,10 @@
 
 mod cluster;
 mod discovery;
+mod events;
 mod lifecycle;
 mod node;
 mod operations;
 mod refusals;
+mod socket;
+mod watch;

@@ -70,12 +70,12 @@ impl Node {
     /// Founds a cluster of one that accepts these tenants only.
     pub(crate) async fn start_for(tenants: &[&str]) -> Self {
         let tenants = tenants.iter().map(|&tenant| tenant.to_owned()).collect();
-        Self::start_as(Settings { bootstrap: Some(true), tenants: Some(tenants), ..Settings::default() }).await
+        Self::start_as(Settings { tenants: Some(tenants), ..Self::founder() }).await
     }
 
     /// Founds a cluster of one, or resumes it.
     pub(crate) async fn start_in(dir: &Path) -> Self {
-        Self::serve(dir, Settings { bootstrap: Some(true), ..Settings::default() }).await
+        Self::serve(dir, Self::founder()).await
     }
 
     /// Joins the cluster of a member.
@@ -83,14 +83,19 @@ impl Node {
         Self::start_as(Settings { join: Some(vec![member.peer_address.clone()]), ..Settings::default() }).await
     }
 
-    async fn start_as(founding: Settings) -> Self {
+    /// Settings of the founder of a cluster.
+    pub(crate) fn founder() -> Settings {
+        Settings { bootstrap: Some(true), ..Settings::default() }
+    }
+
+    pub(crate) async fn start_as(founding: Settings) -> Self {
         let dir = tempfile::tempdir().expect("a temporary directory");
         let mut node = Self::serve(dir.path(), founding).await;
         node._dir = Some(dir);
         node
     }
 
-    async fn serve(dir: &Path, founding: Settings) -> Self {
+    pub(crate) async fn serve(dir: &Path, founding: Settings) -> Self {
         let server = Server::bind(config(dir, founding)).await.expect("free ports");
         let base = format!("http://{}", server.client_address());
         let peer_address = server.peer_address().to_string();

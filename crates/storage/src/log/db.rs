@@ -23,11 +23,12 @@ pub(super) const END_KEY: [u8; 9] = [0xFF; 9];
 const TAIL_BYTES_MAX: usize = 4 << 20;
 
 /// Memory per write buffer; a full one becomes a file.
-const WRITE_BUFFER_BYTES: usize = 8 << 20;
+const WRITE_BUFFER_BYTES: usize = 4 << 20;
 /// One is filled while another is written out.
 const WRITE_BUFFERS_MAX: i32 = 2;
-/// WAL kept before the oldest write buffer is written out, which bounds the replay at a restart.
-const WAL_BYTES_MAX: u64 = 64 << 20;
+/// WAL kept before the oldest write buffer is written out, which bounds the replay at a restart: what is rarely written,
+/// such as the vote, would otherwise keep it all.
+const WAL_BYTES_MAX: u64 = 16 << 20;
 
 /// Why a log cannot be opened. None of it is passed over: what is missing may have been acknowledged.
 #[derive(Debug, thiserror::Error)]
@@ -109,6 +110,7 @@ pub(super) fn recover(db: &DB) -> Result<Position, LogOpenError> {
 
     let mut read_options = ReadOptions::default();
     read_options.fill_cache(false);
+    read_options.set_readahead_size(rocks::READAHEAD_BYTES);
     let rows = db.iterator_cf_opt(cf(db, LOG), read_options, IteratorMode::Start);
     for (expected, row) in (first..).zip(rows) {
         let (key, record) = row.map_err(LogOpenError::Read)?;

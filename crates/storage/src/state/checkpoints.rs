@@ -11,9 +11,9 @@ use tokio::task::JoinError;
 
 use super::frames::{Frame, SnapshotError};
 use super::generation::{Generation, GenerationError};
-use super::loader::Loader;
+use super::loader;
 use super::roll::{Replicated, Roll};
-use super::rows::{StateHeader, cf, put_delta, put_header};
+use super::rows::{StateHeader, cf, delta_bytes, put_delta, put_header, put_past};
 use super::snapshot::{SnapshotData, Source, View};
 use crate::data_dir::DataDir;
 use crate::failure::{Health, StoreFailure};
@@ -107,9 +107,13 @@ impl Checkpoints {
         let taken = std::mem::take(&mut *self.taken.lock());
         let generation = self.current.lock().clone();
         if let Some(newest) = taken.back() {
-            let mut batch = WriteBatch::default();
+            // A batch that grows by doubling would take twice the memory, and keep it.
+            let bytes = taken.iter().map(|taken| delta_bytes(&taken.delta)).sum();
+            let mut batch = WriteBatch::with_capacity_bytes(bytes);
             for Taken { delta, .. } in &taken {
                 put_delta(&generation.db, &mut batch, delta);
+                let put = put_past(&generation.db, &mut batch, &delta.past);
+                self.health.guard("read the history of the checkpoint before", put)?;
             }
             put_header(&generation.db, &mut batch, &newest.header);
             // openraft may apply what the log has written but not flushed. A checkpoint that outlived its log would not
@@ -180,18 +184,19 @@ impl Checkpoints {
         // The rows are worth something only together, so one flush at the end replaces the WAL.
         let mut unlogged = WriteOptions::default();
         unlogged.disable_wal(true);
-        let mut loader = Loader::new(self.options);
-        data.read(|frame| {
-            if let Frame::Rows { table, rows } = &frame {
-                let mut batch = WriteBatch::default();
-                for row in rows {
-                    batch.put_cf(cf(&next.db, table.name()), &row.key, &row.record);
+        let loaded: Result<_, InstallError> = loader::load(self.options, |take| {
+            data.read(|frame| {
+                if let Frame::Rows { table, rows } = &frame {
+                    let mut batch = WriteBatch::default();
+                    for row in rows {
+                        batch.put_cf(cf(&next.db, table.name()), &row.key, &row.record);
+                    }
+                    next.db.write_opt(batch, &unlogged)?;
                 }
-                next.db.write_opt(batch, &unlogged)?;
-            }
-            Ok::<(), InstallError>(loader.take(frame)?)
-        })?;
-        let (replicated, header) = loader.finish()?.ok_or(InstallError::Empty)?;
+                take(frame)
+            })
+        });
+        let (replicated, header) = loaded?.ok_or(InstallError::Empty)?;
         let mut batch = WriteBatch::default();
         put_header(&next.db, &mut batch, &header);
         next.db.write_opt(batch, &unlogged)?;

@@ -59,6 +59,8 @@ pub enum SnapshotError {
     Key { table: &'static str },
     #[error("make a state of the rows")]
     Restore(#[source] rollcall_registry::state::RestoreError),
+    #[error("start the thread that makes a state of the rows")]
+    Thread(#[source] io::Error),
     #[error("send snapshot: the receiver is gone")]
     Abandoned,
 }

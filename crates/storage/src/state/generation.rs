@@ -18,8 +18,8 @@ const FIRST: u64 = 1;
 
 /// Memory of all write buffers of one generation together.
 const WRITE_BUFFERS_BYTES_MAX: usize = 8 << 20;
-/// WAL kept before write buffers are written out.
-const WAL_BYTES_MAX: u64 = 64 << 20;
+/// WAL kept before write buffers are written out: a start reads it all.
+const WAL_BYTES_MAX: u64 = 16 << 20;
 
 /// Why no state can be opened or made.
 #[derive(Debug, thiserror::Error)]
@@ -134,8 +134,9 @@ impl Generation {
         options.set_db_write_buffer_size(WRITE_BUFFERS_BYTES_MAX);
         options.set_write_buffer_size(WRITE_BUFFERS_BYTES_MAX / 2);
         options.set_max_total_wal_size(WAL_BYTES_MAX);
-        let names = [META, Table::Deadlines.name(), Table::Instances.name()];
-        let db = DB::open_cf_with_opts(&options, &path, names.map(|name| (name, options.clone())))
+        // One that an earlier version did not have begins empty.
+        options.create_missing_column_families(true);
+        let db = DB::open_cf_with_opts(&options, &path, families().map(|name| (name, options.clone())))
             .map_err(|source| GenerationError::Open { path: path.clone(), source })?;
         Ok(Self { db, number, dir: GenerationDir { path, superseded: AtomicBool::new(false) } })
     }
@@ -144,13 +145,18 @@ impl Generation {
     pub(super) fn flush(&self) -> Result<(), rocksdb::Error> {
         let mut options = FlushOptions::default();
         options.set_wait(true);
-        let families = [META, Table::Deadlines.name(), Table::Instances.name()].map(|name| cf(&self.db, name));
+        let families: Vec<_> = families().map(|name| cf(&self.db, name)).collect();
         self.db.flush_cfs_opt(&families, &options)
     }
 
     fn states(&self) -> &Path {
         self.dir.path.parent().expect("a generation stands in the state directory")
     }
+}
+
+/// The names of all column families.
+fn families() -> impl Iterator<Item = &'static str> {
+    [META].into_iter().chain(Table::ALL.map(Table::name))
 }
 
 fn point_at(states: &Path, number: u64) -> Result<(), GenerationError> {

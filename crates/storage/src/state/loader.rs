@@ -1,66 +1,128 @@
 //! From the frames of a snapshot to a state: the one way back, at a restart as at an installation.
+//!
+//! It is what a restart waits for, so it is two threads' work: one reads and decodes, the other makes the state.
 
-use rollcall_registry::state::Restoring;
-use rollcall_registry::{ClusterTime, Instance, LeaseId, Options};
+use std::panic::resume_unwind;
+use std::sync::mpsc::{Receiver, sync_channel};
+use std::thread;
+
+use rollcall_registry::state::{Past, Restoring};
+use rollcall_registry::{ClusterTime, Instance, LeaseId, Options, Revision};
 
 use super::frames::{Frame, Row, SnapshotError};
 use super::roll::Replicated;
-use super::rows::{StateHeader, Table, instance_key, lease_key};
+use super::rows::{StateHeader, Table, instance_key, lease_key, revision_key};
 use crate::codec::{self, Kind};
 
-/// Takes the frames in order and checks every row and, at the end, the digest of the whole.
-pub(super) struct Loader {
-    options: Options,
-    state: Option<(Restoring, StateHeader)>,
+/// Decoded frames that wait to be made a state of: enough to even out, a few MiB.
+const PIECES_AHEAD_MAX: usize = 8;
+
+/// A frame, decoded.
+enum Piece {
+    Head(StateHeader),
+    Deadlines(Vec<(LeaseId, ClusterTime)>),
+    Instances(Vec<Instance>),
+    /// From a revision on.
+    Past(Vec<(Revision, Vec<Past>)>),
+    End,
 }
 
-impl Loader {
-    pub(super) fn new(options: Options) -> Self {
-        Self { options, state: None }
-    }
+/// Makes a state of the frames that `read` hands on in order, and checks every row and, at the end, the digest of the
+/// whole. None if no frame comes.
+pub(super) fn load<E: From<SnapshotError>>(
+    options: Options,
+    read: impl FnOnce(&mut dyn FnMut(Frame) -> Result<(), E>) -> Result<(), E>,
+) -> Result<Option<(Replicated, StateHeader)>, E> {
+    let (sender, pieces) = sync_channel(PIECES_AHEAD_MAX);
+    thread::scope(|scope| {
+        let making = thread::Builder::new()
+            .name("state-load".to_owned())
+            .spawn_scoped(scope, move || make(options, &pieces))
+            .map_err(SnapshotError::Thread)?;
+        let read = read(&mut |frame| {
+            // Who makes the state hangs up only with an error, which then counts.
+            Ok(sender.send(decode(frame)?).map_err(|_| SnapshotError::Abandoned)?)
+        });
+        drop(sender);
+        let made = making.join().unwrap_or_else(|panic| resume_unwind(panic))?;
+        read.map(|()| made)
+    })
+}
 
-    pub(super) fn take(&mut self, frame: Frame) -> Result<(), SnapshotError> {
-        match (frame, &mut self.state) {
-            (Frame::Head(head), state) => {
-                *state = Some((Restoring::new(self.options, head.header.clone()), head));
+/// None if the end did not come: whoever reads says why.
+fn make(options: Options, pieces: &Receiver<Piece>) -> Result<Option<(Replicated, StateHeader)>, SnapshotError> {
+    let mut making: Option<(Restoring, StateHeader)> = None;
+    for piece in pieces {
+        match (piece, &mut making) {
+            (Piece::Head(head), making) => *making = Some((Restoring::new(options, head.header.clone()), head)),
+            (Piece::Deadlines(deadlines), Some((restoring, _))) => {
+                deadlines.into_iter().for_each(|(lease, deadline)| restoring.deadline(lease, deadline));
             }
-            (Frame::Rows { table, rows }, Some((restoring, _))) => {
-                for row in rows {
-                    take_row(restoring, table, &row)?;
+            (Piece::Instances(instances), Some((restoring, _))) => {
+                for instance in instances {
+                    restoring.instance(instance).map_err(SnapshotError::Restore)?;
                 }
             }
-            (Frame::Rows { .. }, None) => return Err(SnapshotError::OutOfPlace { frame: 0 }),
-            (Frame::End { .. }, _) => {}
+            (Piece::Past(rows), Some((restoring, _))) => {
+                rows.into_iter().for_each(|(first, changes)| restoring.past(first, changes));
+            }
+            (Piece::End, Some(_)) => return finish(making),
+            (_, None) => return Err(SnapshotError::OutOfPlace { frame: 0 }),
         }
-        Ok(())
     }
-
-    /// None if no frame came.
-    pub(super) fn finish(self) -> Result<Option<(Replicated, StateHeader)>, SnapshotError> {
-        let Some((restoring, header)) = self.state else { return Ok(None) };
-        let state = restoring.finish().map_err(SnapshotError::Restore)?;
-        let replicated = Replicated::new(state, header.applied, header.membership.clone());
-        Ok(Some((replicated, header)))
-    }
+    Ok(None)
 }
 
-fn take_row(restoring: &mut Restoring, table: Table, row: &Row) -> Result<(), SnapshotError> {
-    let misplaced = || SnapshotError::Key { table: table.name() };
-    let unreadable = |source| SnapshotError::Row { table: table.name(), source };
-    match table {
-        Table::Deadlines => {
-            let lease = LeaseId(u64::from_be_bytes(row.key[..].try_into().map_err(|_| misplaced())?));
-            let deadline: ClusterTime =
-                codec::unseal(Kind::Deadline, &lease_key(lease), &row.record).map_err(unreadable)?;
-            restoring.deadline(lease, deadline);
+fn finish(making: Option<(Restoring, StateHeader)>) -> Result<Option<(Replicated, StateHeader)>, SnapshotError> {
+    let Some((restoring, header)) = making else { return Ok(None) };
+    let state = restoring.finish().map_err(SnapshotError::Restore)?;
+    let replicated = Replicated::new(state, header.applied, header.membership.clone());
+    Ok(Some((replicated, header)))
+}
+
+fn decode(frame: Frame) -> Result<Piece, SnapshotError> {
+    Ok(match frame {
+        Frame::Head(head) => Piece::Head(head),
+        Frame::Rows { table: Table::Deadlines, rows } => {
+            Piece::Deadlines(rows.iter().map(decode_deadline).collect::<Result<_, _>>()?)
         }
-        Table::Instances => {
-            let instance: Instance = codec::unseal(Kind::Instance, &row.key, &row.record).map_err(unreadable)?;
-            if row.key != instance_key(&instance.tenant, instance.id()) {
-                return Err(misplaced());
-            }
-            restoring.instance(instance).map_err(SnapshotError::Restore)?;
+        Frame::Rows { table: Table::Instances, rows } => {
+            Piece::Instances(rows.iter().map(decode_instance).collect::<Result<_, _>>()?)
         }
+        Frame::Rows { table: Table::History, rows } => {
+            Piece::Past(rows.iter().map(decode_past).collect::<Result<_, _>>()?)
+        }
+        Frame::End { .. } => Piece::End,
+    })
+}
+
+fn misplaced(table: Table) -> SnapshotError {
+    SnapshotError::Key { table: table.name() }
+}
+
+fn unreadable(table: Table) -> impl FnOnce(codec::CodecError) -> SnapshotError {
+    move |source| SnapshotError::Row { table: table.name(), source }
+}
+
+fn decode_deadline(row: &Row) -> Result<(LeaseId, ClusterTime), SnapshotError> {
+    let table = Table::Deadlines;
+    let lease = LeaseId(u64::from_be_bytes(row.key[..].try_into().map_err(|_| misplaced(table))?));
+    let deadline = codec::unseal(Kind::Deadline, &lease_key(lease), &row.record).map_err(unreadable(table))?;
+    Ok((lease, deadline))
+}
+
+fn decode_instance(row: &Row) -> Result<Instance, SnapshotError> {
+    let table = Table::Instances;
+    let instance: Instance = codec::unseal(Kind::Instance, &row.key, &row.record).map_err(unreadable(table))?;
+    if row.key != instance_key(&instance.tenant, instance.id()) {
+        return Err(misplaced(table));
     }
-    Ok(())
+    Ok(instance)
+}
+
+fn decode_past(row: &Row) -> Result<(Revision, Vec<Past>), SnapshotError> {
+    let table = Table::History;
+    let first = Revision(u64::from_be_bytes(row.key[..].try_into().map_err(|_| misplaced(table))?));
+    let changes = codec::unseal(Kind::History, &revision_key(first), &row.record).map_err(unreadable(table))?;
+    Ok((first, changes))
 }

@@ -38,7 +38,6 @@ pub use frames::SnapshotError;
 pub(crate) use generation::CURRENT;
 use generation::Generation;
 pub use generation::GenerationError;
-use loader::Loader;
 pub use receive::{ReceiveError, SnapshotReceiver};
 use roll::Replicated;
 pub use roll::Roll;
@@ -66,25 +65,29 @@ pub struct StateMachine {
     health: Health,
 }
 
+/// The last checkpoint, in its directory and in memory.
+pub(crate) struct Loaded {
+    generation: Arc<Generation>,
+    replicated: Replicated,
+}
+
+/// Loads the last checkpoint; what the log holds beyond it is openraft's to replay.
+pub(crate) fn load(dir: &DataDir, options: Options) -> Result<Loaded, StateOpenError> {
+    let generation = Arc::new(Generation::open_current(&dir.state_path())?);
+    let loaded: Result<_, SnapshotError> = loader::load(options, |take| View::of(generation.clone()).read(take));
+    let replicated = match loaded? {
+        Some((replicated, _)) => replicated,
+        None => Replicated::new(State::new(options), None, StoredMembership::default()),
+    };
+    Ok(Loaded { generation, replicated })
+}
+
 impl StateMachine {
-    /// Loads the last checkpoint; what the log holds beyond it is openraft's to replay.
-    pub(crate) fn open(
-        dir: &DataDir,
-        options: Options,
-        log: LogReader,
-        health: Health,
-    ) -> Result<Self, StateOpenError> {
-        let generation = Arc::new(Generation::open_current(&dir.state_path())?);
-        let mut loader = Loader::new(options);
-        View::of(generation.clone()).read(|frame| loader.take(frame))?;
-        let replicated = match loader.finish()? {
-            Some((replicated, _)) => replicated,
-            None => Replicated::new(State::new(options), None, StoredMembership::default()),
-        };
-        let roll = Roll::new(replicated);
+    pub(crate) fn new(dir: &DataDir, options: Options, loaded: Loaded, log: LogReader, health: Health) -> Self {
+        let roll = Roll::new(loaded.replicated);
         let checkpoints =
-            Arc::new(Checkpoints::new(roll.clone(), generation, options, health.clone(), log, dir.clone()));
-        Ok(Self { roll, checkpoints, health })
+            Checkpoints::new(roll.clone(), loaded.generation, options, health.clone(), log, dir.clone());
+        Self { roll, checkpoints: Arc::new(checkpoints), health }
     }
 
     pub fn roll(&self) -> &Roll {

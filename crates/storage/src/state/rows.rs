@@ -5,10 +5,13 @@
 //! | `meta`        | `header`               | applied position, membership, what is no row      |
 //! | `deadlines`   | lease, big-endian      | when the lease runs out                           |
 //! | `instances`   | tenant, 0, instance id | the instance                                      |
+//! | `history`     | revision, big-endian   | the changes from this revision to the next row's  |
 
-use rocksdb::{ColumnFamily, DB, WriteBatch};
-use rollcall_registry::state::{Delta, Header};
-use rollcall_registry::{LeaseId, TenantId};
+use std::sync::Arc;
+
+use rocksdb::{ColumnFamily, DB, IteratorMode, WriteBatch};
+use rollcall_registry::state::{Delta, Header, PastDelta};
+use rollcall_registry::{Instance, LeaseId, Revision, TenantId};
 use serde::{Deserialize, Serialize};
 
 use crate::codec::{self, Kind};
@@ -36,16 +39,18 @@ impl StateHeader {
 pub(super) enum Table {
     Deadlines,
     Instances,
+    History,
 }
 
 impl Table {
     /// In the order in which a state is made of them.
-    pub(super) const ALL: [Self; 2] = [Self::Deadlines, Self::Instances];
+    pub(super) const ALL: [Self; 3] = [Self::Deadlines, Self::Instances, Self::History];
 
     pub(super) fn name(self) -> &'static str {
         match self {
             Self::Deadlines => "deadlines",
             Self::Instances => "instances",
+            Self::History => "history",
         }
     }
 
@@ -53,12 +58,17 @@ impl Table {
         match self {
             Self::Deadlines => Kind::Deadline,
             Self::Instances => Kind::Instance,
+            Self::History => Kind::History,
         }
     }
 }
 
 pub(super) fn cf<'a>(db: &'a DB, name: &str) -> &'a ColumnFamily {
     db.cf_handle(name).expect("every column family was opened with the database")
+}
+
+pub(super) fn revision_key(revision: Revision) -> [u8; 8] {
+    revision.0.to_be_bytes()
 }
 
 pub(super) fn lease_key(lease: LeaseId) -> [u8; 8] {
@@ -68,6 +78,20 @@ pub(super) fn lease_key(lease: LeaseId) -> [u8; 8] {
 /// A tenant's name holds no zero byte, so that no two instances share a key.
 pub(super) fn instance_key(tenant: &TenantId, id: &str) -> Vec<u8> {
     [tenant.as_str().as_bytes(), &[0], id.as_bytes()].concat()
+}
+
+/// About what [`put_delta`] and [`put_past`] add to a batch, rather more than less.
+pub(super) fn delta_bytes(delta: &Delta) -> usize {
+    /// The key with its length, and of the record what is neither registration nor reported metadata.
+    const BESIDE: usize = 128;
+    let of_instance = |instance: &Arc<Instance>| -> usize {
+        instance.tenant.as_str().len() + instance.id().len() + instance.bytes() + BESIDE
+    };
+    let before = delta.past.changes.iter().filter_map(|change| change.before.as_ref());
+    let instances: usize = delta.instances.iter().chain(before).map(of_instance).sum();
+    let past = delta.past.changes.len();
+    let others = delta.deadlines.len() + delta.removed.len() + delta.removed_leases.len() + past;
+    instances + others * BESIDE / 2
 }
 
 /// Adds to a batch what turns the rows of the checkpoint before into those of this one.
@@ -88,6 +112,47 @@ pub(super) fn put_delta(db: &DB, batch: &mut WriteBatch, delta: &Delta) {
         let key = lease_key(*lease);
         batch.put_cf(deadlines, key, codec::seal(Kind::Deadline, &key, deadline));
     }
+}
+
+/// Changes of the history in one row, if they are small.
+const PAST_CHANGES: usize = 1_024;
+/// A row ends when it has about this many bytes; a change of its own may be larger.
+const PAST_BYTES: usize = 128 << 10;
+
+/// Adds to a batch what turns the history of the checkpoint before into that of this one.
+pub(super) fn put_past(db: &DB, batch: &mut WriteBatch, past: &PastDelta) -> Result<(), rocksdb::Error> {
+    let history = cf(db, Table::History.name());
+    let mut first = past.first;
+    let mut rest = &past.changes[..];
+    while !rest.is_empty() {
+        let mut bytes = 0;
+        let fitting = rest.iter().take(PAST_CHANGES).take_while(|change| {
+            let fits = bytes < PAST_BYTES;
+            bytes += change.before.as_ref().map_or(0, |before| before.bytes());
+            fits
+        });
+        let (row, later) = rest.split_at(fitting.count());
+        let key = revision_key(first);
+        batch.put_cf(history, key, codec::seal(Kind::History, &key, &row));
+        first.0 += row.len() as u64;
+        rest = later;
+    }
+    // A row is of no use when what comes after it begins with what is remembered, or before.
+    let first_known = revision_key(Revision(past.forgotten.0.saturating_add(1)));
+    let mut row_before: Option<Box<[u8]>> = None;
+    for row in db.iterator_cf(history, IteratorMode::Start) {
+        let (key, _) = row?;
+        if *key > first_known[..] {
+            return Ok(());
+        }
+        if let Some(useless) = row_before.replace(key) {
+            batch.delete_cf(history, useless);
+        }
+    }
+    if let Some(last) = row_before.filter(|_| revision_key(past.first) <= first_known) {
+        batch.delete_cf(history, last);
+    }
+    Ok(())
 }
 
 pub(super) fn put_header(db: &DB, batch: &mut WriteBatch, header: &StateHeader) {

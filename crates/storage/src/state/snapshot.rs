@@ -15,6 +15,7 @@ use super::frames::{FRAME_BYTES, Frame, FrameReader, FrameWriter, Row, SnapshotE
 use super::generation::Generation;
 use super::rows::{HEADER, META, StateHeader, Table, cf};
 use crate::codec::{self, Kind};
+use crate::rocks;
 
 /// Bytes given out at once.
 const CHUNK_BYTES_MAX: usize = 1 << 20;
@@ -70,6 +71,7 @@ impl View {
     ) -> Result<u64, E> {
         let mut options = ReadOptions::default();
         options.fill_cache(false);
+        options.set_readahead_size(rocks::READAHEAD_BYTES);
         let family = cf(&self.borrow_owner().db, table.name());
         let (mut rows, mut bytes, mut count) = (Vec::new(), 0, 0);
         for row in self.borrow_dependent().iterator_cf_opt(family, options, IteratorMode::Start) {

@@ -1,7 +1,7 @@
 //! The bytes of what is nowhere public. A golden changes only together with its kind's version.
 
-use rollcall_registry::state::Header;
-use rollcall_registry::{ClusterTime, Digest, Epoch, Revision, WallTime};
+use rollcall_registry::state::{Header, Past};
+use rollcall_registry::{ChangeKind, ClusterTime, Digest, Epoch, Revision, WallTime};
 
 use super::frames::{Frame, Row};
 use super::rows::{StateHeader, Table};
@@ -29,6 +29,7 @@ fn p13_private_kinds_have_their_bytes() {
         codec::encode(Kind::SnapshotFrame, &Frame::Rows { table: Table::Instances, rows: vec![row] }),
         codec::encode(Kind::SnapshotFrame, &Frame::End { rows: 7, digest: Digest(8) }),
         codec::encode(Kind::Generation, &9u64),
+        codec::encode(Kind::History, &vec![Past { kind: ChangeKind::Expired, wall: WallTime(10), before: None }]),
     ];
     let hex = frames.map(|frame| frame.iter().map(|byte| format!("{byte:02x}")).collect::<String>());
     assert_eq!(
@@ -39,6 +40,7 @@ fn p13_private_kinds_have_their_bytes() {
             "07010101010201020103",
             "0701020708",
             "0b0109",
+            "0d0101040a00",
         ]
     );
 }

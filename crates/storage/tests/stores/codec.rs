@@ -1,4 +1,5 @@
-//! The bytes on disk and between peers. A golden changes only together with its kind's version.
+//! The bytes on disk and between peers. From the first release on a golden changes only together with its kind's
+//! version.
 
 use openraft::entry::RaftEntry;
 use proptest::prelude::*;

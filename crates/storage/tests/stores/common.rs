@@ -58,6 +58,21 @@ pub(crate) fn proposal(n: u64) -> Proposal {
     Proposal { stamp: ClusterTime(n * 100), wall: WallTime(1_700_000_000_000 + n), commands, once: Vec::new() }
 }
 
+/// A registration, and then reports of 60 KB each.
+pub(crate) fn large_report(n: u64) -> Proposal {
+    let tenant = TenantId::parse("t1").expect("a valid tenant");
+    let id = InstanceId::parse("i").expect("a valid id");
+    let command = match n {
+        0 => Command::Register { tenant, registration: registration(&id, 1), condition: Condition::None },
+        n => {
+            let text = format!("{n}{}", "x".repeat(60_000));
+            let metadata = Some(Metadata::new([("p", MetadataValue::Text(&text))]));
+            Command::Beat { tenant, id, lease: None, status: None, metadata }
+        }
+    };
+    Proposal { stamp: ClusterTime(n), wall: WallTime(n), commands: vec![command], once: Vec::new() }
+}
+
 pub(crate) fn registration(id: &InstanceId, n: u64) -> PackedRegistration {
     let registration = Registration {
         id: id.clone(),
@@ -108,6 +123,14 @@ pub(crate) async fn append(stores: &mut Stores, range: std::ops::Range<u64>) {
 
 pub(crate) async fn apply(stores: &mut Stores, range: std::ops::Range<u64>) {
     let entries = entries(range).into_iter().map(|entry| Ok((entry, None)));
+    stores.state_machine.apply(stream::iter(entries)).await.expect("apply");
+}
+
+/// Applies proposals as the first entries of a log.
+pub(crate) async fn apply_proposals(stores: &mut Stores, proposals: impl Iterator<Item = Proposal>) {
+    let entries =
+        (1..).zip(proposals).map(|(index, proposal)| LogEntry::new_normal(log_id(index), Payload::new(proposal)));
+    let entries: Vec<_> = entries.map(|entry| Ok((entry, None))).collect();
     stores.state_machine.apply(stream::iter(entries)).await.expect("apply");
 }
 

@@ -8,10 +8,13 @@ use bytes::Bytes;
 use futures_util::{StreamExt, TryStreamExt, stream};
 use openraft::RaftSnapshotBuilder;
 use openraft::storage::{RaftLogStorage, RaftStateMachine};
-use rollcall_registry::Options;
+use rollcall_registry::{HistoryLimits, Options};
 use rollcall_storage::{OpenError, ReceiveError, Snapshot, SnapshotReceiver, Stores};
 
-use crate::common::{append, apply, checkpoint, copy_dir, digest, digest_after, lock, log_id, open, replay};
+use crate::common::{
+    IDENTITY, append, apply, apply_proposals, checkpoint, copy_dir, digest, digest_after, large_report, lock, log_id,
+    open, replay,
+};
 
 /// A snapshot as it goes over the wire.
 pub(crate) async fn bytes(snapshot: Snapshot) -> Vec<u8> {
@@ -78,6 +81,94 @@ async fn p2_many_checkpoints_equal_one() {
     checkpoint(&mut stores).await;
     drop(stores);
     assert_eq!(digest(&open(dir.path())), digest_after(399));
+}
+
+/// Every change that the state still knows, as text.
+fn changes(stores: &Stores) -> Vec<String> {
+    stores.roll.read(|state| {
+        let known = state.changes_after(state.oldest_known()).unwrap();
+        known.map(|change| format!("{change:?}")).collect()
+    })
+}
+
+#[tokio::test]
+async fn p9_the_history_outlives_a_restart_and_goes_with_a_snapshot() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut stores = open(dir.path());
+    for index in 0..400 {
+        apply(&mut stores, index..index + 1).await;
+        if index % 50 == 0 {
+            checkpoint(&mut stores).await;
+        }
+    }
+    let sent = bytes(checkpoint(&mut stores).await).await;
+    let expected = changes(&stores);
+    assert!(expected.len() > 100);
+    drop(stores);
+    assert_eq!(changes(&open(dir.path())), expected);
+
+    let other = tempfile::tempdir().unwrap();
+    let mut follower = open(other.path());
+    apply(&mut follower, 0..10).await;
+    install(&mut follower, &sent).await;
+    assert_eq!(changes(&follower), expected);
+}
+
+/// What heartbeats report can make a short registration long, and comes anew with each change.
+#[tokio::test]
+async fn p11_a_long_history_of_large_reports_fits_into_rows() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut stores = open(dir.path());
+    apply_proposals(&mut stores, (0..300).map(large_report)).await;
+    checkpoint(&mut stores).await;
+    let expected = changes(&stores);
+    drop(stores);
+    assert_eq!(changes(&open(dir.path())), expected);
+}
+
+#[tokio::test]
+async fn p9_a_history_that_is_forgotten_whole_is_no_hindrance() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut stores = open(dir.path());
+    apply(&mut stores, 0..100).await;
+    checkpoint(&mut stores).await;
+    drop(stores);
+    let none = HistoryLimits { changes_max: 0, bytes_max: 0 };
+    for _ in 0..2 {
+        let options = Options { history: none, ..Options::default() };
+        let mut stores = rollcall_storage::open(&lock(dir.path()), options).unwrap();
+        assert!(changes(&stores).is_empty());
+        let next = stores.roll.applied_index() + 1;
+        apply(&mut stores, next..next + 10).await;
+        checkpoint(&mut stores).await;
+    }
+    assert!(changes(&open(dir.path())).is_empty());
+}
+
+#[tokio::test]
+async fn what_the_history_forgets_is_not_kept_either() {
+    let dir = tempfile::tempdir().unwrap();
+    lock(dir.path()).write_identity(IDENTITY).unwrap();
+    let options = |changes_max| Options {
+        history: HistoryLimits { changes_max, ..HistoryLimits::default() },
+        ..Options::default()
+    };
+    let mut stores = rollcall_storage::open(&lock(dir.path()), options(20)).unwrap();
+    for index in 0..400 {
+        apply(&mut stores, index..index + 1).await;
+        // Now and then more was forgotten than was ever kept.
+        if index % 7 == 0 && !(100..300).contains(&index) {
+            checkpoint(&mut stores).await;
+        }
+    }
+    checkpoint(&mut stores).await;
+    let expected = changes(&stores);
+    assert_eq!(expected.len(), 20);
+    drop(stores);
+    // With room for all there is.
+    let known = changes(&open(dir.path()));
+    assert!(known.ends_with(&expected));
+    assert!(known.len() < 60, "{} changes are kept of 20", known.len());
 }
 
 #[tokio::test]
@@ -289,15 +380,15 @@ async fn p12_p13_a_damaged_state_is_refused() {
     for at in 0..fs::metadata(dir.path().join("state/CURRENT")).unwrap().len() as usize {
         refused("CURRENT", &|node| flip(&node.join("state/CURRENT"), at));
     }
+    const FAMILIES: [&str; 4] = ["meta", "deadlines", "instances", "history"];
     type Change<'a> = &'a dyn Fn(&rocksdb::DB, &rocksdb::ColumnFamily, &[u8], Vec<u8>);
     let edit = |node: &Path, family: &str, change: Change<'_>| {
-        let families = ["meta", "deadlines", "instances"];
-        let db = rocksdb::DB::open_cf(&rocksdb::Options::default(), node.join("state/1"), families).unwrap();
+        let db = rocksdb::DB::open_cf(&rocksdb::Options::default(), node.join("state/1"), FAMILIES).unwrap();
         let cf = db.cf_handle(family).unwrap();
         let (key, record) = db.iterator_cf(cf, rocksdb::IteratorMode::Start).next().unwrap().unwrap();
         change(&db, cf, &key, record.into());
     };
-    for family in ["meta", "deadlines", "instances"] {
+    for family in FAMILIES {
         refused(family, &|node| {
             edit(node, family, &|db, cf, key, mut record| {
                 record[3] ^= 4;
