@@ -4,7 +4,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand};
-use rollcall_client::{Consistency, DiscoverQuery, Sort};
+use rollcall_client::{Consistency, DiscoverQuery, Filters, Sort, WatchQuery, WatchStart};
 use rollcall_server::config::Settings;
 
 use crate::output::Format;
@@ -71,6 +71,8 @@ pub(crate) enum Command {
     Get(Get),
     /// Find who is present
     Discover(Box<Discover>),
+    /// Follow who comes, changes and goes, until a signal
+    Watch(Box<Watch>),
     /// Put load on a cluster and measure it
     Bench(Box<Bench>),
     /// Work with configuration files
@@ -241,7 +243,7 @@ impl From<&Freshness> for Consistency {
 /// of the other filters any value may.
 #[derive(Args, Debug)]
 #[command(next_help_heading = "Filters")]
-pub(crate) struct Discover {
+pub(crate) struct FilterFlags {
     #[arg(long)]
     name: Vec<String>,
     #[arg(long = "type", value_name = "TYPE")]
@@ -273,6 +275,33 @@ pub(crate) struct Discover {
     /// Labels of the metadata, as `env=prod,tier in (a,b),!canary`
     #[arg(short = 'l', long)]
     selector: Vec<String>,
+}
+
+impl From<FilterFlags> for Filters {
+    fn from(flags: FilterFlags) -> Self {
+        Self {
+            names: flags.name,
+            types: flags.kind,
+            tags: flags.tags,
+            capabilities: flags.capabilities,
+            statuses: flags.status,
+            visibilities: flags.visibility,
+            owners: flags.owner,
+            protocols: flags.protocol,
+            versions: flags.version,
+            consumed_events: flags.consumed_event,
+            produced_events: flags.produced_event,
+            regions: flags.region,
+            zones: flags.zone,
+            selectors: flags.selector,
+        }
+    }
+}
+
+#[derive(Args, Debug)]
+pub(crate) struct Discover {
+    #[command(flatten)]
+    filters: FilterFlags,
     /// At most this many, 1 to 1,000 [default: 50]
     #[arg(long, help_heading = "Paging")]
     limit: Option<u32>,
@@ -294,21 +323,8 @@ enum Order {
 impl From<Discover> for DiscoverQuery {
     fn from(args: Discover) -> Self {
         Self {
+            filters: args.filters.into(),
             consistency: Consistency::from(&args.freshness),
-            names: args.name,
-            types: args.kind,
-            tags: args.tags,
-            capabilities: args.capabilities,
-            statuses: args.status,
-            visibilities: args.visibility,
-            owners: args.owner,
-            protocols: args.protocol,
-            versions: args.version,
-            consumed_events: args.consumed_event,
-            produced_events: args.produced_event,
-            regions: args.region,
-            zones: args.zone,
-            selectors: args.selector,
             limit: args.limit,
             cursor: args.cursor,
             sort: args.sort.map(|order| match order {
@@ -316,6 +332,22 @@ impl From<Discover> for DiscoverQuery {
                 Order::Rank => Sort::Rank,
             }),
         }
+    }
+}
+
+#[derive(Args, Debug)]
+pub(crate) struct Watch {
+    #[command(flatten)]
+    filters: FilterFlags,
+    /// Go on after this point, as `-o json` prints it, instead of beginning with who is present: EPOCH-REVISION, or a
+    /// REVISION of the roll as it is now
+    #[arg(long, value_name = "POINT", value_parser = parse_start, help_heading = "Start")]
+    from_revision: Option<WatchStart>,
+}
+
+impl From<Watch> for WatchQuery {
+    fn from(args: Watch) -> Self {
+        Self { filters: args.filters.into(), start: args.from_revision.unwrap_or_default() }
     }
 }
 
@@ -348,6 +380,12 @@ fn parse_duration(text: &str) -> Result<Duration, String> {
     }
 }
 
+fn parse_start(text: &str) -> Result<WatchStart, String> {
+    let revision = text.bytes().all(|b| b.is_ascii_digit()).then(|| text.parse().ok()).flatten();
+    let point = || text.parse().map(WatchStart::After);
+    revision.map(WatchStart::AfterRevision).map_or_else(point, Ok).map_err(|error| format!("{error}, or a REVISION"))
+}
+
 fn parse_pair(text: &str) -> Result<(String, serde_json::Value), String> {
     let (key, value) = text.split_once('=').ok_or_else(|| "expected KEY=VALUE".to_owned())?;
     let value = serde_json::from_str(value).unwrap_or_else(|_| serde_json::Value::String(value.to_owned()));
@@ -357,6 +395,7 @@ fn parse_pair(text: &str) -> Result<(String, serde_json::Value), String> {
 #[cfg(test)]
 mod tests {
     use clap::CommandFactory;
+    use rollcall_api::ResumePoint;
 
     use super::*;
 
@@ -373,6 +412,15 @@ mod tests {
         assert_eq!(parse_duration("2m"), Ok(Duration::from_secs(120)));
         for text in ["", "0", "0ms", "-1", "s", "1h", "1.5s", "99999999999999999999"] {
             assert!(parse_duration(text).is_err(), "{text}");
+        }
+    }
+
+    #[test]
+    fn a_watch_goes_on_after_a_point_or_a_revision() {
+        assert_eq!(parse_start("7"), Ok(WatchStart::AfterRevision(7)));
+        assert_eq!(parse_start("1-7"), Ok(WatchStart::After(ResumePoint { epoch: 1, revision: 7 })));
+        for text in ["", "-7", "7-", "+7", "a", "1-2-3", "99999999999999999999"] {
+            assert!(parse_start(text).is_err(), "{text}");
         }
     }
 

@@ -1,6 +1,5 @@
 //! Why a command failed, which exit code that is, and what the operator can do next. The one place for all three.
 
-use std::error::Error as _;
 use std::fmt::Write as _;
 use std::io;
 use std::path::PathBuf;
@@ -188,18 +187,23 @@ impl Failure {
 
     /// The failure with all its sources, and the next step.
     pub(crate) fn report(&self) -> String {
-        let mut text = format!("rollcall: {self}");
-        let mut source = self.source();
-        while let Some(error) = source {
-            let _ = write!(text, ": {error}");
-            source = error.source();
-        }
-        text.push('\n');
+        let mut text = format!("rollcall: {}\n", with_sources(self));
         if let Some(next) = self.next_step() {
             let _ = writeln!(text, "  {next}");
         }
         text
     }
+}
+
+/// An error and what caused it, in one line.
+pub(crate) fn with_sources(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut source = error.source();
+    while let Some(error) = source {
+        let _ = write!(text, ": {error}");
+        source = error.source();
+    }
+    text
 }
 
 fn of_status(status: u16) -> ExitCode {
@@ -243,6 +247,7 @@ fn of_client_next_step(error: &ClientError) -> Option<String> {
         ClientError::Refused { problem, .. } => match problem.code.as_str() {
             "no_leader" | "not_ready" => "see `rollcall cluster status` for the members that are missing",
             "lease_not_found" => "register the instance again",
+            "too_many_watchers" => "watch at another node with --endpoint, or later",
             "cursor_expired" => "start again without --cursor",
             _ => return None,
         },

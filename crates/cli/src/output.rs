@@ -14,11 +14,23 @@ pub(crate) enum Format {
 
 /// Writes text and flushes it. A reader that went away has seen enough: that is no failure.
 pub(crate) fn print(text: &str) -> Result<(), Failure> {
+    print_while_read(text).map(drop)
+}
+
+/// Writes text and flushes it. False when the reader went away.
+pub(crate) fn print_while_read(text: &str) -> Result<bool, Failure> {
     let mut stdout = io::stdout().lock();
     match stdout.write_all(text.as_bytes()).and_then(|()| stdout.flush()) {
-        Err(error) if error.kind() == io::ErrorKind::BrokenPipe => Ok(()),
-        result => result.map_err(|source| Failure::Print { source }),
+        Ok(()) => Ok(true),
+        Err(error) if error.kind() == io::ErrorKind::BrokenPipe => Ok(false),
+        Err(source) => Err(Failure::Print { source }),
     }
+}
+
+/// Tells people something that is no part of the answer.
+pub(crate) fn note(text: &str) {
+    // Nobody is left to tell when standard error is gone too.
+    let _ = writeln!(io::stderr(), "rollcall: {text}");
 }
 
 /// Prints `value` as JSON, or as the text that `table` makes of it.

@@ -16,8 +16,9 @@ use serde::Serialize;
 
 use crate::error::{BuildError, Error};
 use crate::keep_alive::KeepAlive;
-use crate::query::{Consistency, DiscoverQuery};
+use crate::query::{Consistency, DiscoverQuery, WatchQuery};
 use crate::request::{Repeat, Request};
+use crate::watch::Watch;
 
 /// How long a connection may take to be made. Nodes stand in one network; a dead one must not use up the request.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(1);
@@ -25,6 +26,9 @@ const CONNECT_TIMEOUT: Duration = Duration::from_secs(1);
 const REGISTER: [&str; 3] = ["api", "services", "register"];
 
 const TIMEOUT_DEFAULT: Duration = Duration::from_secs(10);
+
+/// Three of the bookmarks that a node sends while nothing changes.
+const WATCH_SILENCE_MAX_DEFAULT: Duration = Duration::from_secs(30);
 
 /// Speaks to a cluster through any of its nodes. Cheap to clone; clones share their connections.
 #[derive(Clone, Debug)]
@@ -40,6 +44,7 @@ struct Shared {
     endpoints: Vec<Url>,
     /// The endpoint that answered last.
     preferred: AtomicUsize,
+    watch_silence_max: Duration,
 }
 
 /// What a [`Client`] is made of.
@@ -50,6 +55,7 @@ pub struct Builder {
     token: Option<String>,
     tenant: Option<String>,
     timeout: Option<Duration>,
+    watch_silence_max: Option<Duration>,
 }
 
 impl Builder {
@@ -84,6 +90,13 @@ impl Builder {
         self
     }
 
+    /// After how long without a word a watch takes its connection for dead. Default 30 s: a node says something at
+    /// least every 10 s.
+    pub fn watch_silence_max(mut self, silence_max: Duration) -> Self {
+        self.watch_silence_max = Some(silence_max);
+        self
+    }
+
     /// # Errors
     /// When no endpoint is given, one is no `http://` URL, or token or tenant do not fit into a header.
     pub fn build(self) -> Result<Client, BuildError> {
@@ -111,7 +124,8 @@ impl Builder {
             .no_proxy()
             .build()
             .map_err(|source| BuildError::Http { source })?;
-        let shared = Shared { http, endpoints, preferred: AtomicUsize::new(0) };
+        let watch_silence_max = self.watch_silence_max.unwrap_or(WATCH_SILENCE_MAX_DEFAULT);
+        let shared = Shared { http, endpoints, preferred: AtomicUsize::new(0), watch_silence_max };
         Ok(Client { shared: Arc::new(shared), timeout: self.timeout.unwrap_or(TIMEOUT_DEFAULT) })
     }
 }
@@ -238,6 +252,17 @@ impl Client {
         self.send(&Request::new(Method::GET, &["api", "services"], Repeat::Safe).query(query.parameters())).await
     }
 
+    /// Follows who comes, changes and goes: a stream that heals itself. It is taken by a node when this returns; until
+    /// then it is a request like any other. To have the picture at hand instead of its changes, see
+    /// [`Directory`](crate::Directory).
+    ///
+    /// # Errors
+    /// 400 for a malformed filter; 429 `too_many_watchers`; 503 and 504 when no node reaches the start in time. A start
+    /// whose history is gone is no error: the watch then begins with [`Init`](crate::WatchEvent::Init).
+    pub async fn watch(&self, query: &WatchQuery) -> Result<Watch, Error> {
+        Watch::open(self.clone(), query).await
+    }
+
     /// How the cluster looks from the node that answers.
     ///
     /// # Errors
@@ -291,6 +316,10 @@ impl Client {
 
     pub(crate) fn timeout_ms(&self) -> u64 {
         u64::try_from(self.timeout.as_millis()).unwrap_or(u64::MAX)
+    }
+
+    pub(crate) fn watch_silence_max(&self) -> Duration {
+        self.shared.watch_silence_max
     }
 
     pub(crate) fn endpoints(&self) -> &[Url] {

@@ -55,6 +55,57 @@ pub enum Error {
     /// No URL path leads to this id: the empty one, `.` and `..` are lost on the way.
     #[error("no request can name the id `{id}`")]
     Id { id: String },
+    /// A stream of changes ended or cannot be followed.
+    #[error("watch at {endpoint}")]
+    Watch {
+        endpoint: String,
+        #[source]
+        source: WatchFault,
+    },
+}
+
+/// What is wrong with a stream of changes. A [`Watch`](crate::Watch) heals the first six by itself.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum WatchFault {
+    #[error("the stream ended")]
+    Ended,
+    #[error("the connection broke")]
+    Broken {
+        #[source]
+        source: reqwest::Error,
+    },
+    /// Not even the bookmarks came that a node sends while nothing changes.
+    #[error("nothing came for {silence_ms} ms")]
+    Silent { silence_ms: u64 },
+    /// The node cuts off who reads more slowly than the roll changes.
+    #[error("the node cut the stream because it was read too slowly")]
+    TooSlow,
+    /// The roll was restored from a backup: no revision of before says anything about it.
+    #[error("the roll was restored from a backup")]
+    Restored,
+    #[error("the answer is no event stream")]
+    NoStream,
+    #[error("an event is larger than {size_max} bytes")]
+    TooLarge { size_max: usize },
+    #[error("a `{event}` carries no resume point")]
+    NoResumePoint { event: String },
+    #[error("a `{event}` came where none may come")]
+    OutOfPlace { event: String },
+}
+
+impl WatchFault {
+    pub(crate) fn is_healed(&self) -> bool {
+        match self {
+            Self::Ended
+            | Self::Broken { .. }
+            | Self::Silent { .. }
+            | Self::TooSlow
+            | Self::Restored
+            | Self::NoStream => true,
+            Self::TooLarge { .. } | Self::NoResumePoint { .. } | Self::OutOfPlace { .. } => false,
+        }
+    }
 }
 
 /// The faults where a node names them, for they say more than the summary does.
@@ -93,7 +144,7 @@ impl Error {
                 *may_have_been_applied
             }
             Self::Answer { .. } => true,
-            Self::Request { .. } | Self::Id { .. } => false,
+            Self::Request { .. } | Self::Id { .. } | Self::Watch { .. } => false,
         }
     }
 
@@ -102,6 +153,7 @@ impl Error {
         match self {
             Self::Refused { status, .. } => matches!(status, 408 | 429 | 500..),
             Self::Unreachable { .. } | Self::Timeout { .. } => true,
+            Self::Watch { source, .. } => source.is_healed(),
             Self::Answer { .. } | Self::Request { .. } | Self::Id { .. } => false,
         }
     }
@@ -114,9 +166,25 @@ impl Error {
                 Self::Unreachable { may_have_been_applied, .. } | Self::Timeout { may_have_been_applied, .. } => {
                     *may_have_been_applied = true;
                 }
-                Self::Refused { .. } | Self::Answer { .. } | Self::Request { .. } | Self::Id { .. } => {}
+                Self::Refused { .. }
+                | Self::Answer { .. }
+                | Self::Request { .. }
+                | Self::Id { .. }
+                | Self::Watch { .. } => {}
             }
         }
         self
     }
+}
+
+/// An error with its sources, in one line for a log.
+pub(crate) fn report(error: &dyn std::error::Error) -> String {
+    let mut line = error.to_string();
+    let mut source = error.source();
+    while let Some(error) = source {
+        line.push_str(": ");
+        line.push_str(&error.to_string());
+        source = error.source();
+    }
+    line
 }

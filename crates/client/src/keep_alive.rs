@@ -9,7 +9,7 @@ use serde_json::Value;
 use tokio::time::Instant;
 
 use crate::client::Client;
-use crate::error::Error;
+use crate::error::{Error, report};
 
 /// The least time a heartbeat is given to find a node that answers: an election takes about this long.
 const BEAT_TIMEOUT_MIN: Duration = Duration::from_secs(1);
@@ -56,6 +56,9 @@ pub struct KeepAlive {
     document: Value,
     service: ServiceObject,
     lease: LeaseGrant,
+    /// The roll no longer knew the lease, and no answer to a new registration came since. One may have been made all
+    /// the same, and then a heartbeat with the old lease would be taken for another program's.
+    is_lost: bool,
 }
 
 impl KeepAlive {
@@ -64,7 +67,7 @@ impl KeepAlive {
         if let Value::Object(fields) = &mut document {
             fields.insert("id".to_owned(), Value::String(registered.registration_id));
         }
-        Ok(Self { client, document, service: registered.service, lease: registered.lease })
+        Ok(Self { client, document, service: registered.service, lease: registered.lease, is_lost: false })
     }
 
     /// The instance as it was registered.
@@ -95,8 +98,9 @@ impl KeepAlive {
                     tokio::time::sleep_until(beat_at).await;
                     self.beat().await
                 } => {
-                    let pause = if beaten? { self.interval() } else { self.retry_pause() };
-                    beat_at = Instant::now() + pause;
+                    // The lease runs from when the heartbeat was sent, however long its answer took.
+                    beat_at = if beaten? { beat_at + self.interval() } else { Instant::now() + self.retry_pause() };
+                    beat_at = beat_at.max(Instant::now());
                 }
             }
         }
@@ -104,6 +108,9 @@ impl KeepAlive {
 
     /// One heartbeat. False when the cluster did not take it for now.
     async fn beat(&mut self) -> Result<bool, KeepAliveError> {
+        if self.is_lost {
+            return self.register_again().await;
+        }
         let beat = HeartbeatRequest { lease_id: Some(self.lease.id), ..HeartbeatRequest::default() };
         match self.hasty_client().heartbeat(&self.service.id, &beat).await {
             Ok(_) => Ok(true),
@@ -113,6 +120,7 @@ impl KeepAlive {
                 }
                 Some("lease_not_found") => {
                     tracing::warn!(id = self.service.id, "the roll no longer knows the lease; registering again");
+                    self.is_lost = true;
                     self.register_again().await
                 }
                 _ => {
@@ -128,6 +136,7 @@ impl KeepAlive {
             Ok(registered) => {
                 self.service = registered.service;
                 self.lease = registered.lease;
+                self.is_lost = false;
                 Ok(true)
             }
             Err(error) if error.is_transient() => {
@@ -162,16 +171,4 @@ impl KeepAlive {
     fn retry_pause(&self) -> Duration {
         self.interval() / 4
     }
-}
-
-/// An error with its sources, in one line for a log.
-fn report(error: &dyn std::error::Error) -> String {
-    let mut line = error.to_string();
-    let mut source = error.source();
-    while let Some(error) = source {
-        line.push_str(": ");
-        line.push_str(&error.to_string());
-        source = error.source();
-    }
-    line
 }

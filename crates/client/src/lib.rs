@@ -4,14 +4,16 @@
 //! - It never repeats a write whose outcome is unknown unless the write may safely happen twice, and never waits
 //!   longer than the request's timeout.
 //! - It follows no redirect and uses no proxy: nodes are spoken to directly.
-//! - It holds no cache, keeps no task running, and knows nothing of the registry's rules: a node decides, the client
-//!   asks.
+//! - It knows nothing of the registry's rules: a node decides, the client asks.
+//! - A [`Watch`] skips nothing and repeats nothing over any number of connections and nodes, or says that it tells all
+//!   anew.
+//! - It holds no cache and keeps no task running but in a [`Directory`], and that ends with it.
 //!
 //! [`KeepAlive`] holds a registration for as long as the program runs:
 //!
 //! ```no_run
 //! use rollcall_client::api::{Capability, Kind};
-//! use rollcall_client::{Client, DiscoverQuery, RegisterRequest};
+//! use rollcall_client::{Client, DiscoverQuery, Filters, RegisterRequest};
 //!
 //! # async fn example() -> Result<(), Box<dyn std::error::Error>> {
 //! let client = Client::builder()
@@ -33,8 +35,8 @@
 //!     let _ = tokio::signal::ctrl_c().await;
 //! }));
 //!
-//! let query = DiscoverQuery { capabilities: vec!["translate".into()], ..DiscoverQuery::default() };
-//! for service in client.discover(&query).await?.services {
+//! let filters = Filters { capabilities: vec!["translate".into()], ..Filters::default() };
+//! for service in client.discover(&DiscoverQuery::from(filters)).await?.services {
 //!     tracing::info!("{} at {}", service.id, service.url);
 //! }
 //! present.await??;
@@ -42,17 +44,68 @@
 //! # }
 //! ```
 //!
-//! Read in this order: [`Client`], `request` (how one request finds a node), [`KeepAlive`], [`Error`].
+//! [`Directory`] has at hand who is present, and picks one for each call:
+//!
+//! ```no_run
+//! use rollcall_client::{Client, Directory, Filters, Strategy};
+//!
+//! # async fn call(url: &str) -> bool { url.is_empty() }
+//! # async fn example() -> Result<(), Box<dyn std::error::Error>> {
+//! let client = Client::builder().endpoint("http://127.0.0.1:7900").endpoint("http://127.0.0.1:7910").build()?;
+//! let translators = Filters {
+//!     capabilities: vec!["translate".into()],
+//!     statuses: vec!["active".into()],
+//!     ..Filters::default()
+//! };
+//! let directory = Directory::start(&client, translators);
+//! directory.ready().await?;
+//! if let Some(translator) = directory.pick(Strategy::LeastRecentlyFailed) {
+//!     match call(&translator.url).await {
+//!         true => directory.report_success(&translator.id),
+//!         false => directory.report_failure(&translator.id),
+//!     }
+//! }
+//! # Ok(())
+//! # }
+//! ```
+//!
+//! [`Watch`] tells each change as it comes:
+//!
+//! ```no_run
+//! use rollcall_client::{Client, WatchEvent, WatchQuery};
+//!
+//! # async fn example(client: Client) -> Result<(), Box<dyn std::error::Error>> {
+//! let mut watch = client.watch(&WatchQuery::default()).await?;
+//! while let Some(event) = watch.next().await {
+//!     match event? {
+//!         WatchEvent::Init { .. } => tracing::info!("forget everything; what follows is all there is"),
+//!         WatchEvent::Present(service) => tracing::info!("{} is there", service.id),
+//!         WatchEvent::Changed(update) => tracing::info!("{} {}", update.service.id, update.update_type),
+//!         _ => {}
+//!     }
+//! }
+//! # Ok(())
+//! # }
+//! ```
+//!
+//! Read in this order: [`Client`], `request` (how one request finds a node), [`KeepAlive`], [`Watch`], [`Directory`],
+//! [`Error`].
 
 mod client;
+mod directory;
 mod error;
 mod keep_alive;
 mod query;
 mod request;
+mod watch;
 
 pub use client::{Builder, Client, Condition, Readiness};
-pub use error::{BuildError, Error};
+pub use directory::{Directory, Strategy};
+pub use error::{BuildError, Error, WatchFault};
 pub use keep_alive::{KeepAlive, KeepAliveError};
-pub use query::{Consistency, DiscoverQuery, Sort};
+pub use query::{Consistency, DiscoverQuery, Filters, Sort, WatchQuery, WatchStart};
 pub use rollcall_api as api;
-pub use rollcall_api::{HeartbeatRequest, Problem, RegisterRequest, ServiceObject};
+pub use rollcall_api::{
+    HeartbeatRequest, Problem, RegisterRequest, ResumePoint, ServiceObject, ServiceUpdate, UpdateType,
+};
+pub use watch::{InitCause, Watch, WatchEvent};

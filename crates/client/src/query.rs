@@ -1,5 +1,7 @@
 //! What a read asks for, as query parameters.
 
+use rollcall_api::ResumePoint;
+
 /// How fresh an answer has to be. The default is whatever the asked node shows now.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Consistency {
@@ -34,10 +36,10 @@ pub enum Sort {
     Rank,
 }
 
-/// Which registrations to find. Empty lists do not filter. All of `tags`, `capabilities` and `selectors` must hold; of
+/// Which registrations are meant. Empty lists do not filter. All of `tags`, `capabilities` and `selectors` must hold; of
 /// the other lists any value may.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct DiscoverQuery {
+pub struct Filters {
     pub names: Vec<String>,
     pub types: Vec<String>,
     pub tags: Vec<String>,
@@ -55,6 +57,12 @@ pub struct DiscoverQuery {
     pub zones: Vec<String>,
     /// Label selectors over the metadata, as `env=prod,tier in (a,b),!canary`.
     pub selectors: Vec<String>,
+}
+
+/// Which registrations to find, and how to answer.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct DiscoverQuery {
+    pub filters: Filters,
     /// At most this many in one answer, 1 to 1,000; default 50.
     pub limit: Option<u32>,
     /// `next_cursor` of the page before; the other filters stay the same.
@@ -63,7 +71,7 @@ pub struct DiscoverQuery {
     pub consistency: Consistency,
 }
 
-impl DiscoverQuery {
+impl Filters {
     pub(crate) fn parameters(&self) -> Vec<(&'static str, String)> {
         let lists: [(&'static str, &[String]); 14] = [
             ("name", &self.names),
@@ -81,8 +89,19 @@ impl DiscoverQuery {
             ("zone", &self.zones),
             ("selector", &self.selectors),
         ];
-        let mut parameters: Vec<_> =
-            lists.into_iter().flat_map(|(name, values)| values.iter().map(move |v| (name, v.clone()))).collect();
+        lists.into_iter().flat_map(|(name, values)| values.iter().map(move |v| (name, v.clone()))).collect()
+    }
+}
+
+impl From<Filters> for DiscoverQuery {
+    fn from(filters: Filters) -> Self {
+        Self { filters, ..Self::default() }
+    }
+}
+
+impl DiscoverQuery {
+    pub(crate) fn parameters(&self) -> Vec<(&'static str, String)> {
+        let mut parameters = self.filters.parameters();
         if let Some(limit) = self.limit {
             parameters.push(("limit", limit.to_string()));
         }
@@ -101,6 +120,32 @@ impl DiscoverQuery {
     }
 }
 
+/// Where a watch begins.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum WatchStart {
+    /// With everything that matches now.
+    #[default]
+    Snapshot,
+    /// With the first change after this point, as [`Watch::resume_point`](crate::Watch::resume_point) told it.
+    After(ResumePoint),
+    /// With the first change after this revision of the roll as it is now, for instance one's own write. Where the roll
+    /// was restored from a backup in between, only a [`ResumePoint`] can tell.
+    AfterRevision(u64),
+}
+
+/// Which registrations to watch, and from where on.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct WatchQuery {
+    pub filters: Filters,
+    pub start: WatchStart,
+}
+
+impl From<Filters> for WatchQuery {
+    fn from(filters: Filters) -> Self {
+        Self { filters, start: WatchStart::default() }
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -108,9 +153,13 @@ mod tests {
     #[test]
     fn every_filter_becomes_a_parameter_and_an_empty_query_none() {
         assert!(DiscoverQuery::default().parameters().is_empty());
-        let query = DiscoverQuery {
+        let filters = Filters {
             tags: vec!["a".into(), "b".into()],
             selectors: vec!["env in (prod,dev)".into()],
+            ..Filters::default()
+        };
+        let query = DiscoverQuery {
+            filters,
             limit: Some(7),
             sort: Some(Sort::Rank),
             consistency: Consistency { linearizable: true, min_revision: Some(9), max_staleness_ms: None },

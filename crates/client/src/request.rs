@@ -8,8 +8,8 @@
 
 use std::time::Duration;
 
-use reqwest::header::{HeaderMap, HeaderName, HeaderValue};
-use reqwest::{Method, StatusCode, Url};
+use reqwest::header::{CONTENT_TYPE, HeaderMap, HeaderName, HeaderValue};
+use reqwest::{Method, RequestBuilder, Response, StatusCode, Url};
 use rollcall_api::Problem;
 use rollcall_api::header::REQUEST_TIMEOUT_MS;
 use serde::Serialize;
@@ -17,13 +17,19 @@ use serde::de::DeserializeOwned;
 use tokio::time::Instant;
 
 use crate::client::Client;
-use crate::error::Error;
+use crate::error::{Error, WatchFault};
 
 const PAUSE_MIN: Duration = Duration::from_millis(50);
 const PAUSE_MAX: Duration = Duration::from_secs(1);
 
 /// The longest deadline a node accepts.
 const NODE_TIMEOUT_MS_MAX: u64 = 60_000;
+
+/// The media type of a stream of events.
+pub(crate) const EVENT_STREAM: &str = "text/event-stream";
+
+/// Stands for the code where something between a node and us answered.
+pub(crate) const NOT_OURS: &str = "not_a_rollcall_answer";
 
 /// Whether a request may be sent again when nobody knows what became of it.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -123,6 +129,15 @@ impl Vain {
 impl Client {
     /// Sends a request until a node answers it or the timeout is over.
     pub(crate) async fn send<T: DeserializeOwned>(&self, request: &Request) -> Result<T, Error> {
+        self.find_endpoint::<Whole<T>>(request).await.map(|(_, Whole(answer))| answer)
+    }
+
+    /// Opens a stream as [`send`](Self::send) sends a request, and tells which endpoint it comes from.
+    pub(crate) async fn open(&self, request: &Request) -> Result<(usize, Response), Error> {
+        self.find_endpoint::<Response>(request).await
+    }
+
+    async fn find_endpoint<A: Answer>(&self, request: &Request) -> Result<(usize, A), Error> {
         let deadline = Instant::now() + self.timeout();
         let left = || deadline.saturating_duration_since(Instant::now());
         let mut pause = PAUSE_MIN;
@@ -138,10 +153,10 @@ impl Client {
                 if share.is_zero() {
                     break;
                 }
-                match self.attempt(&self.endpoints()[at], request, share).await {
+                match A::attempt(self, &self.endpoints()[at], request, share).await {
                     Ok(answer) => {
                         self.prefer(at);
-                        return Ok(answer);
+                        return Ok((at, answer));
                     }
                     Err(Failure { error, unsent }) => {
                         somebody_listened |= !unsent;
@@ -162,47 +177,108 @@ impl Client {
         }
     }
 
-    async fn attempt<T: DeserializeOwned>(
+    /// Opens a stream at one endpoint. The timeout ends where the stream begins.
+    pub(crate) async fn open_at(
         &self,
-        endpoint: &Url,
+        endpoint: usize,
         request: &Request,
         timeout: Duration,
-    ) -> Result<T, Failure> {
+    ) -> Result<Response, Error> {
+        Response::attempt(self, &self.endpoints()[endpoint], request, timeout).await.map_err(|failure| failure.error)
+    }
+
+    fn prepare(&self, endpoint: &Url, request: &Request, timeout: Duration) -> RequestBuilder {
         // A little less for the node, so that its own word about a missed deadline arrives in time.
         let node_timeout_ms = u64::try_from((timeout * 9 / 10).as_millis()).unwrap_or(u64::MAX);
         let node_timeout_ms = node_timeout_ms.clamp(1, NODE_TIMEOUT_MS_MAX);
-        let mut builder = self
+        let builder = self
             .http()
             .request(request.method.clone(), request.url(endpoint))
             .headers(request.headers.clone())
-            .header(REQUEST_TIMEOUT_MS, node_timeout_ms)
-            .timeout(timeout);
-        if let Some(body) = &request.body {
-            builder = builder.header(reqwest::header::CONTENT_TYPE, "application/json").body(body.clone());
+            .header(REQUEST_TIMEOUT_MS, node_timeout_ms);
+        match &request.body {
+            Some(body) => builder.header(CONTENT_TYPE, "application/json").body(body.clone()),
+            None => builder,
         }
-        let transport_failure = |source: reqwest::Error| {
-            let unsent = source.is_connect();
-            let endpoint = endpoint.to_string();
-            let error = if source.is_timeout() && !unsent {
-                let timeout_ms = u64::try_from(timeout.as_millis()).unwrap_or(u64::MAX);
-                Error::Timeout { endpoint, timeout_ms, may_have_been_applied: true }
-            } else {
-                Error::Unreachable { endpoint, may_have_been_applied: !unsent, source: source.without_url() }
-            };
-            Failure { error, unsent }
-        };
-        let response = builder.send().await.map_err(transport_failure)?;
+    }
+}
+
+/// What is wanted of a request.
+trait Answer: Sized {
+    /// Asks one endpoint.
+    fn attempt(
+        client: &Client,
+        endpoint: &Url,
+        request: &Request,
+        timeout: Duration,
+    ) -> impl Future<Output = Result<Self, Failure>> + Send;
+}
+
+/// A body that is read to its end and understood.
+struct Whole<T>(T);
+
+impl<T: DeserializeOwned> Answer for Whole<T> {
+    async fn attempt(client: &Client, endpoint: &Url, request: &Request, timeout: Duration) -> Result<Self, Failure> {
+        let in_vain = |source| transport_failure(endpoint, timeout, source);
+        let response = client.prepare(endpoint, request, timeout).timeout(timeout).send().await.map_err(in_vain)?;
         let status = response.status();
-        let body = response.bytes().await.map_err(transport_failure)?;
+        let body = response.bytes().await.map_err(in_vain)?;
         if !status.is_success() {
-            let error = Error::Refused { status: status.as_u16(), problem: Box::new(problem(status, &body)) };
-            return Err(Failure { error, unsent: false });
+            return Err(refused(status, &body));
         }
-        serde_json::from_slice(&body).map_err(|source| {
+        serde_json::from_slice(&body).map(Self).map_err(|source| {
             let error = Error::Answer { endpoint: endpoint.to_string(), status: status.as_u16(), source };
             Failure { error, unsent: false }
         })
     }
+}
+
+/// A stream of events that has begun. Reading it has no end, and no timeout here.
+impl Answer for Response {
+    async fn attempt(client: &Client, endpoint: &Url, request: &Request, timeout: Duration) -> Result<Self, Failure> {
+        let in_vain = |source| transport_failure(endpoint, timeout, source);
+        let opened = async {
+            let response = client.prepare(endpoint, request, timeout).send().await.map_err(in_vain)?;
+            let status = response.status();
+            if !status.is_success() {
+                return Err(refused(status, &response.bytes().await.map_err(in_vain)?));
+            }
+            let media_type = response.headers().get(CONTENT_TYPE).map_or(&[][..], HeaderValue::as_bytes);
+            if !media_type.starts_with(EVENT_STREAM.as_bytes()) {
+                let error = Error::Watch { endpoint: endpoint.to_string(), source: WatchFault::NoStream };
+                return Err(Failure { error, unsent: false });
+            }
+            Ok(response)
+        };
+        match tokio::time::timeout(timeout, opened).await {
+            Ok(opened) => opened,
+            Err(_) => Err(Failure { error: timed_out(endpoint, timeout), unsent: false }),
+        }
+    }
+}
+
+fn transport_failure(endpoint: &Url, timeout: Duration, source: reqwest::Error) -> Failure {
+    let unsent = source.is_connect();
+    let error = if source.is_timeout() && !unsent {
+        timed_out(endpoint, timeout)
+    } else {
+        Error::Unreachable {
+            endpoint: endpoint.to_string(),
+            may_have_been_applied: !unsent,
+            source: source.without_url(),
+        }
+    };
+    Failure { error, unsent }
+}
+
+fn timed_out(endpoint: &Url, timeout: Duration) -> Error {
+    let timeout_ms = u64::try_from(timeout.as_millis()).unwrap_or(u64::MAX);
+    Error::Timeout { endpoint: endpoint.to_string(), timeout_ms, may_have_been_applied: true }
+}
+
+fn refused(status: StatusCode, body: &[u8]) -> Failure {
+    let error = Error::Refused { status: status.as_u16(), problem: Box::new(problem(status, body)) };
+    Failure { error, unsent: false }
 }
 
 /// What a node says, or, when something between it and us answered, what that status means.
@@ -210,7 +286,7 @@ fn problem(status: StatusCode, body: &[u8]) -> Problem {
     serde_json::from_slice(body).unwrap_or_else(|_| Problem {
         status: status.as_u16(),
         title: status.canonical_reason().unwrap_or("unknown status").to_owned(),
-        code: "not_a_rollcall_answer".to_owned(),
+        code: NOT_OURS.to_owned(),
         ..Problem::default()
     })
 }
@@ -219,8 +295,11 @@ fn problem(status: StatusCode, body: &[u8]) -> Problem {
 fn is_elsewhere_worth_trying(error: &Error) -> bool {
     match error {
         Error::Unreachable { .. } | Error::Timeout { .. } => true,
+        // Each node has watchers of its own.
+        Error::Refused { status: 429, problem } => problem.code == "too_many_watchers",
         Error::Refused { status, .. } => matches!(status, 502..=504),
-        Error::Answer { .. } | Error::Request { .. } | Error::Id { .. } => false,
+        Error::Watch { source: WatchFault::NoStream, .. } => true,
+        Error::Answer { .. } | Error::Request { .. } | Error::Id { .. } | Error::Watch { .. } => false,
     }
 }
 

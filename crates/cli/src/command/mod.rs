@@ -8,6 +8,7 @@ mod dev;
 mod instance;
 mod register;
 mod serve;
+mod watch;
 
 use std::future::Future;
 
@@ -33,6 +34,7 @@ pub(crate) fn run(cli: Cli) -> Result<u8, Failure> {
         Command::Deregister(args) => block_on(instance::deregister(&global, &args)).map(done),
         Command::Get(args) => block_on(instance::get(&global, &args)).map(done),
         Command::Discover(args) => block_on(instance::discover(&global, *args)).map(done),
+        Command::Watch(args) => block_on(watch::run(&global, *args)).map(done),
         Command::Bench(args) => block_on(bench::run(&global, args.work)),
     }
 }

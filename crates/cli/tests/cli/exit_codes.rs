@@ -71,6 +71,8 @@ fn a_wrong_command_line_is_a_usage_error() {
         &["frobnicate"],
         &["discover", "--no-such-flag"],
         &["discover", "--limit", "-1"],
+        &["watch", "--limit", "3"],
+        &["watch", "--from-revision", "a"],
         &["get"],
         &["get", ""],
         &["cluster", "wait"],

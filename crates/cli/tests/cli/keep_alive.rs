@@ -1,30 +1,16 @@
 use std::io::{BufRead, BufReader};
-use std::process::{Child, Stdio};
+use std::process::Stdio;
 
-use rustix::process::{Pid, Signal, kill_process};
+use rustix::process::{Signal, kill_process};
 
-use crate::support::{Stub, node, problem, rollcall, run, wait_until};
+use crate::support::{Running, Stub, node, problem, rollcall, run, wait_until};
 
 const REGISTER: [&str; 6] = ["register", "--name", "web", "--url", "http://a", "--keep-alive"];
-
-/// Ends the program with the test, whatever becomes of it.
-struct Running(Child);
-
-impl Drop for Running {
-    fn drop(&mut self) {
-        let _ = self.0.kill();
-        let _ = self.0.wait();
-    }
-}
 
 impl Running {
     fn start(stub: &Stub, script: &str) -> Self {
         let arguments = [&REGISTER[..], &["--endpoint", &stub.endpoint, "--", "sh", "-c", script]].concat();
         Self(rollcall(&arguments).stdout(Stdio::piped()).spawn().expect("the program starts"))
-    }
-
-    fn pid(&self) -> Pid {
-        Pid::from_child(&self.0)
     }
 
     /// The first line that `wanted` takes.

@@ -4,3 +4,4 @@ mod exit_codes;
 mod keep_alive;
 mod settings;
 mod support;
+mod watch;

@@ -2,10 +2,11 @@
 
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{TcpListener, TcpStream};
-use std::process::{Command, Output};
+use std::process::{Child, Command, Output};
 use std::sync::mpsc::{Receiver, channel};
 use std::time::{Duration, Instant};
 
+use rustix::process::Pid;
 use serde_json::{Value, json};
 
 /// Far beyond what any of these tests takes.
@@ -29,6 +30,22 @@ pub(crate) fn run(command: &mut Command) -> (Option<i32>, String, String) {
     (status.code(), text(stdout), text(stderr))
 }
 
+/// Ends a program with the test, whatever becomes of it.
+pub(crate) struct Running(pub(crate) Child);
+
+impl Running {
+    pub(crate) fn pid(&self) -> Pid {
+        Pid::from_child(&self.0)
+    }
+}
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
 /// Waits for a condition that no message tells of.
 pub(crate) fn wait_until(what: &str, condition: impl Fn() -> bool) {
     let deadline = Instant::now() + DEADLINE;
@@ -38,32 +55,56 @@ pub(crate) fn wait_until(what: &str, condition: impl Fn() -> bool) {
     }
 }
 
+pub(crate) enum Reply {
+    Json(u16, Value),
+    /// A stream of events, and whether it ends after them.
+    Events {
+        events: String,
+        ends: bool,
+    },
+}
+
+impl From<(u16, Value)> for Reply {
+    fn from((status, body): (u16, Value)) -> Self {
+        Self::Json(status, body)
+    }
+}
+
 /// Answers each request as told, one for each connection, until the test ends.
 pub(crate) struct Stub {
     pub(crate) endpoint: String,
-    /// Requests as they came, as `GET /api/services`.
+    /// Requests as they came, as `GET /api/services`, with the id after which a stream is to go on, as ` after 0-7`.
     pub(crate) requests: Receiver<String>,
 }
 
 impl Stub {
-    pub(crate) fn start(react: impl Fn(&str) -> (u16, Value) + Send + 'static) -> Self {
+    pub(crate) fn start<R: Into<Reply>>(react: impl Fn(&str) -> R + Send + 'static) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").expect("a free port");
         let endpoint = format!("http://{}", listener.local_addr().expect("an address"));
         let (tell, requests) = channel();
         std::thread::spawn(move || {
+            let mut held = Vec::new();
             for stream in listener.incoming() {
                 let Some((line, mut stream)) = stream.ok().and_then(read_request) else { continue };
-                let (status, body) = react(&line);
+                let reply = react(&line).into();
                 if tell.send(line).is_err() {
                     return;
                 }
-                let body = body.to_string();
-                let head = format!(
-                    "HTTP/1.1 {status} Status\r\ncontent-length: {}\r\nconnection: close\r\n\r\n",
-                    body.len()
-                );
+                let (status, header, body, ends) = match reply {
+                    Reply::Json(status, body) => {
+                        let body = body.to_string();
+                        (status, format!("content-length: {}", body.len()), body, true)
+                    }
+                    Reply::Events { events, ends } => {
+                        (200, "content-type: text/event-stream".to_owned(), events, ends)
+                    }
+                };
+                let head = format!("HTTP/1.1 {status} Status\r\n{header}\r\nconnection: close\r\n\r\n");
                 // A client that has gone does not want the answer.
                 let _ = stream.write_all((head + &body).as_bytes());
+                if !ends {
+                    held.push(stream);
+                }
             }
         });
         Self { endpoint, requests }
@@ -84,7 +125,7 @@ impl Stub {
 
 fn read_request(stream: TcpStream) -> Option<(String, TcpStream)> {
     let mut reader = BufReader::new(stream);
-    let (mut first, mut length) = (String::new(), 0);
+    let (mut first, mut length, mut after) = (String::new(), 0, String::new());
     reader.read_line(&mut first).ok()?;
     loop {
         let mut header = String::new();
@@ -96,9 +137,12 @@ fn read_request(stream: TcpStream) -> Option<(String, TcpStream)> {
         if let Some(value) = header.strip_prefix("content-length: ") {
             length = value.parse().ok()?;
         }
+        if let Some(id) = header.strip_prefix("last-event-id: ") {
+            after = format!(" after {id}");
+        }
     }
     reader.read_exact(&mut vec![0; length]).ok()?;
-    Some((first.trim().trim_end_matches(" HTTP/1.1").to_owned(), reader.into_inner()))
+    Some((first.trim().trim_end_matches(" HTTP/1.1").to_owned() + &after, reader.into_inner()))
 }
 
 pub(crate) fn problem(status: u16, code: &str) -> Value {

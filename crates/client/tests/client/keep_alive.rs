@@ -113,3 +113,27 @@ async fn a_cluster_that_is_away_is_borne() {
     stop.send(()).expect("it still runs");
     running.await.expect("no panic").expect("deregistered");
 }
+
+#[tokio::test]
+async fn a_new_registration_whose_outcome_is_unknown_is_made_again_and_not_mistaken_for_another_program() {
+    let registrations = std::sync::atomic::AtomicUsize::new(0);
+    let stub = Stub::start(move |request, _| match request.line.as_str() {
+        REGISTER => match registrations.fetch_add(1, std::sync::atomic::Ordering::SeqCst) {
+            // It is made, but the answer is lost.
+            1 => Reaction::Answer(500, problem(500, "internal", Some("unknown"))),
+            before => Reaction::Answer(201, registered("web-1", before.min(1) as u64 + 1, TTL_MS)),
+        },
+        _ if request.body["lease_id"] == 2 => renewed(),
+        _ if registrations.load(std::sync::atomic::Ordering::SeqCst) == 1 => {
+            Reaction::Answer(404, problem(404, "lease_not_found", None))
+        }
+        _ => Reaction::Answer(409, problem(409, "lease_superseded", None)),
+    })
+    .await;
+    let presence = client(&stub).keep_alive(&web()).await.expect("registered");
+    let running = tokio::spawn(presence.run(std::future::pending()));
+    let seen = stub.until(|seen| seen.last().is_some_and(|r| r.line == BEAT && r.body["lease_id"] == 2)).await;
+    let lines: Vec<_> = seen.iter().map(|request| request.line.as_str()).collect();
+    assert_eq!(lines, [REGISTER, BEAT, REGISTER, REGISTER, BEAT]);
+    assert!(!running.is_finished());
+}

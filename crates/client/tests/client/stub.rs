@@ -7,6 +7,7 @@ use serde_json::{Value, json};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::Notify;
+use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
 use tokio::task::JoinSet;
 
 /// Far beyond what any of these tests takes.
@@ -35,6 +36,63 @@ pub(crate) enum Reaction {
     Cut,
     /// Reads the request and says nothing.
     Hang,
+    /// Begins a stream of events.
+    Events(Feed),
+}
+
+/// What one stream of events tells, as the test says it: before the stream begins, or while it is read.
+#[derive(Clone)]
+pub(crate) struct Feed {
+    sender: UnboundedSender<Piece>,
+    /// Taken by the connection that is told it.
+    pieces: Arc<Mutex<Option<UnboundedReceiver<Piece>>>>,
+}
+
+/// None ends the stream.
+type Piece = Option<Vec<u8>>;
+
+impl Feed {
+    pub(crate) fn of(events: &[String]) -> Self {
+        let (sender, pieces) = unbounded_channel();
+        let feed = Self { sender, pieces: Arc::new(Mutex::new(Some(pieces))) };
+        events.iter().for_each(|event| feed.send(event));
+        feed
+    }
+
+    /// A stream that ends after these events.
+    pub(crate) fn ending(events: &[String]) -> Self {
+        let feed = Self::of(events);
+        feed.sender.send(None).expect("nobody took it yet");
+        feed
+    }
+
+    /// Sends some bytes in a packet of their own, as far as that can be said.
+    pub(crate) fn send(&self, piece: impl AsRef<[u8]>) {
+        self.sender.send(Some(piece.as_ref().to_vec())).expect("the stream is read");
+    }
+
+    /// Waits until the reader closes the connection.
+    pub(crate) async fn closed(&self) {
+        tokio::time::timeout(DEADLINE, self.sender.closed()).await.expect("the reader goes away");
+    }
+
+    async fn write(self, mut stream: TcpStream) {
+        let pieces = self.pieces.lock().expect("no test panics while it holds this").take();
+        let mut pieces = pieces.expect("a feed is for one connection");
+        let head = "HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\nconnection: close\r\n\r\n";
+        stream.set_nodelay(true).expect("a socket");
+        let mut next = Some(head.as_bytes().to_vec());
+        while let Some(piece) = next {
+            if stream.write_all(&piece).await.is_err() {
+                return;
+            }
+            let mut byte = [0];
+            next = tokio::select! {
+                piece = pieces.recv() => piece.flatten(),
+                _ = stream.read(&mut byte) => None,
+            };
+        }
+    }
 }
 
 pub(crate) struct Stub {
@@ -54,7 +112,7 @@ impl Stub {
         let (all_seen, tell) = (Arc::clone(&seen), Arc::clone(&arrived));
         let mut tasks = JoinSet::new();
         tasks.spawn(async move {
-            let mut hung = Vec::new();
+            let (mut hung, mut streams) = (Vec::new(), JoinSet::new());
             loop {
                 let Ok((mut stream, _)) = listener.accept().await else { return };
                 let Some(request) = read_request(&mut stream).await else { continue };
@@ -66,6 +124,7 @@ impl Stub {
                     Reaction::Answer(status, body) => answer(stream, status, &body).await,
                     Reaction::Cut => drop(stream),
                     Reaction::Hang => hung.push(stream),
+                    Reaction::Events(feed) => drop(streams.spawn(feed.write(stream))),
                 }
             }
         });
@@ -154,19 +213,48 @@ pub(crate) fn problem(status: u16, code: &str, outcome: Option<&str>) -> Value {
     problem
 }
 
+pub(crate) fn service(id: &str, lease: u64, ttl_ms: u32) -> Value {
+    json!({
+        "id": id, "tenant": "default", "name": "web", "type": "service", "tags": [], "url": "http://a",
+        "protocol": "http", "endpoints": [], "visibility": "private", "capabilities": [], "consumed_events": [],
+        "produced_events": [], "metadata": {}, "weight": 1, "ttl_ms": ttl_ms, "reap_after_ms": 0,
+        "status": "active", "lease": {"id": lease, "ttl_ms": ttl_ms, "expires_in_ms": ttl_ms}, "revision": lease,
+        "created_revision": lease, "registered_at": "2026-01-01T00:00:00Z", "heartbeat": "2026-01-01T00:00:00Z",
+    })
+}
+
 /// The answer to a registration.
 pub(crate) fn registered(id: &str, lease: u64, ttl_ms: u32) -> Value {
     json!({
         "success": true,
         "registration_id": id,
-        "service": {
-            "id": id, "tenant": "default", "name": "web", "type": "service", "tags": [], "url": "http://a",
-            "protocol": "http", "endpoints": [], "visibility": "private", "capabilities": [], "consumed_events": [],
-            "produced_events": [], "metadata": {}, "weight": 1, "ttl_ms": ttl_ms, "reap_after_ms": 0,
-            "status": "active", "lease": {"id": lease, "ttl_ms": ttl_ms, "expires_in_ms": ttl_ms}, "revision": lease,
-            "created_revision": lease, "registered_at": "2026-01-01T00:00:00Z", "heartbeat": "2026-01-01T00:00:00Z",
-        },
+        "service": service(id, lease, ttl_ms),
         "lease": {"id": lease, "ttl_ms": ttl_ms, "heartbeat_interval_ms": ttl_ms / 3},
         "revision": lease,
     })
+}
+
+/// `event: snapshot`, of an instance whose lease is 1.
+pub(crate) fn snapshot(id: &str, revision: u64) -> String {
+    let data = json!({"service": service(id, 1, 30_000), "revision": revision});
+    format!("event: snapshot\ndata: {data}\n\n")
+}
+
+/// `event: change`, of an instance whose lease is 1.
+pub(crate) fn change(update_type: &str, id: &str, point: &str) -> String {
+    let data = json!({
+        "type": "service_update", "update_type": update_type, "service": service(id, 1, 30_000),
+        "revision": revision(point), "timestamp": "2026-01-01T00:00:00Z",
+    });
+    format!("event: change\nid: {point}\ndata: {data}\n\n")
+}
+
+/// `event: synced` or `event: bookmark`.
+pub(crate) fn reached(event: &str, point: &str) -> String {
+    format!("event: {event}\nid: {point}\ndata: {}\n\n", json!({"revision": revision(point)}))
+}
+
+fn revision(point: &str) -> u64 {
+    let (_, revision) = point.split_once('-').expect("a resume point");
+    revision.parse().expect("a number")
 }
