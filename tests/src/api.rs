@@ -8,6 +8,9 @@ use serde_json::{Value, json};
 /// Longer than any request is held by a node.
 const TIMEOUT: Duration = Duration::from_secs(20);
 
+/// Longer than any test.
+const WATCH_TIMEOUT: Duration = Duration::from_secs(3_600);
+
 /// One node's client port.
 #[derive(Clone, Debug)]
 pub struct Api {
@@ -78,6 +81,12 @@ impl Api {
         let (status, headers) = (response.status().as_u16(), response.headers().clone());
         let body = serde_json::from_slice(&response.bytes().await?).unwrap_or(Value::Null);
         Ok(Answer { status, headers, body })
+    }
+
+    /// The head of an event stream; its body may go on for as long as it likes.
+    pub(crate) async fn watch(&self, query: &str, last_id: &str) -> Result<reqwest::Response, reqwest::Error> {
+        let request = self.request(Method::GET, &format!("/api/services/watch{query}"));
+        request.header("last-event-id", last_id).timeout(WATCH_TIMEOUT).send().await
     }
 
     /// # Errors

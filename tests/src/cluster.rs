@@ -65,6 +65,19 @@ impl Cluster {
         self.nodes.push(Node::new(self.directory.path(), &format!("node-{}", number + 1), arguments));
     }
 
+    /// Adds a node that stays a learner, and waits until it is ready.
+    ///
+    /// # Panics
+    /// When it does not get there in time.
+    pub async fn learner(&mut self) -> usize {
+        let place = self.nodes.len();
+        let founding = ["--join", &self.nodes[0].peer_address(), "--node-role", "learner"].map(str::to_owned);
+        self.add(place, founding.to_vec());
+        self.nodes[place].start();
+        self.nodes[place].ready(START_DEADLINE).await;
+        place
+    }
+
     /// Waits until every running node is ready and every node of the cluster is a voter.
     ///
     /// # Panics

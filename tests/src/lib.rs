@@ -8,7 +8,7 @@
 //! - Nobody sleeps: [`wait_until`] waits for a condition with a deadline, and is the only place that pauses.
 //! - When a test fails the end of every node's log is shown; when it passes, no log may tell of a panic.
 //!
-//! Read in this order: [`Cluster`], [`Node`], [`Api`]; [`etcd`] is the same for the neighbour that is measured beside.
+//! Read in this order: [`Cluster`], [`Node`], [`Api`], [`Events`]; [`etcd`] is the same for the neighbour that is measured beside.
 //! The binary is `$ROLLCALL_BIN`, else `rollcall` in the target directory that the test was built in.
 
 mod api;
@@ -18,9 +18,11 @@ mod node;
 mod ports;
 mod process;
 mod wait;
+mod watch;
 
 pub use api::{Answer, Api};
 pub use cluster::Cluster;
 pub use node::{Node, rollcall};
 pub use process::built;
 pub use wait::{pass, wait_until};
+pub use watch::{Event, Events};

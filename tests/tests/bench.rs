@@ -72,6 +72,28 @@ async fn each_work_comes_to_its_end_without_an_error() {
 }
 
 #[tokio::test]
+async fn watchers_see_every_change_and_every_end() {
+    let cluster = Cluster::start(3).await;
+    let window = ["--duration", "300ms", "--warm-up", "100ms"];
+
+    let watched = ["--watchers", "7", "--at", "followers", "--sessions", "2", "--rate", "50"];
+    let watched = flawless(&cluster, "watch", &[&window[..], &watched].concat()).await;
+    assert_eq!(number(&watched["items"]), number(&watched["operations"]) * 7.0);
+    let (first, last) = (&watched["extra"]["seen_by_first_us"], &watched["extra"]["seen_by_last_us"]);
+    assert!(number(&first["p50"]) <= number(&last["p50"]) && number(&last["max"]) > 0.0, "{watched:#}");
+    assert!(number(&last["max"]) <= number(&watched["latency_us"]["max"]) * 1.01, "{watched:#}");
+
+    let idle = ["--watchers", "30", "--instances", "20", "--sessions", "2", "--rate", "100"];
+    let idle = flawless(&cluster, "watch-idle", &[&window[..], &idle].concat()).await;
+    assert!(idle["extra"]["rss_growth_per_watcher_bytes"].is_number(), "{idle:#}");
+    assert!(number(&idle["extra"]["windows"]["changes"]["operations"]) > 0.0, "{idle:#}");
+
+    let expired = flawless(&cluster, "watch-expiry", &["--instances", "50", "--ttl", "1s"]).await;
+    assert_eq!((&expired["extra"]["early"], number(&expired["operations"])), (&Value::from(0), 150.0));
+    assert_eq!(expired["extra"]["by_node"].as_object().map(serde_json::Map::len), Some(3));
+}
+
+#[tokio::test]
 async fn failover_kills_the_leader_and_measures_the_gap() {
     let mut cluster = Cluster::start(3).await;
     let leader = cluster.leader().await;

@@ -39,11 +39,12 @@ fn succeeded(output: &Output) {
 #[test]
 fn rows_are_measured_and_written_down() {
     let output = directory();
-    succeeded(&suite(&output, &["--without-etcd", "--only", "heartbeat,restart,idle"], |_| ()));
+    succeeded(&suite(&output, &["--without-etcd", "--only", "heartbeat,restart,idle,watch-idle"], |_| ()));
     let document = text(&output, "BENCHMARKS.md");
     assert!(row(&document, "heartbeat, 64 sessions")[2].ends_with("/s"), "{document}");
     assert!(row(&document, "log at a node for each single renewal")[2].ends_with(" B"), "{document}");
     assert!(row(&document, "restart of a killed node with 200,000 to its first whole answer")[2].ends_with(" ms"));
+    assert!(row(&document, "memory of a node for each idle watcher")[2].ends_with(" B"), "{document}");
     assert_eq!(row(&document, "register, 64 sessions")[2], "not measured");
     assert!(text(&output, "benchmarks.svg").ends_with("</svg>\n"));
     let raw: Value = serde_json::from_str(&text(&output, "heartbeat-64.rollcall.1.1.json")).expect("JSON");
@@ -63,9 +64,16 @@ fn etcd_stands_beside_if_it_is_installed() {
         return;
     }
     let output = directory();
-    succeeded(&suite(&output, &["--only", "register-64,failover-kill"], |_| ()));
+    succeeded(&suite(&output, &["--only", "register-64,failover-kill,watch,watch-expiry"], |_| ()));
     let document = text(&output, "BENCHMARKS.md");
-    for title in ["register, 64 sessions", "writes stand still at kill -9 of the leader"] {
+    let titles = [
+        "register, 64 sessions",
+        "writes stand still at kill -9 of the leader",
+        "change seen by one watcher at a follower, p50",
+        "change seen by the last of 1,000 watchers of one node, p50",
+        "expiry of 1,000 at once told to a watcher after the deadline, p99",
+    ];
+    for title in titles {
         let cells = row(&document, title);
         assert!(!cells[2].contains("failed") && !cells[6].is_empty() && cells[8].ends_with('×'), "{cells:?}");
     }

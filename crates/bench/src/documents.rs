@@ -97,13 +97,22 @@ impl Documents {
     }
 
     pub fn render(&self, number: u64) -> Bytes {
+        self.render_at(number, "")
+    }
+
+    /// As [`Self::render`] does it, and of a version that differs from every other in its URL.
+    pub fn render_version(&self, number: u64, version: u64) -> Bytes {
+        self.render_at(number, &format!("/{version}"))
+    }
+
+    fn render_at(&self, number: u64, path: &str) -> Bytes {
         let rest = match &self.spare {
             Some((from, rest)) if number >= *from => rest,
             _ => &self.rests[(number % self.rests.len() as u64) as usize],
         };
         let id = self.id(number);
-        let mut document = BytesMut::with_capacity(id.len() * 2 + 48 + rest.len());
-        for part in ["{\"id\":\"", &id, "\",\"url\":\"http://", &id, ".agents.test:8080\","] {
+        let mut document = BytesMut::with_capacity(id.len() * 2 + 48 + path.len() + rest.len());
+        for part in ["{\"id\":\"", &id, "\",\"url\":\"http://", &id, ".agents.test:8080", path, "\","] {
             document.put_slice(part.as_bytes());
         }
         document.put_slice(rest);
@@ -129,6 +138,15 @@ mod tests {
             let metadata = Value::from(registration.metadata.expect("metadata"));
             assert_eq!(metadata.to_string().len(), 300);
         }
+    }
+
+    #[test]
+    fn versions_of_a_document_differ_in_their_url_alone() {
+        let documents = Documents::new("a-".into(), [Shape::usual("s".into(), 0, 300, 30_000)]);
+        let read = |bytes: &[u8]| serde_json::from_slice::<RegisterRequest>(bytes).expect("JSON");
+        let (plain, version) = (read(&documents.render(4)), read(&documents.render_version(4, 7)));
+        assert_eq!((&*plain.url, &*version.url), ("http://a-4.agents.test:8080", "http://a-4.agents.test:8080/7"));
+        assert_eq!(RegisterRequest { url: plain.url.clone(), ..version }, plain);
     }
 
     #[test]

@@ -2,6 +2,8 @@
 
 use std::io;
 
+use crate::board::NotSeen;
+
 /// Why a work could not be done. Errors while it is being measured are counted instead.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
@@ -50,6 +52,9 @@ pub enum RequestError {
     Refused { status: u16, code: String, detail: String },
     #[error("status {status} is not the expected one")]
     UnexpectedStatus { status: u16 },
+    /// A change that was acknowledged.
+    #[error(transparent)]
+    NotSeen(#[from] NotSeen),
     /// A success, but not what the work needs.
     #[error("{what}")]
     Unexpected { what: String },

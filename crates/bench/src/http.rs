@@ -13,7 +13,7 @@ use http_body_util::Full;
 use hyper::body::{Body, Incoming};
 use hyper::client::conn::http1::{self, SendRequest};
 use hyper::header::HeaderMap;
-use hyper::{Method, Request, StatusCode, Uri};
+use hyper::{Method, Request, Response, StatusCode, Uri};
 use hyper_util::rt::TokioIo;
 use rollcall_api::Problem;
 use tokio::net::TcpStream;
@@ -32,6 +32,12 @@ pub(crate) struct Endpoint {
     pub(crate) headers: HeaderMap,
     /// With the content type.
     pub(crate) headers_of_json: HeaderMap,
+}
+
+impl Endpoint {
+    fn broken(&self, source: hyper::Error) -> RequestError {
+        RequestError::Http { endpoint: self.authority.clone(), source }
+    }
 }
 
 /// How much of an answer is wanted.
@@ -125,7 +131,40 @@ impl Connection {
         if status == call.expected { Ok(()) } else { Err(self.refusal(status)) }
     }
 
+    /// Sends a request whose answer goes on for as long as somebody listens.
+    ///
+    /// # Errors
+    /// When it does not begin in time, or with another status than the expected one.
+    pub(crate) async fn stream(mut self, call: &Call) -> Result<Stream, RequestError> {
+        let timeout = self.timeout;
+        let begin = async {
+            let response = self.ask(call).await?;
+            let status = response.status();
+            if status == call.expected {
+                return Ok(response.into_body());
+            }
+            self.receive(response.into_body(), Keep::All).await?;
+            Err(self.refusal(status))
+        };
+        match tokio::time::timeout(timeout, begin).await {
+            Ok(begun) => {
+                let (endpoint, link, body) = (self.endpoint, self.link.expect("an answer came over it"), begun?);
+                Ok(Stream { endpoint, link, body })
+            }
+            Err(_) => Err(self.timed_out()),
+        }
+    }
+
     async fn exchange(&mut self, call: &Call) -> Result<StatusCode, RequestError> {
+        let response = self.ask(call).await?;
+        let status = response.status();
+        let keep = if status == call.expected { call.keep } else { Keep::All };
+        self.receive(response.into_body(), keep).await?;
+        Ok(status)
+    }
+
+    /// Sends a request and takes the head of its answer.
+    async fn ask(&mut self, call: &Call) -> Result<Response<Incoming>, RequestError> {
         let ready = match &mut self.link {
             Some(link) => link.ready().await,
             None => false,
@@ -139,19 +178,17 @@ impl Connection {
         *request.uri_mut() = call.uri.clone();
         *request.headers_mut() =
             if call.body.is_empty() { &self.endpoint.headers } else { &self.endpoint.headers_of_json }.clone();
-        let kept = &mut self.body;
-        kept.clear();
-        let answered = async {
-            let response = link.answer(request).await?;
-            let status = response.status();
-            let keep = if status == call.expected { call.keep } else { Keep::All };
-            let mut body = response.into_body();
-            while let Some(part) = link.part(&mut body).await? {
-                take(kept, &part, keep);
-            }
-            Ok(status)
-        };
-        answered.await.map_err(|source| RequestError::Http { endpoint: self.endpoint.authority.clone(), source })
+        link.answer(request).await.map_err(|source| self.endpoint.broken(source))
+    }
+
+    /// Takes the rest of an answer.
+    async fn receive(&mut self, mut body: Incoming, keep: Keep) -> Result<(), RequestError> {
+        self.body.clear();
+        let link = self.link.as_mut().expect("an answer came over it");
+        while let Some(part) = link.part(&mut body).await.map_err(|source| self.endpoint.broken(source))? {
+            take(&mut self.body, &part, keep);
+        }
+        Ok(())
     }
 
     fn timed_out(&self) -> RequestError {
@@ -180,6 +217,27 @@ fn take(kept: &mut Vec<u8>, part: &[u8], keep: Keep) {
     }
 }
 
+/// An answer that goes on and on.
+pub(crate) struct Stream {
+    endpoint: Arc<Endpoint>,
+    link: Link,
+    body: Incoming,
+}
+
+impl Stream {
+    pub(crate) fn endpoint(&self) -> &Endpoint {
+        &self.endpoint
+    }
+
+    /// What came next, waited for; none at the end.
+    ///
+    /// # Errors
+    /// When the connection breaks.
+    pub(crate) async fn part(&mut self) -> Result<Option<Bytes>, RequestError> {
+        self.link.part(&mut self.body).await.map_err(|source| self.endpoint.broken(source))
+    }
+}
+
 /// A connection and the machine that moves its bytes.
 struct Link {
     sender: SendRequest<Full<Bytes>>,
@@ -197,9 +255,8 @@ impl Link {
         let stream = connected
             .await
             .map_err(|source| RequestError::Connect { endpoint: endpoint.authority.clone(), source })?;
-        let (sender, wire) = http1::handshake(TokioIo::new(stream))
-            .await
-            .map_err(|source| RequestError::Http { endpoint: endpoint.authority.clone(), source })?;
+        let (sender, wire) =
+            http1::handshake(TokioIo::new(stream)).await.map_err(|source| endpoint.broken(source))?;
         Ok(Self { sender, wire: Some(wire) })
     }
 
@@ -220,7 +277,7 @@ impl Link {
         .is_ok()
     }
 
-    async fn answer(&mut self, request: Request<Full<Bytes>>) -> Result<hyper::Response<Incoming>, hyper::Error> {
+    async fn answer(&mut self, request: Request<Full<Bytes>>) -> Result<Response<Incoming>, hyper::Error> {
         let mut answer = pin!(self.sender.send_request(request));
         poll_fn(|context| {
             self.turn(context);

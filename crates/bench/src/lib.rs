@@ -34,14 +34,19 @@
 //! # }
 //! ```
 //!
-//! Read in this order: [`engine`], [`report`], `http` (one connection), `target` (which nodes), [`work`].
+//! Read in this order: [`engine`], [`report`], `http` (one connection), `target` (which nodes), [`work`]; for watches
+//! `events` (a stream) and `board` (who has seen what).
 
 pub mod args;
+mod board;
 pub mod documents;
 pub mod engine;
 mod enrol;
 mod error;
+mod events;
+mod files;
 mod http;
+mod lapses;
 mod pace;
 mod progress;
 mod record;
@@ -50,9 +55,12 @@ mod target;
 mod usage;
 pub mod work;
 
+pub use board::{Board, NotSeen, Seen};
 pub use engine::{Done, Load, Measured, Session, Span, run};
 pub use error::{Error, RequestError};
-pub use record::{KindRecord, Percentiles, chain, histogram};
+pub use files::raise_open_files;
+pub use lapses::Lapses;
+pub use record::{KindRecord, Percentiles, chain, histogram, note};
 pub use report::{Report, percentiles};
 pub use target::Access;
 pub use usage::{NodeUsage, Processes, Watched};

@@ -16,7 +16,8 @@ pub fn histogram() -> Histogram<u64> {
     Histogram::new(3).expect("three digits are within what a histogram can keep")
 }
 
-pub(crate) fn note(histogram: &mut Histogram<u64>, duration: Duration) {
+/// A duration once.
+pub fn note(histogram: &mut Histogram<u64>, duration: Duration) {
     note_many(histogram, duration, 1);
 }
 

@@ -95,6 +95,14 @@ impl Target {
         Ok(nodes)
     }
 
+    /// The first of the nodes that a work asks.
+    ///
+    /// # Errors
+    /// When there is no such node.
+    pub(crate) async fn first(&self, node: Node) -> Result<Arc<Endpoint>, Error> {
+        Ok(self.nodes(node).await?.swap_remove(0))
+    }
+
     /// The endpoints, whose requests say that they wait no longer than this.
     pub(crate) fn endpoints_with_timeout(&self, timeout: Duration) -> Vec<Arc<Endpoint>> {
         let impatient = |endpoint: &Arc<Endpoint>| {

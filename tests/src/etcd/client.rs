@@ -25,13 +25,15 @@ use tower_service::Service;
 use super::codec::MessageCodec;
 use super::messages::{
     LeaseGrantRequest, LeaseGrantResponse, LeaseKeepAliveRequest, LeaseKeepAliveResponse, PutRequest, PutResponse,
-    RangeRequest, RangeResponse, StatusRequest, StatusResponse,
+    RangeRequest, RangeResponse, StatusRequest, StatusResponse, WatchCreateRequest, WatchEvent, WatchRequest,
+    WatchResponse,
 };
 
 const RANGE: PathAndQuery = PathAndQuery::from_static("/etcdserverpb.KV/Range");
 const PUT: PathAndQuery = PathAndQuery::from_static("/etcdserverpb.KV/Put");
 const LEASE_GRANT: PathAndQuery = PathAndQuery::from_static("/etcdserverpb.Lease/LeaseGrant");
 const LEASE_KEEP_ALIVE: PathAndQuery = PathAndQuery::from_static("/etcdserverpb.Lease/LeaseKeepAlive");
+const WATCH: PathAndQuery = PathAndQuery::from_static("/etcdserverpb.Watch/Watch");
 const STATUS: PathAndQuery = PathAndQuery::from_static("/etcdserverpb.Maintenance/Status");
 
 /// Why a request has no answer.
@@ -57,7 +59,7 @@ pub enum EtcdError {
         #[source]
         source: http::uri::InvalidUri,
     },
-    #[error("the stream of renewals to {address} has ended")]
+    #[error("the stream to {address} has ended")]
     StreamEnded { address: String },
     #[error("lease {lease} is there no more")]
     LeaseLost { lease: i64 },
@@ -133,9 +135,10 @@ impl EtcdClient {
         within(&self.address, self.timeout, exchange).await?
     }
 
-    pub async fn put(&mut self, key: Bytes, value: Bytes, lease: i64) -> Result<(), EtcdError> {
-        let _: PutResponse = self.unary(PUT, PutRequest { key, value, lease }).await?;
-        Ok(())
+    /// Answers the revision of it.
+    pub async fn put(&mut self, key: Bytes, value: Bytes, lease: i64) -> Result<i64, EtcdError> {
+        let answer: PutResponse = self.unary(PUT, PutRequest { key, value, lease }).await?;
+        Ok(answer.header.revision)
     }
 
     /// The id of a new lease.
@@ -154,19 +157,71 @@ impl EtcdClient {
 
     /// Opens a stream of renewals, with a first one for `lease`: etcd does not answer the stream before it.
     pub async fn keep_alive(mut self, lease: i64) -> Result<KeepAlive, EtcdError> {
-        let refused = |source: Status| EtcdError::Refused { path: LEASE_KEEP_ALIVE, source: Box::new(source) };
-        let (renewals, mut queue) = mpsc::channel(1);
-        renewals.try_send(LeaseKeepAliveRequest { id: lease }).expect("a new queue has room for one");
-        let requests = futures_util::stream::poll_fn(move |context| queue.poll_recv(context));
-        let open = async {
-            self.grpc.ready().await.map_err(|source| refused(Status::unavailable(source.to_string())))?;
-            let codec = MessageCodec::<LeaseKeepAliveRequest, LeaseKeepAliveResponse>::default();
-            self.grpc.streaming(requests.into_request(), LEASE_KEEP_ALIVE, codec).await.map_err(refused)
-        };
-        let answers = within(&self.address, self.timeout, open).await??.into_inner();
+        let (renewals, answers) = self.streaming(LEASE_KEEP_ALIVE, LeaseKeepAliveRequest { id: lease }).await?;
         let mut stream = KeepAlive { renewals, answers, address: self.address, timeout: self.timeout };
         stream.answer(lease).await?;
         Ok(stream)
+    }
+
+    /// Watches a range of keys from now on.
+    pub async fn watch(mut self, range: RangeRequest) -> Result<Watch, EtcdError> {
+        let create = WatchCreateRequest { key: range.key, range_end: range.range_end };
+        let (requests, answers) = self.streaming(WATCH, WatchRequest { create }).await?;
+        let mut watch = Watch { _requests: requests, answers, address: self.address };
+        let address = watch.address.clone();
+        let created = within(&address, self.timeout, watch.answer()).await??;
+        if created.created { Ok(watch) } else { Err(EtcdError::StreamEnded { address }) }
+    }
+
+    /// Opens a stream with its first request.
+    async fn streaming<Q, A>(
+        &mut self,
+        path: PathAndQuery,
+        first: Q,
+    ) -> Result<(mpsc::Sender<Q>, Streaming<A>), EtcdError>
+    where
+        Q: Message + 'static,
+        A: Message + Default + 'static,
+    {
+        let refused = |source: Status| EtcdError::Refused { path: path.clone(), source: Box::new(source) };
+        let (sender, mut queue) = mpsc::channel(1);
+        sender.try_send(first).unwrap_or_else(|_| unreachable!("a new queue has room for one"));
+        let requests = futures_util::stream::poll_fn(move |context| queue.poll_recv(context));
+        let open = async {
+            self.grpc.ready().await.map_err(|source| refused(Status::unavailable(source.to_string())))?;
+            let codec = MessageCodec::<Q, A>::default();
+            self.grpc.streaming(requests.into_request(), path.clone(), codec).await.map_err(refused)
+        };
+        let answers = within(&self.address, self.timeout, open).await??.into_inner();
+        Ok((sender, answers))
+    }
+}
+
+/// The changes of a range of keys.
+#[derive(Debug)]
+pub struct Watch {
+    /// The stream ends with it.
+    _requests: mpsc::Sender<WatchRequest>,
+    answers: Streaming<WatchResponse>,
+    address: String,
+}
+
+impl Watch {
+    pub fn address(&self) -> &str {
+        &self.address
+    }
+
+    /// Waits for the changes that come next.
+    pub async fn next(&mut self) -> Result<Vec<WatchEvent>, EtcdError> {
+        Ok(self.answer().await?.events)
+    }
+
+    async fn answer(&mut self) -> Result<WatchResponse, EtcdError> {
+        let refused = |source| EtcdError::Refused { path: WATCH, source: Box::new(source) };
+        let answer = self.answers.message().await.map_err(refused)?;
+        answer
+            .filter(|answer| !answer.canceled)
+            .ok_or_else(|| EtcdError::StreamEnded { address: self.address.clone() })
     }
 }
 

@@ -8,7 +8,19 @@ use bytes::{Buf, BufMut, Bytes};
 use prost::encoding::{self, DecodeContext, WireType};
 use prost::{DecodeError, Message};
 
-/// Defines a message by its fields, each with its codec of [`prost::encoding`] and its number. A field that has the
+/// How fields are sent.
+mod codec {
+    pub(super) use prost::encoding::{bool, bytes, int32, int64, message, string, uint64};
+
+    /// Several of them in a list.
+    pub(super) mod messages {
+        pub(in super::super) use prost::encoding::message::{
+            encode_repeated as encode, encoded_len_repeated as encoded_len, merge_repeated as merge,
+        };
+    }
+}
+
+/// Defines a message by its fields, each with its [`codec`] and its number. A field that has the
 /// value of its default is not sent.
 macro_rules! message {
     ($(#[$attribute:meta])* $name:ident { $($(#[$doc:meta])* $field:ident: $codec:ident $type:ty = $tag:literal,)* }) => {
@@ -21,7 +33,7 @@ macro_rules! message {
         impl Message for $name {
             fn encode_raw(&self, _buffer: &mut impl BufMut) {
                 $(if self.$field != <$type>::default() {
-                    encoding::$codec::encode($tag, &self.$field, _buffer);
+                    codec::$codec::encode($tag, &self.$field, _buffer);
                 })*
             }
 
@@ -33,14 +45,14 @@ macro_rules! message {
                 context: DecodeContext,
             ) -> Result<(), DecodeError> {
                 match tag {
-                    $($tag => encoding::$codec::merge(wire_type, &mut self.$field, buffer, context),)*
+                    $($tag => codec::$codec::merge(wire_type, &mut self.$field, buffer, context),)*
                     _ => encoding::skip_field(wire_type, tag, buffer, context),
                 }
             }
 
             fn encoded_len(&self) -> usize {
                 0 $(+ if self.$field == <$type>::default() { 0 } else {
-                    encoding::$codec::encoded_len($tag, &self.$field)
+                    codec::$codec::encoded_len($tag, &self.$field)
                 })*
             }
 
@@ -79,7 +91,49 @@ message! {
 }
 
 message! {
-    PutResponse {}
+    PutResponse {
+        header: message ResponseHeader = 1,
+    }
+}
+
+message! {
+    /// One of several that the contract knows.
+    WatchRequest {
+        create: message WatchCreateRequest = 1,
+    }
+}
+
+message! {
+    WatchCreateRequest {
+        key: bytes Bytes = 1,
+        /// The first key that is not meant any more.
+        range_end: bytes Bytes = 2,
+    }
+}
+
+message! {
+    WatchResponse {
+        created: bool bool = 3,
+        canceled: bool bool = 4,
+        events: messages Vec<WatchEvent> = 11,
+    }
+}
+
+message! {
+    WatchEvent {
+        /// 0: it was put, 1: it was deleted.
+        kind: int32 i32 = 1,
+        key_value: message KeyValue = 2,
+    }
+}
+
+message! {
+    /// The value is sent, and skipped here.
+    KeyValue {
+        key: bytes Bytes = 1,
+        /// Of the change that this tells of.
+        mod_revision: int64 i64 = 3,
+    }
 }
 
 message! {
@@ -117,6 +171,7 @@ message! {
 message! {
     ResponseHeader {
         member_id: uint64 u64 = 2,
+        revision: int64 i64 = 3,
     }
 }
 
@@ -146,12 +201,26 @@ mod tests {
     }
 
     #[test]
+    fn events_of_a_watch_are_a_list() {
+        let event = |kind, key: &'static str, mod_revision| WatchEvent {
+            kind,
+            key_value: KeyValue { key: key.into(), mod_revision },
+        };
+        let told = WatchResponse { events: vec![event(0, "a", 7), event(1, "b", 8)], ..WatchResponse::default() };
+        let bytes = [0x5a, 7, 0x12, 5, 0x0a, 1, b'a', 0x18, 7, 0x5a, 9, 0x08, 1, 0x12, 5, 0x0a, 1, b'b', 0x18, 8];
+        assert_eq!(told.encode_to_vec(), bytes);
+        assert_eq!(WatchResponse::decode(&bytes[..]), Ok(told));
+        let whole = WatchRequest { create: WatchCreateRequest { key: "a".into(), range_end: "b".into() } };
+        assert_eq!(whole.encode_to_vec(), [0x0a, 6, 0x0a, 1, b'a', 0x12, 1, b'b']);
+    }
+
+    #[test]
     fn unknown_fields_are_skipped() {
         // A header, two key-values and the count.
         let answer = [0x0a, 2, 0x10, 5, 0x12, 3, 0x0a, 1, b'x', 0x12, 0, 0x20, 2];
         assert_eq!(RangeResponse::decode(&answer[..]), Ok(RangeResponse { count: 2 }));
         let status = [0x0a, 4, 0x08, 1, 0x10, 7, 0x12, 1, b'3', 0x18, 9, 0x20, 7];
-        let header = ResponseHeader { member_id: 7 };
+        let header = ResponseHeader { member_id: 7, revision: 0 };
         let expected = StatusResponse { header, version: "3".to_owned(), leader: 7 };
         assert_eq!(StatusResponse::decode(&status[..]), Ok(expected));
     }

@@ -5,5 +5,5 @@ mod cluster;
 mod codec;
 pub mod messages;
 
-pub use client::{EtcdClient, EtcdError, KeepAlive, range_of_prefix};
+pub use client::{EtcdClient, EtcdError, KeepAlive, Watch, range_of_prefix};
 pub use cluster::{EtcdCluster, EtcdNode, etcd_binary};

@@ -7,3 +7,4 @@ mod leases;
 mod paused;
 mod reads;
 mod restart;
+mod watches;

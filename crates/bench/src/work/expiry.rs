@@ -7,9 +7,8 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use hdrhistogram::Histogram;
 use hyper::Uri;
-use serde_json::{Map, json};
+use serde_json::json;
 use tokio::task::JoinSet;
 use tokio::time::Instant;
 
@@ -22,17 +21,17 @@ use crate::engine::{Done, Meter};
 use crate::enrol::enrol;
 use crate::error::{Error, RequestError};
 use crate::http::{Call, Connection, Keep};
-use crate::record::{Record, histogram, note_many};
-use crate::report::{Report, percentiles};
+use crate::lapses::Lapses;
+use crate::record::Record;
 
 /// So many register at once, and one more for each node.
-const SESSIONS_MIN: u16 = 16;
+pub(super) const SESSIONS_MIN: u16 = 16;
 
 /// How long a node that was asked is left alone.
 const POLL_PAUSE: Duration = Duration::from_millis(10);
 
 /// Whoever is on the roll so long after the deadline stays there for good.
-const LATENESS_MAX: Duration = Duration::from_secs(60);
+pub(super) const LATENESS_MAX: Duration = Duration::from_secs(60);
 
 #[derive(clap::Args, Clone, Debug)]
 pub struct Args {
@@ -70,35 +69,15 @@ impl Args {
         for connection in watching {
             watches.spawn(Watch::new(connection, &name, self.instances, sent + self.ttl).until_gone());
         }
-        let mut watches = watches.join_all().await;
-        watches.sort_by(|a, b| a.node().cmp(b.node()));
+        let watches = watches.join_all().await;
         for watch in &watches {
             meter.record.add(&watch.record);
         }
         let own = json!({ "instances": self.instances, "ttl_ms": ms(self.ttl), "poll_pause_ms": ms(POLL_PAUSE) });
         let report = run.report("expiry", own, &meter.end(&run.processes));
-        Ok(run.finish(told(report, &watches)))
+        let lapses = watches.into_iter().map(|watch| watch.lapses).collect();
+        Ok(run.finish(Lapses::tell(lapses, report)))
     }
-}
-
-fn told(report: Report, watches: &[Watch]) -> Report {
-    let (mut lateness_us, mut early, mut nodes) = (histogram(), 0, Map::new());
-    for watch in watches {
-        lateness_us += &watch.lateness_us;
-        early += watch.early;
-        let about = json!({ "early": watch.early, "lateness_us": percentiles(&watch.lateness_us) });
-        nodes.insert(watch.node().to_owned(), about);
-    }
-    let mut report = report.with_extra(json!({
-        "early": early, "lateness_us": percentiles(&lateness_us), "by_node": nodes,
-    }));
-    if early > 0 {
-        report.add_error(format!("{early} instances were struck off before their time"));
-    }
-    for watch in watches.iter().filter(|watch| watch.left > 0) {
-        report.add_error(format!("{} instances stay on the roll of {}", watch.left, watch.node()));
-    }
-    report
 }
 
 /// One node, asked until nobody is left.
@@ -106,10 +85,8 @@ struct Watch {
     connection: Connection,
     call: Call,
     deadline: Instant,
-    left: u64,
     record: Record,
-    lateness_us: Histogram<u64>,
-    early: u64,
+    lapses: Lapses,
 }
 
 impl Watch {
@@ -117,28 +94,22 @@ impl Watch {
         let uri =
             Uri::try_from(format!("/api/services?name={name}&limit=1")).expect("a bench's names need no coding");
         Self {
+            lapses: Lapses::new(&connection.endpoint().authority, instances.into()),
             connection,
             call: Call::get(uri).keep(Keep::Tail),
             deadline,
-            left: instances.into(),
             record: Record::new(&["poll"]),
-            lateness_us: histogram(),
-            early: 0,
         }
     }
 
-    fn node(&self) -> &str {
-        &self.connection.endpoint().authority
-    }
-
     async fn until_gone(mut self) -> Self {
-        while self.left > 0 && Instant::now() < self.deadline + LATENESS_MAX {
+        while self.lapses.left() > 0 && Instant::now() < self.deadline + LATENESS_MAX {
             let asked = Instant::now();
             match self.poll().await {
                 Ok(left) => {
-                    let done = Done::items(self.left.saturating_sub(left));
-                    self.note(left, Instant::now());
-                    self.record.success(done, asked.elapsed(), Duration::ZERO);
+                    let gone = self.lapses.left().saturating_sub(left);
+                    self.lapses.note(self.deadline, gone);
+                    self.record.success(Done::items(gone), asked.elapsed(), Duration::ZERO);
                 }
                 Err(error) => self.record.error(&error),
             }
@@ -151,19 +122,10 @@ impl Watch {
         self.connection.send(&self.call).await?;
         tail_number(self.connection.body(), "total_count")
     }
-
-    fn note(&mut self, left: u64, now: Instant) {
-        let gone = self.left.saturating_sub(left);
-        self.left = left;
-        match now.checked_duration_since(self.deadline) {
-            Some(lateness) => note_many(&mut self.lateness_us, lateness, gone),
-            None => self.early += gone,
-        }
-    }
 }
 
 /// Renews all, which must all be there.
-async fn renew(connection: &mut Connection, leases: Vec<u64>) -> Result<(), Error> {
+pub(super) async fn renew(connection: &mut Connection, leases: Vec<u64>) -> Result<(), Error> {
     let count = leases.len() as u64;
     let failed = |source| Error::Request { action: "renew all instances", source };
     connection.send(&batch_call(leases)).await.map_err(failed)?;

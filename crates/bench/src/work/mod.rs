@@ -9,6 +9,9 @@ mod lookup;
 mod mixed;
 mod query;
 mod register;
+mod watch;
+mod watch_expiry;
+mod watch_idle;
 
 use std::future::Future;
 use std::sync::Arc;
@@ -21,6 +24,7 @@ use serde_json::{Value, json};
 use crate::args::{Common, Rate, Sessions, Window};
 use crate::engine::{Done, Load, Measured, Session, Span};
 use crate::error::{Error, RequestError};
+use crate::files::raise_open_files;
 use crate::http::{Connection, Endpoint};
 use crate::report::Report;
 use crate::target::{Access, Target};
@@ -47,6 +51,12 @@ pub enum Work {
     Expiry(expiry::Args),
     /// The leader is killed, and how long no write is taken
     Failover(failover::Args),
+    /// Changes of one service, and how long until all its watchers have seen each
+    Watch(watch::Args),
+    /// Many watchers to whom nothing happens while others' services change, and what they cost
+    WatchIdle(watch_idle::Args),
+    /// Instances that all fall silent at once, and how late a watcher at each node is told of it
+    WatchExpiry(watch_expiry::Args),
 }
 
 /// A work that came to its end.
@@ -75,6 +85,9 @@ impl Work {
             Self::Hold(args) => args.run(&run).await,
             Self::Expiry(args) => args.run(&run).await,
             Self::Failover(args) => args.run(&run).await,
+            Self::Watch(args) => args.run(&run).await,
+            Self::WatchIdle(args) => args.run(&run).await,
+            Self::WatchExpiry(args) => args.run(&run).await,
         }
     }
 
@@ -86,7 +99,9 @@ impl Work {
             Self::Mixed(args) => args.check(),
             Self::Hold(args) => args.check(),
             Self::Failover(args) => args.check(),
-            Self::Register(_) | Self::Lookup(_) | Self::Fill(_) | Self::Expiry(_) => Ok(()),
+            Self::Watch(args) => args.check(),
+            Self::WatchIdle(args) => args.check(),
+            Self::Register(_) | Self::Lookup(_) | Self::Fill(_) | Self::Expiry(_) | Self::WatchExpiry(_) => Ok(()),
         }
     }
 
@@ -101,6 +116,9 @@ impl Work {
             Self::Hold(args) => &args.common,
             Self::Expiry(args) => &args.common,
             Self::Failover(args) => &args.common,
+            Self::Watch(args) => &args.common,
+            Self::WatchIdle(args) => &args.common,
+            Self::WatchExpiry(args) => &args.common,
         }
     }
 }
@@ -117,6 +135,7 @@ struct Run {
 
 impl Run {
     async fn begin(access: Access, common: &Common) -> Result<Self, Error> {
+        raise_open_files();
         let target = Target::find(access).await?;
         let processes = target.processes(common).await;
         let unix_ms = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_millis();

@@ -5,12 +5,15 @@
 //! - A heartbeat is one round trip of a lease's keep-alive stream; every session has its own stream. etcd does not
 //!   replicate a renewal: a follower hands it to the leader, and the leader keeps it in memory alone.
 //! - A lookup is one range over the keys of a service.
+//! - A watch is one over the keys of a service, each on a connection of its own; a change is a put of a key that is there.
 //! - Each session has a connection of its own to one node, as in `rollcall bench`.
 //!
-//! Read in this order: `target` (which nodes), `work` (what is done), `failover`.
+//! Read in this order: `target` (which nodes), `work` (what is done), `failover`, `watch`, `watch_expiry`.
 
 mod failover;
 mod target;
+mod watch;
+mod watch_expiry;
 mod work;
 
 use std::io::Write;
@@ -19,7 +22,7 @@ use std::time::Duration;
 
 use clap::Parser;
 use rollcall_bench::args::parse_positive_duration;
-use rollcall_bench::{Report, chain};
+use rollcall_bench::{Report, chain, raise_open_files};
 
 use crate::target::Target;
 use crate::work::Work;
@@ -67,6 +70,7 @@ async fn main() -> ExitCode {
 }
 
 async fn measure(cli: &Cli) -> Result<Report, Box<dyn std::error::Error>> {
+    raise_open_files();
     let target = Target::find(cli.endpoints.clone(), cli.timeout).await?;
     cli.work.run(&target).await
 }

@@ -45,6 +45,11 @@ impl Target {
         self.endpoints.iter().filter(fits).collect()
     }
 
+    /// The first of the nodes that a work asks.
+    pub(crate) fn first(&self, node: Node) -> Option<&str> {
+        self.nodes(node).first().map(|node| node.as_str())
+    }
+
     /// Opens that many connections, to the nodes in turn.
     ///
     /// # Errors

@@ -14,14 +14,14 @@ use rollcall_tests::etcd::messages::RangeRequest;
 use rollcall_tests::etcd::{EtcdClient, EtcdError, KeepAlive, range_of_prefix};
 use serde_json::{Value, json};
 
-use crate::failover;
 use crate::target::Target;
+use crate::{failover, watch, watch_expiry};
 
 /// How many names the instances share, as in `rollcall bench`.
 const SERVICES: u64 = 1_000;
 
 /// Longer than any run.
-const LASTING_TTL: Duration = Duration::from_secs(7_200);
+pub(crate) const LASTING_TTL: Duration = Duration::from_secs(7_200);
 
 #[derive(clap::Subcommand, Debug)]
 pub(crate) enum Work {
@@ -88,6 +88,10 @@ pub(crate) enum Work {
     },
     /// Writes one after another while the leader ends
     Failover(failover::Args),
+    /// Changes of one service, and how long until all its watchers have seen each
+    Watch(watch::Args),
+    /// Leases that are not renewed any more, and how late a watcher at each node is told that their keys are gone
+    WatchExpiry(watch_expiry::Args),
 }
 
 /// What registrations hold.
@@ -114,6 +118,8 @@ impl Work {
             | Self::Lookup { common, .. }
             | Self::Fill { common, .. } => common,
             Self::Failover(args) => &args.common,
+            Self::Watch(args) => &args.common,
+            Self::WatchExpiry(args) => &args.common,
         }
     }
 
@@ -128,7 +134,7 @@ impl Work {
                 Ok(Report::new("register", "etcd", parameters, &measured))
             }
             Self::Heartbeat { sessions, window, rate, instances, common } => {
-                let leases = enrol(target, sessions, &lasting("heartbeat"), (*instances).into()).await?;
+                let leases = enrol(target, sessions, &lasting("heartbeat"), (*instances).into(), LASTING_TTL).await?;
                 let mut beating = Vec::new();
                 for (place, client) in target.connect(sessions.node, sessions.sessions).await?.into_iter().enumerate()
                 {
@@ -144,7 +150,7 @@ impl Work {
             }
             Self::Lookup { sessions, window, rate, instances, consistency, .. } => {
                 let documents = lasting(&format!("lookup-{instances}"));
-                enrol(target, sessions, &documents, (*instances).into()).await?;
+                enrol(target, sessions, &documents, (*instances).into(), LASTING_TTL).await?;
                 let serializable = *consistency == Consistency::Local;
                 let request = RangeRequest { serializable, ..range_of_prefix(&key_prefix(&documents)) };
                 let clients = target.connect(sessions.node, sessions.sessions).await?;
@@ -170,6 +176,8 @@ impl Work {
                 Ok(Report::new("fill", "etcd", parameters, &measured))
             }
             Self::Failover(args) => args.run(target, &processes).await,
+            Self::Watch(args) => args.run(target, &processes).await,
+            Self::WatchExpiry(args) => args.run(target, &processes).await,
         }
     }
 }
@@ -177,9 +185,14 @@ impl Work {
 impl Content {
     /// Registrations of this run.
     fn documents(&self, kind: &str, ttl: Duration) -> Arc<Documents> {
-        let unix_ms = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_millis();
-        documents(&format!("{kind}-{unix_ms:x}"), self.metadata_bytes as usize, ms(ttl))
+        documents(&format!("{kind}-{}", run_name()), self.metadata_bytes as usize, ms(ttl))
     }
+}
+
+/// What tells this run's keys from those of every other run.
+pub(crate) fn run_name() -> String {
+    let unix_ms = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_millis();
+    format!("{unix_ms:x}")
 }
 
 /// Registrations that stand longer than any run.
@@ -187,13 +200,13 @@ pub(crate) fn lasting(kind: &str) -> Arc<Documents> {
     documents(kind, 300, ms(LASTING_TTL))
 }
 
-fn documents(kind: &str, metadata_bytes: usize, ttl_ms: u64) -> Arc<Documents> {
+pub(crate) fn documents(kind: &str, metadata_bytes: usize, ttl_ms: u64) -> Arc<Documents> {
     let shape = |number| Shape::usual(format!("bench-{kind}-{number}"), number, metadata_bytes, ttl_ms);
     Arc::new(Documents::new(format!("bench-{kind}-"), (0..SERVICES).map(shape)))
 }
 
 /// All keys of these documents begin with this.
-fn key_prefix(documents: &Documents) -> String {
+pub(crate) fn key_prefix(documents: &Documents) -> String {
     format!("/registry/{}", documents.prefix())
 }
 
@@ -201,18 +214,25 @@ pub(crate) fn ms(duration: Duration) -> u64 {
     u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
 }
 
-fn load(title: &'static str, window: &Window, rate: &Rate) -> Load {
+pub(crate) fn load(title: &'static str, window: &Window, rate: &Rate) -> Load {
     let span = Span::Window { warm_up: window.warm_up, duration: window.duration };
     let kinds: &'static [&'static str] = match title {
         "register" => &["register"],
         "heartbeat" => &["heartbeat"],
+        "watch" => &["change"],
         _ => &["lookup"],
     };
     Load { title, kinds, span, rate_per_s: rate.rate }
 }
 
 /// The parameters of a closed loop, as reports show them.
-fn loop_parameters(sessions: &Sessions, window: &Window, rate: &Rate, target: &Target, own: Value) -> Value {
+pub(crate) fn loop_parameters(
+    sessions: &Sessions,
+    window: &Window,
+    rate: &Rate,
+    target: &Target,
+    own: Value,
+) -> Value {
     let mut all = json!({
         "endpoints": target.endpoints, "leader": target.leader(), "version": target.version,
         "sessions": sessions.sessions, "node": sessions.node.word(),
@@ -242,21 +262,24 @@ async fn registering(
     Ok(clients.into_iter().map(register).collect())
 }
 
-/// Registers the first `count` documents before the measuring begins; answers their leases.
-async fn enrol(
+/// Registers the first `count` documents before the measuring begins; answers their leases in that order.
+pub(crate) async fn enrol(
     target: &Target,
     sessions: &Sessions,
     documents: &Arc<Documents>,
     count: u64,
+    ttl: Duration,
 ) -> Result<Arc<Vec<i64>>, Box<dyn Error>> {
-    let registering = registering(target, sessions, documents, LASTING_TTL).await?;
+    let registering = registering(target, sessions, documents, ttl).await?;
     let load = Load { title: "set up", kinds: &["register"], span: Span::Count(count), rate_per_s: None };
     let (measured, registering) = rollcall_bench::run(&load, registering, &Processes::default()).await;
     if measured.errors > 0 {
         let example = measured.error_examples.into_iter().next().unwrap_or_default();
         return Err(format!("{} of {count} registrations failed: {example}", measured.errors).into());
     }
-    Ok(Arc::new(registering.into_iter().flat_map(|session| session.leases).collect()))
+    let mut leases: Vec<(u64, i64)> = registering.into_iter().flat_map(|session| session.leases).collect();
+    leases.sort_unstable();
+    Ok(Arc::new(leases.into_iter().map(|(_, lease)| lease).collect()))
 }
 
 /// Grants a lease and puts the document of the operation's number on it.
@@ -265,7 +288,8 @@ struct Register {
     documents: Arc<Documents>,
     key_prefix: String,
     ttl_s: i64,
-    leases: Vec<i64>,
+    /// By the numbers of their documents.
+    leases: Vec<(u64, i64)>,
 }
 
 impl Session for Register {
@@ -275,7 +299,7 @@ impl Session for Register {
         let lease = self.client.grant(self.ttl_s).await?;
         let key = Bytes::from(format!("{}{number}", self.key_prefix));
         self.client.put(key, self.documents.render(number), lease).await?;
-        self.leases.push(lease);
+        self.leases.push((number, lease));
         Ok(Done::items(1))
     }
 }

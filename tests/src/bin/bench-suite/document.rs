@@ -33,6 +33,15 @@ is one range over the keys of a service; etcd calls the local one serializable.
 etcd that includes the pages of its database file that it has mapped.
 - The log's bytes are the growth of a node's write-ahead files (`log/*.log`) in the measured window, averaged over the \
 nodes, divided by the renewals acknowledged in it.
+- A change that is watched replaces a registration by one with another URL, at any node; at etcd it is the put of a key \
+that is there, on its lease. Each watcher has a connection of its own, all to one follower. A change is counted from when \
+it was sent to when the event was read by the watcher, the last one where there are many. The processor time for each \
+watcher and change includes that of the write.
+- Idle watchers each watch a name that nobody has, all at one follower. What changes cost beside them is the processor \
+time with both less that with the watchers alone, so that bookmarks are left aside. Memory is the growth of the node's \
+resident set; the kernel's socket buffers are not in it.
+- Expiry is counted from the last renewal sent plus the TTL, at watchers of all three nodes. Rollcall is sent all \
+renewals in one request; etcd's are sent one by one, each with a deadline of its own.
 - A restart is measured from the start of the process to the first answer that counts every registration.
 ";
 

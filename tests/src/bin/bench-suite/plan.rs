@@ -17,6 +17,10 @@ pub(crate) struct Scale {
     flat_duration: Duration,
     pub(crate) idle_duration: Duration,
     expiring: u32,
+    /// Of one service, and of services of their own.
+    watchers: u32,
+    idle_watchers: u32,
+    unwatched_rate: u32,
     /// How long is written before a leader ends, and after.
     before_kill: Duration,
     after_kill: Duration,
@@ -40,6 +44,9 @@ impl Scale {
             flat_duration: Duration::from_secs(600),
             idle_duration: Duration::from_secs(10),
             expiring: 1_000,
+            watchers: 1_000,
+            idle_watchers: 10_000,
+            unwatched_rate: 1_000,
             before_kill: Duration::from_secs(2),
             after_kill: Duration::from_secs(5),
             hold_ttl: Duration::from_secs(60),
@@ -61,6 +68,9 @@ impl Scale {
             flat_duration: Duration::from_secs(2),
             idle_duration: Duration::from_secs(1),
             expiring: 20,
+            watchers: 20,
+            idle_watchers: 50,
+            unwatched_rate: 100,
             before_kill: Duration::from_millis(500),
             after_kill: Duration::from_secs(3),
             hold_ttl: Duration::from_secs(6),
@@ -170,6 +180,10 @@ pub(crate) fn scenarios(scale: &Scale) -> Vec<Scenario> {
         let rate = format!("register --sessions {few} --rate 2000 {window}");
         Scenario { settings: vec!["--snapshot-entries", entries], ..Scenario::new(key, vec![load(key, rate)]) }
     };
+    let watch = |key: &str, watchers: u32, rate: u32| {
+        let text = format!("watch --watchers {watchers} --at followers --rate {rate} {window}");
+        load(key, text).with_etcd()
+    };
     let fill = |key: &str| load(key, format!("fill --sessions {sessions_most} --instances {many} --ttl 2h"));
 
     vec![
@@ -218,6 +232,21 @@ pub(crate) fn scenarios(scale: &Scale) -> Vec<Scenario> {
         checkpoint("checkpoint-rare", "100000000"),
         checkpoint("checkpoint-often", "500"),
         Scenario::new("expiry", vec![load("expiry", format!("expiry --instances {} --ttl 3s", scale.expiring))]),
+        Scenario::new("watch", vec![watch("watch-one", 1, 50), watch("watch-1000", scale.watchers, 20)]),
+        Scenario::new(
+            "watch-idle",
+            vec![load(
+                "watch-idle",
+                format!(
+                    "watch-idle --watchers {} --at followers --sessions {few} --rate {} --instances {instances} {window}",
+                    scale.idle_watchers, scale.unwatched_rate
+                ),
+            )],
+        ),
+        Scenario::new(
+            "watch-expiry",
+            vec![load("watch-expiry", format!("watch-expiry --instances {} --ttl 3s", scale.expiring)).with_etcd()],
+        ),
         Scenario {
             long: true,
             ..Scenario::new(

@@ -123,6 +123,11 @@ fn extra(report: &Report, path: &[&str]) -> Option<f64> {
     rest.iter().try_fold(report.extra.get(*first)?, |value, name| value.get(name))?.as_f64()
 }
 
+/// Of microseconds.
+fn extra_ms(report: &Report, path: &[&str]) -> Option<f64> {
+    extra(report, path).filter(|_| report.operations > 0).map(|us| us / 1_000.0)
+}
+
 fn per_s(report: &Report) -> Option<f64> {
     (report.operations > 0).then_some(report.operations_per_s)
 }
@@ -235,6 +240,50 @@ pub(crate) fn rows() -> Vec<Row> {
         Row::new("start-empty", "start of a node without data", Ms, Less, Value::Of(ready)),
     ]);
 
+    let seen_p50 = |report: &Report| extra_ms(report, &["seen_by_last_us", "p50"]);
+    let seen_p99 = |report: &Report| extra_ms(report, &["seen_by_last_us", "p99"]);
+    rows.extend([
+        Row::new("watch-one", "change seen by one watcher at a follower, p50", Ms, AtMost(1.5), Value::Of(seen_p50)),
+        Row::new("watch-one", "… p99", Ms, Less, Value::Of(seen_p99)),
+        Row::new(
+            "watch-1000",
+            "change seen by the last of 1,000 watchers of one node, p50",
+            Ms,
+            AtMost(6.0),
+            Value::Of(seen_p50),
+        ),
+        Row::new("watch-1000", "… p99", Ms, Less, Value::Of(seen_p99)),
+        Row::new(
+            "watch-1000",
+            "… processor time of all three servers, each watcher and change",
+            Us,
+            AtMost(8.0),
+            Value::Of(cpu_per_item),
+        ),
+    ]);
+    let without = |report: &Report| extra(report, &["server_cpu_us_per_change_without_watchers"]);
+    let with = |report: &Report| extra(report, &["server_cpu_us_per_change_with_watchers"]);
+    let quotient = |report: &Report| extra(report, &["server_cpu_with_against_without"]);
+    let per_watcher = |report: &Report| extra(report, &["rss_growth_per_watcher_bytes"]);
+    rows.extend([
+        Row::new(
+            "watch-idle",
+            "1,000 changes/s that nobody watches: processor time of all three servers, each",
+            Us,
+            Less,
+            Value::Of(without),
+        ),
+        Row::new("watch-idle", "… beside 10,000 watchers of other services", Us, Less, Value::Of(with)),
+        Row::new("watch-idle", "… beside them against without", Times, AtMost(1.1), Value::Of(quotient)),
+        Row::new(
+            "watch-idle",
+            "memory of a node for each idle watcher",
+            Bytes,
+            AtMost(20_000.0),
+            Value::Of(per_watcher),
+        ),
+    ]);
+
     let lapsed = |report: &Report| extra(report, &["lapsed"]);
     let lookups = |report: &Report| extra(report, &["lookup_latency_us", "p99"]).map(|us| us / 1_000.0);
     let renewals = |report: &Report| extra(report, &["renewals_per_s"]);
@@ -245,7 +294,7 @@ pub(crate) fn rows() -> Vec<Row> {
     ]);
 
     let entries = |report: &Report| extra(report, &["entries"]);
-    let late = |report: &Report| extra(report, &["lateness_us", "p99"]).map(|us| us / 1_000.0);
+    let late = |report: &Report| extra_ms(report, &["lateness_us", "p99"]);
     let early = |report: &Report| extra(report, &["early"]);
     let growth = |report: &Report| extra(report, &["rss_growth"]);
     rows.extend([
@@ -267,6 +316,14 @@ pub(crate) fn rows() -> Vec<Row> {
         ),
         Row::new("expiry", "expiry after the deadline, p99", Ms, Less, Value::Of(late)),
         Row::new("expiry", "… before it", Count, AtMost(0.0), Value::Of(early)),
+        Row::new(
+            "watch-expiry",
+            "expiry of 1,000 at once told to a watcher after the deadline, p99",
+            Ms,
+            AtMost(150.0),
+            Value::Of(late),
+        ),
+        Row::new("watch-expiry", "… before it", Count, AtMost(0.0), Value::Of(early)),
         Row::new(
             "memory-flat",
             "memory after ten minutes of load against two",
