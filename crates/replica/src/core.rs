@@ -7,7 +7,7 @@ use openraft::async_runtime::WatchReceiver;
 use openraft::{Instant as _, RaftMetrics};
 use parking_lot::Mutex;
 use rollcall_registry::ClusterTime;
-use rollcall_storage::{ClusterId, NodeId, Roll, SnapshotReceiver, StateMachine, TypeConfig};
+use rollcall_storage::{ClusterId, LogEnd, NodeId, Roll, SnapshotReceiver, StateMachine, TypeConfig};
 use tokio::sync::Notify;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
@@ -30,6 +30,7 @@ pub(crate) struct Core {
     pub node_id: NodeId,
     pub raft: Raft,
     pub roll: Roll,
+    pub log_end: LogEnd,
     /// Where snapshots from a leader are received.
     pub snapshots: SnapshotReceiver,
     pub network: Network,

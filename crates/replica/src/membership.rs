@@ -157,8 +157,15 @@ pub(crate) fn info(core: &Core) -> InfoResponse {
         cluster: core.cluster,
         node_id: core.node_id,
         applied_index: core.roll.applied_index(),
+        last_log_id: core.log_end.last(),
         version: core.options.version.to_owned(),
     }
+}
+
+/// What a member says of itself, if it answers in time.
+pub(crate) async fn ask_info(core: &Core, id: NodeId, member: &Member, timeout: Duration) -> Option<InfoResponse> {
+    let asked = core.network.call(id, &member.peer_address, PeerRoute::Info, (), timeout);
+    asked.await.inspect_err(|error| tracing::debug!(%error, node = id, "a member is out of reach")).ok()
 }
 
 pub(crate) async fn status(core: &Core) -> ClusterStatus {
@@ -167,17 +174,15 @@ pub(crate) async fn status(core: &Core) -> ClusterStatus {
     let committed = metrics.cluster_committed.as_ref().map_or(0, |log_id| log_id.index());
     let committed_index = committed.max(applied_index);
     let membership = metrics.membership_config.membership().clone();
-    let voters: BTreeSet<NodeId> = membership.voter_ids().collect();
+    // While the voters change, a vote counts in both the old set and the new one. Only who is in both is relied on.
+    let settled = metrics.committed_membership_config.membership().get_joint_config().clone();
+    let is_voter = |id: &NodeId| settled.iter().all(|voters| voters.contains(id));
     let members = membership.nodes().map(|(id, member)| {
-        let voter = voters.contains(id);
+        let voter = is_voter(id);
         async move {
-            let info = if *id == core.node_id {
-                Some(info(core))
-            } else {
-                let asked = core.network.call(*id, &member.peer_address, PeerRoute::Info, (), INFO_TIMEOUT);
-                asked.await.inspect_err(|error| tracing::debug!(%error, node = id, "a member is out of reach")).ok()
-            };
-            let applied_index = info.as_ref().map(|info: &InfoResponse| info.applied_index);
+            let info =
+                if *id == core.node_id { Some(info(core)) } else { ask_info(core, *id, member, INFO_TIMEOUT).await };
+            let applied_index = info.as_ref().map(|info| info.applied_index);
             MemberStatus {
                 node_id: *id,
                 voter,

@@ -1,7 +1,7 @@
 //! What nodes say to each other, besides what openraft has them say.
 
 use rollcall_registry::{ClusterTime, Command, Once, Outcome, Revision};
-use rollcall_storage::{ClusterId, NodeId};
+use rollcall_storage::{ClusterId, LogId, NodeId};
 use serde::{Deserialize, Serialize};
 
 /// What goes around every request between members, so that none acts on what was meant for another.
@@ -115,5 +115,7 @@ pub(crate) struct InfoResponse {
     pub cluster: ClusterId,
     pub node_id: NodeId,
     pub applied_index: u64,
+    /// How far its log reaches, flushed or not.
+    pub last_log_id: Option<LogId>,
     pub version: String,
 }

@@ -11,7 +11,7 @@ use openraft::{Config, SnapshotPolicy};
 use parking_lot::Mutex;
 use rollcall_registry::{ClusterTime, Command, Digest, Outcome, Revision};
 use rollcall_storage::{
-    ClusterId, DataDir, DataDirError, FailureWatch, Identity, Member, NodeId, OpenError, Roll, StoreFailure,
+    ClusterId, DataDir, DataDirError, FailureWatch, Identity, Member, NodeId, OpenError, Release, Roll, StoreFailure,
 };
 use tokio::sync::Notify;
 use tokio::task::JoinHandle;
@@ -99,6 +99,7 @@ pub struct Replica {
     core: Arc<Core>,
     failure: FailureWatch,
     tasks: Arc<Mutex<Vec<JoinHandle<()>>>>,
+    release: Arc<Mutex<Option<Release>>>,
     broken: CancellationToken,
 }
 
@@ -142,6 +143,7 @@ impl Replica {
             node_id,
             raft,
             roll: opened.roll,
+            log_end: opened.log_end,
             snapshots: opened.receiver,
             network,
             queue,
@@ -172,7 +174,8 @@ impl Replica {
             watched(tokio::spawn(succession::drive(core.clone()))),
         ];
         tracing::info!(%cluster, node = node_id, "the member runs");
-        Ok(Self { core, failure: opened.failure, tasks: Arc::new(Mutex::new(tasks)), broken })
+        let (tasks, release) = (Arc::new(Mutex::new(tasks)), Arc::new(Mutex::new(Some(dir.release()))));
+        Ok(Self { core, failure: opened.failure, tasks, release, broken })
     }
 
     /// Proposes one command and waits until it is applied here. It is held through elections until `deadline`.
@@ -298,7 +301,8 @@ impl Replica {
         }
     }
 
-    /// Hands over the lead if this node has it, then stops the member. Safe to call twice.
+    /// Hands over the lead if this node has it, then stops the member and waits until its directory is free. Safe to
+    /// call twice.
     pub async fn shutdown(&self) {
         if self.core.stop.is_cancelled() {
             return;
@@ -312,6 +316,11 @@ impl Replica {
         }
         if let Err(error) = self.core.raft.shutdown().await {
             tracing::warn!(%error, "the raft member did not stop cleanly");
+        }
+        // openraft does not wait for a checkpoint that is being written.
+        let release = self.release.lock().take();
+        if let Some(release) = release {
+            release.released().await;
         }
     }
 }

@@ -18,6 +18,7 @@ use std::sync::Arc;
 use parking_lot::Mutex;
 use rustix::fs::FlockOperation;
 use serde::{Deserialize, Serialize};
+use tokio::sync::watch;
 
 use crate::codec::{self, CodecError, Kind};
 use crate::fs::{create_dir, read_if_present, replace};
@@ -93,7 +94,7 @@ pub enum DataDirError {
         #[source]
         source: io::Error,
     },
-    #[error("data directory {path} is in use by another process")]
+    #[error("data directory {path} is in use: a node runs on it, or has not ended yet")]
     InUse { path: PathBuf },
     #[error("read data directory {path}")]
     Read {
@@ -136,6 +137,21 @@ struct Inner {
     identity: Mutex<Option<Identity>>,
     /// The lock lives as long as the open file.
     _lock: File,
+    /// Dropped behind the lock, which tells those who wait for it.
+    held: watch::Sender<()>,
+}
+
+/// Tells when a directory is free again. Does not hold it.
+#[derive(Debug)]
+pub struct Release(watch::Receiver<()>);
+
+impl Release {
+    /// Resolves when nothing in this process holds the directory any more: every store is closed and every task that
+    /// still wrote to one has ended.
+    pub async fn released(mut self) {
+        // Nothing is ever sent: only the sender's end is waited for.
+        while self.0.changed().await.is_ok() {}
+    }
 }
 
 impl DataDir {
@@ -164,11 +180,15 @@ impl DataDir {
         if let Some(Identity { cluster_id, node_id, removed: true }) = identity {
             return Err(DataDirError::Removed { path, cluster_id, node_id });
         }
-        Ok(Self(Arc::new(Inner { path, identity: Mutex::new(identity), _lock: lock })))
+        Ok(Self(Arc::new(Inner { path, identity: Mutex::new(identity), _lock: lock, held: watch::Sender::new(()) })))
     }
 
     pub fn path(&self) -> &Path {
         &self.0.path
+    }
+
+    pub fn release(&self) -> Release {
+        Release(self.0.held.subscribe())
     }
 
     /// Whose data this is; none in a new directory.

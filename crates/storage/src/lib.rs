@@ -21,9 +21,9 @@ mod rocks;
 pub mod state;
 pub mod types;
 
-pub use data_dir::{ClusterId, ClusterIdError, DataDir, DataDirError, Identity};
+pub use data_dir::{ClusterId, ClusterIdError, DataDir, DataDirError, Identity, Release};
 pub use failure::{FailureWatch, StoreFailure};
-pub use log::{LogOpenError, LogReader, LogStore};
+pub use log::{LogEnd, LogOpenError, LogReader, LogStore};
 pub use open::{OpenError, Stores, open};
 pub use state::{
     CheckpointBuilder, GenerationError, ReceiveError, Roll, SnapshotData, SnapshotError, SnapshotReceiver,

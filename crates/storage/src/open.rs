@@ -9,7 +9,7 @@ use rollcall_registry::Options;
 
 use crate::data_dir::DataDir;
 use crate::failure::{FailureWatch, Health};
-use crate::log::{LogOpenError, LogStore};
+use crate::log::{LogEnd, LogOpenError, LogStore};
 use crate::state::{self, Loaded, Roll, SnapshotReceiver, StateMachine, StateOpenError};
 use crate::types::LogId;
 
@@ -39,6 +39,7 @@ pub enum OpenError {
 /// A node's stores, open.
 pub struct Stores {
     pub log: LogStore,
+    pub log_end: LogEnd,
     pub state_machine: StateMachine,
     pub roll: Roll,
     pub receiver: SnapshotReceiver,
@@ -73,7 +74,8 @@ pub fn open(dir: &DataDir, options: Options) -> Result<Stores, OpenError> {
     let receiver = SnapshotReceiver::open(dir.snapshots_path(), health.clone())
         .map_err(|source| OpenError::Snapshots { path: dir.snapshots_path(), source })?;
     let roll = state_machine.roll().clone();
-    Ok(Stores { log, state_machine, roll, receiver, failure: health.watch() })
+    let log_end = log.end();
+    Ok(Stores { log, log_end, state_machine, roll, receiver, failure: health.watch() })
 }
 
 /// Checks the log while the state is loaded: a restart waits for both.

@@ -81,10 +81,21 @@ pub struct LogStore {
 #[derive(Clone)]
 pub struct LogReader(Arc<Shared>);
 
+/// Tells how far the log reaches. Does not hold the log open.
+#[derive(Clone, Debug)]
+pub struct LogEnd(Arc<Mutex<Position>>);
+
+impl LogEnd {
+    /// The last entry, flushed or not, or the last that was purged if there is none.
+    pub fn last(&self) -> Option<LogId> {
+        self.0.lock().last
+    }
+}
+
 struct Shared {
     db: DB,
     health: Health,
-    position: Mutex<Position>,
+    position: Arc<Mutex<Position>>,
     /// Keeps other processes out as long as the log is open.
     _dir: DataDir,
 }
@@ -116,6 +127,10 @@ impl LogStore {
         LogReader(self.shared.clone())
     }
 
+    pub(crate) fn end(&self) -> LogEnd {
+        LogEnd(self.shared.position.clone())
+    }
+
     /// Everything up to here is purged; none if nothing was.
     pub(crate) fn purged(&self) -> Option<LogId> {
         self.shared.position.lock().purged
@@ -133,7 +148,7 @@ impl Shared {
     fn open(path: &Path, create: bool, dir: DataDir, health: Health) -> Result<Arc<Self>, LogOpenError> {
         let db = db::open(path, create)?;
         let position = db::recover(&db)?;
-        Ok(Arc::new(Self { db, health, position: Mutex::new(position), _dir: dir }))
+        Ok(Arc::new(Self { db, health, position: Arc::new(Mutex::new(position)), _dir: dir }))
     }
 
     fn write(&self, attempted: &'static str, batch: WriteBatch) -> Result<(), StoreFailure> {
