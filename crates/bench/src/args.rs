@@ -33,6 +33,44 @@ impl Node {
     }
 }
 
+/// Who watches changes of one service, and who makes them.
+#[derive(clap::Args, Clone, Copy, Debug)]
+pub struct Watching {
+    /// How many watch, each on a connection of its own
+    #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=20_000))]
+    pub watchers: u32,
+    /// Which node they watch at: the first endpoint, or the cluster's leader, or the first of its followers
+    #[arg(long, value_enum, default_value_t)]
+    pub at: Node,
+    /// How many connections changes are sent on, each with one change at a time until all watchers have seen it
+    #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u16).range(1..=1_000))]
+    sessions: u16,
+    /// Which nodes changes are sent to: those of the endpoints in turn, or only the cluster's leader, or only its followers
+    #[arg(long, value_enum, default_value_t)]
+    node: Node,
+    /// How many instances the service has; they are registered first, and changed in turn
+    #[arg(long, value_name = "N", default_value_t = 10, value_parser = clap::value_parser!(u32).range(1..))]
+    pub instances: u32,
+}
+
+impl Watching {
+    /// The connections that changes are sent on.
+    pub fn sessions(&self) -> Sessions {
+        Sessions { sessions: self.sessions, node: self.node }
+    }
+}
+
+/// Who falls silent all at once.
+#[derive(clap::Args, Clone, Copy, Debug)]
+pub struct Silence {
+    /// How many fall silent
+    #[arg(long, value_name = "N", default_value_t = 1_000, value_parser = clap::value_parser!(u32).range(1..=10_000))]
+    pub instances: u32,
+    /// How long one stands that is not renewed
+    #[arg(long, default_value = "3s", value_parser = parse_positive_duration)]
+    pub ttl: Duration,
+}
+
 /// How long.
 #[derive(clap::Args, Clone, Debug)]
 pub struct Window {

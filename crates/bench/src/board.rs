@@ -4,8 +4,13 @@ use std::collections::HashMap;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
+use hdrhistogram::Histogram;
+use serde_json::{Value, json};
 use tokio::sync::oneshot;
 use tokio::time::Instant;
+
+use crate::record::{histogram, note};
+use crate::report::percentiles;
 
 /// Where watchers note what they have seen, and where who made a change waits until all have seen it. A watcher may
 /// see a change before its maker knows the revision of it.
@@ -36,6 +41,41 @@ struct Noted {
 pub struct Seen {
     pub first: Instant,
     pub last: Instant,
+}
+
+/// How long after changes were sent the first watcher and the last one saw them.
+#[derive(Debug)]
+pub struct Delays {
+    first_us: Histogram<u64>,
+    last_us: Histogram<u64>,
+}
+
+impl Default for Delays {
+    fn default() -> Self {
+        Self { first_us: histogram(), last_us: histogram() }
+    }
+}
+
+impl Delays {
+    pub fn note(&mut self, sent: Instant, seen: Seen) {
+        note(&mut self.first_us, seen.first - sent);
+        note(&mut self.last_us, seen.last - sent);
+    }
+
+    pub fn reset(&mut self) {
+        self.first_us.reset();
+        self.last_us.reset();
+    }
+
+    /// What several have noted, for the report.
+    pub fn report<'a>(all: impl IntoIterator<Item = &'a Self>) -> Value {
+        let mut sum = Self::default();
+        for delays in all {
+            sum.first_us += &delays.first_us;
+            sum.last_us += &delays.last_us;
+        }
+        json!({ "seen_by_first_us": percentiles(&sum.first_us), "seen_by_last_us": percentiles(&sum.last_us) })
+    }
 }
 
 /// Why a change was not seen by all.

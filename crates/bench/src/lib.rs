@@ -55,7 +55,7 @@ mod target;
 mod usage;
 pub mod work;
 
-pub use board::{Board, NotSeen, Seen};
+pub use board::{Board, Delays, NotSeen};
 pub use engine::{Done, Load, Measured, Session, Span, run};
 pub use error::{Error, RequestError};
 pub use files::raise_open_files;

@@ -102,28 +102,21 @@ mod tests {
     use crate::ids::{LeaseId, Revision, TenantId, WallTime};
     use crate::instance::Seldom;
     use crate::metadata::{Metadata, MetadataValue};
-    use crate::registration::{Extras, Kind, Protocol, Registration, Status, Visibility};
+    use crate::registration::{Kind, Registration, Status, Visibility};
     use crate::{InstanceId, ServiceName};
 
     fn instance(name: &str, tags: &[&str], label: &'static str) -> Instance {
         let registration = Registration {
-            id: InstanceId::parse("i").unwrap(),
-            name: ServiceName::parse(name).unwrap(),
             kind: Kind::Agent,
-            protocol: Protocol::Http,
             visibility: Visibility::Public,
-            weight: 1,
-            ttl_ms: 1_000,
-            reap_after_ms: 0,
-            url: "http://h/".into(),
-            version: None,
-            owner: None,
             tags: tags.iter().map(|tag| Box::from(*tag)).collect(),
-            capabilities: Box::default(),
-            consumed_events: Box::default(),
-            produced_events: Box::default(),
             metadata: Metadata::new([("env", MetadataValue::Text(label))]),
-            extras: Extras::default(),
+            ..Registration::new(
+                InstanceId::parse("i").unwrap(),
+                ServiceName::parse(name).unwrap(),
+                "http://h/",
+                1_000,
+            )
         };
         Instance {
             tenant: TenantId::parse("t").unwrap(),

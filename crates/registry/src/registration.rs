@@ -121,6 +121,29 @@ pub struct Registration {
 }
 
 impl Registration {
+    /// One that says of itself no more than it must: a private service over HTTP, removed when its lease ends.
+    pub fn new(id: InstanceId, name: ServiceName, url: &str, ttl_ms: u32) -> Self {
+        Self {
+            id,
+            name,
+            kind: Kind::Service,
+            protocol: Protocol::Http,
+            visibility: Visibility::Private,
+            weight: 1,
+            ttl_ms,
+            reap_after_ms: 0,
+            url: url.into(),
+            version: None,
+            owner: None,
+            tags: Box::default(),
+            capabilities: Box::default(),
+            consumed_events: Box::default(),
+            produced_events: Box::default(),
+            metadata: Metadata::default(),
+            extras: Extras::default(),
+        }
+    }
+
     pub fn pack(&self) -> PackedRegistration {
         let texts = |texts: &[Box<str>], packer: &mut Packer| texts.iter().for_each(|text| packer.text(text));
         let mut packer = Packer::default();

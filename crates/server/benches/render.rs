@@ -1,10 +1,10 @@
 //! What an answer to discovery costs to write: `cargo bench --profile release -p rollcall-server --bench render`.
 
 use criterion::{Criterion, criterion_group, criterion_main};
-use rollcall_registry::registration::{Capability, Extras};
+use rollcall_registry::registration::Capability;
 use rollcall_registry::{
-    ClusterTime, Command, Condition, Filter, InstanceId, Kind, Metadata, MetadataValue, Options, Proposal, Protocol,
-    Query, Registration, ServiceName, Sort, State, TenantId, Term, Visibility, WallTime,
+    ClusterTime, Command, Condition, Filter, InstanceId, Kind, Metadata, MetadataValue, Options, Proposal, Query,
+    Registration, ServiceName, Sort, State, TenantId, Term, WallTime,
 };
 use rollcall_server::render::{Moment, Renderer};
 
@@ -21,23 +21,17 @@ fn register(n: u64) -> Command {
     let note = "answers questions about invoices ".repeat(8);
     let pairs = [("env", "prod"), ("team", "team-7"), ("build", "2026.7"), ("note", note.as_str())];
     let registration = Registration {
-        id: InstanceId::parse(&format!("agent-{n}")).expect("a plain name"),
-        name: ServiceName::parse("service").expect("a plain name"),
         kind: Kind::Agent,
-        protocol: Protocol::Http,
-        visibility: Visibility::Private,
-        weight: 1,
-        ttl_ms: 30_000,
-        reap_after_ms: 0,
-        url: format!("http://agent-{n}.agents.test:8080").into(),
         version: Some("1.4.2".into()),
-        owner: None,
         tags: texts("tag", 5),
         capabilities: texts("capability", 3).into_iter().map(|name| Capability { name, detail: None }).collect(),
-        consumed_events: Box::default(),
-        produced_events: Box::default(),
         metadata: Metadata::new(pairs.map(|(key, value)| (key, MetadataValue::Text(value)))),
-        extras: Extras::default(),
+        ..Registration::new(
+            InstanceId::parse(&format!("agent-{n}")).expect("a plain name"),
+            ServiceName::parse("service").expect("a plain name"),
+            &format!("http://agent-{n}.agents.test:8080"),
+            30_000,
+        )
     };
     Command::Register { tenant: tenant(), registration: registration.pack(), condition: Condition::None }
 }

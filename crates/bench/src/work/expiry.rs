@@ -15,7 +15,7 @@ use tokio::time::Instant;
 use super::heartbeat::{batch_answer, batch_call};
 use super::lookup::{Consistency, Find, tail_number};
 use super::{Finished, Run, ms};
-use crate::args::{Common, Node, parse_positive_duration};
+use crate::args::{Common, Node, Silence};
 use crate::documents::{Documents, Shape};
 use crate::engine::{Done, Meter};
 use crate::enrol::enrol;
@@ -35,28 +35,25 @@ pub(super) const LATENESS_MAX: Duration = Duration::from_secs(60);
 
 #[derive(clap::Args, Clone, Debug)]
 pub struct Args {
-    /// How many fall silent; they are renewed by one request
-    #[arg(long, value_name = "N", default_value_t = 1_000, value_parser = clap::value_parser!(u32).range(1..=10_000))]
-    instances: u32,
-    /// How long an instance stands that is not renewed
-    #[arg(long, default_value = "3s", value_parser = parse_positive_duration)]
-    ttl: Duration,
+    #[command(flatten)]
+    silence: Silence,
     #[command(flatten)]
     pub(super) common: Common,
 }
 
 impl Args {
     pub(super) async fn run(&self, run: &Run) -> Result<Finished, Error> {
+        let Silence { instances, ttl } = self.silence;
         let name = format!("bench-expiry-{}", run.name);
-        let shape = Shape::usual(name.clone(), 0, 300, ms(self.ttl));
+        let shape = Shape::usual(name.clone(), 0, 300, ms(ttl));
         let documents = Arc::new(Documents::new(format!("{name}-"), [shape]));
         let nodes = u16::try_from(run.target.endpoints.len()).unwrap_or(u16::MAX);
         let connections = run.target.connect(Node::Any, SESSIONS_MIN.saturating_add(nodes)).await?;
-        let (leases, mut connections) = enrol(connections, &documents, self.instances.into()).await?;
+        let (leases, mut connections) = enrol(connections, &documents, instances.into()).await?;
 
         // The connections stand at the endpoints in turn: these are one for each.
         let mut watching = connections.split_off(connections.len() - usize::from(nodes));
-        let find = Find::by(&format!("name={name}"), self.instances, Consistency::Local);
+        let find = Find::by(&format!("name={name}"), instances, Consistency::Local);
         for connection in &mut watching {
             let settled = find.settle(connection).await;
             settled.map_err(|source| Error::Request { action: "look up the instances", source })?;
@@ -67,13 +64,13 @@ impl Args {
         renew(&mut connections[0], leases).await?;
         let mut watches = JoinSet::new();
         for connection in watching {
-            watches.spawn(Watch::new(connection, &name, self.instances, sent + self.ttl).until_gone());
+            watches.spawn(Watch::new(connection, &name, instances, sent + ttl).until_gone());
         }
         let watches = watches.join_all().await;
         for watch in &watches {
             meter.record.add(&watch.record);
         }
-        let own = json!({ "instances": self.instances, "ttl_ms": ms(self.ttl), "poll_pause_ms": ms(POLL_PAUSE) });
+        let own = json!({ "instances": instances, "ttl_ms": ms(ttl), "poll_pause_ms": ms(POLL_PAUSE) });
         let report = run.report("expiry", own, &meter.end(&run.processes));
         let lapses = watches.into_iter().map(|watch| watch.lapses).collect();
         Ok(run.finish(Lapses::tell(lapses, report)))

@@ -8,7 +8,6 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use hdrhistogram::Histogram;
 use hyper::Uri;
 use serde_json::json;
 use tokio::task::JoinSet;
@@ -16,45 +15,31 @@ use tokio::time::Instant;
 
 use super::lookup::tail_number;
 use super::{Finished, Operation, Run, each, lasting_ttl_ms, loop_load, loop_parameters};
-use crate::args::{Common, Node, Rate, Sessions, Window};
-use crate::board::Board;
+use crate::args::{Common, Rate, Watching, Window};
+use crate::board::{Board, Delays};
 use crate::documents::{Documents, Shape};
 use crate::engine;
 use crate::enrol::{REGISTER, enrol};
 use crate::error::{Error, RequestError};
 use crate::events::{EventStream, Kind, open_all};
 use crate::http::{Call, Connection, Keep};
-use crate::record::{chain, histogram, note};
-use crate::report::percentiles;
+use crate::record::chain;
 
 #[derive(clap::Args, Clone, Debug)]
 pub struct Args {
-    /// How many watch, each on a connection of its own
-    #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=20_000))]
-    watchers: u32,
-    /// Which node they watch at: the first endpoint, or the cluster's leader, or the first of its followers
-    #[arg(long, value_enum, default_value_t)]
-    at: Node,
-    /// How many connections changes are sent on, each with one change at a time until all watchers have seen it
-    #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u16).range(1..=1_000))]
-    sessions: u16,
-    /// Which nodes changes are sent to: those of the endpoints in turn, or only the cluster's leader, or only its followers
-    #[arg(long, value_enum, default_value_t)]
-    node: Node,
+    #[command(flatten)]
+    watching: Watching,
     #[command(flatten)]
     window: Window,
     #[command(flatten)]
     rate: Rate,
-    /// How many instances the service has; they are registered first, and changed in turn
-    #[arg(long, value_name = "N", default_value_t = 10, value_parser = clap::value_parser!(u32).range(1..))]
-    instances: u32,
     #[command(flatten)]
     pub(super) common: Common,
 }
 
 impl Args {
     pub(super) fn check(&self) -> Result<(), Error> {
-        if u32::from(self.sessions) <= self.instances {
+        if u32::from(self.watching.sessions().sessions) <= self.watching.instances {
             return Ok(());
         }
         // Of two changes of one instance at once, one could be none.
@@ -62,46 +47,39 @@ impl Args {
     }
 
     pub(super) async fn run(&self, run: &Run) -> Result<Finished, Error> {
-        let ttl_ms = lasting_ttl_ms(&self.window);
+        let Watching { watchers, at, instances, .. } = self.watching;
+        let (sessions, ttl_ms) = (self.watching.sessions(), lasting_ttl_ms(&self.window));
         let name = format!("bench-watch-{}", run.name);
         let documents = Arc::new(Documents::new(format!("{name}-"), [Shape::usual(name.clone(), 0, 300, ttl_ms)]));
-        let connections = run.target.connect(self.node, self.sessions).await?;
-        let (_, connections) = enrol(connections, &documents, self.instances.into()).await?;
+        let connections = run.target.connect(sessions.node, sessions.sessions).await?;
+        let (_, connections) = enrol(connections, &documents, instances.into()).await?;
 
-        let watched = run.target.first(self.at).await?;
+        let watched = run.target.first(at).await?;
         let filter = move |_| format!("name={name}");
-        let streams = open_all(&watched, run.target.timeout, self.watchers, filter).await?;
-        let board = Arc::new(Board::new(self.watchers.into()));
+        let streams = open_all(&watched, run.target.timeout, watchers, filter).await?;
+        let board = Arc::new(Board::new(watchers.into()));
         // They watch until this is dropped.
-        let mut watchers = JoinSet::new();
+        let mut watches = JoinSet::new();
         for stream in streams {
-            watchers.spawn(watch(stream, board.clone()));
+            watches.spawn(watch(stream, board.clone()));
         }
 
-        let changes = Arc::new(Changes { documents, instances: self.instances.into(), version: 0 });
+        let changes = Arc::new(Changes { documents, instances: instances.into(), version: 0 });
         let change = |_| Change {
             changes: changes.clone(),
             board: board.clone(),
             timeout: run.target.timeout,
-            first_us: histogram(),
-            last_us: histogram(),
+            delays: Delays::default(),
         };
         let load = loop_load("watch", &["change"], &self.window, &self.rate);
         let (measured, changed) = engine::run(&load, each(connections, change), &run.processes).await;
 
         let own = json!({
-            "watchers": self.watchers, "watched": watched.authority, "instances": self.instances, "ttl_ms": ttl_ms,
+            "watchers": watchers, "watched": watched.authority, "instances": instances, "ttl_ms": ttl_ms,
         });
-        let sessions = Sessions { sessions: self.sessions, node: self.node };
         let report = run.report("watch", loop_parameters(&sessions, &self.window, &self.rate, own), &measured);
-        let (mut first_us, mut last_us) = (histogram(), histogram());
-        for session in &changed {
-            first_us += &session.operation.first_us;
-            last_us += &session.operation.last_us;
-        }
-        let mut report = report.with_extra(json!({
-            "seen_by_first_us": percentiles(&first_us), "seen_by_last_us": percentiles(&last_us),
-        }));
+        let delays = Delays::report(changed.iter().map(|session| &session.operation.delays));
+        let mut report = report.with_extra(delays);
         if let Some(why) = board.lost() {
             report.add_error(format!("a watcher was lost: {why}"));
         }
@@ -158,8 +136,7 @@ struct Change {
     changes: Arc<Changes>,
     board: Arc<Board>,
     timeout: Duration,
-    first_us: Histogram<u64>,
-    last_us: Histogram<u64>,
+    delays: Delays,
 }
 
 impl Operation for Change {
@@ -167,13 +144,11 @@ impl Operation for Change {
         let sent = Instant::now();
         let revision = self.changes.make(connection, number).await?;
         let seen = self.board.seen_by_all(revision, self.timeout).await?;
-        note(&mut self.first_us, seen.first - sent);
-        note(&mut self.last_us, seen.last - sent);
+        self.delays.note(sent, seen);
         Ok(self.board.watchers())
     }
 
     fn warmed_up(&mut self) {
-        self.first_us.reset();
-        self.last_us.reset();
+        self.delays.reset();
     }
 }

@@ -12,7 +12,7 @@ use tokio::time::Instant;
 
 use super::expiry::{LATENESS_MAX, SESSIONS_MIN, renew};
 use super::{Finished, Run, ms};
-use crate::args::{Common, Node, parse_positive_duration};
+use crate::args::{Common, Node, Silence};
 use crate::documents::{Documents, Shape};
 use crate::engine::{Done, Meter};
 use crate::enrol::enrol;
@@ -23,23 +23,20 @@ use crate::record::Record;
 
 #[derive(clap::Args, Clone, Debug)]
 pub struct Args {
-    /// How many fall silent; they are renewed by one request
-    #[arg(long, value_name = "N", default_value_t = 1_000, value_parser = clap::value_parser!(u32).range(1..=10_000))]
-    instances: u32,
-    /// How long an instance stands that is not renewed
-    #[arg(long, default_value = "3s", value_parser = parse_positive_duration)]
-    ttl: Duration,
+    #[command(flatten)]
+    silence: Silence,
     #[command(flatten)]
     pub(super) common: Common,
 }
 
 impl Args {
     pub(super) async fn run(&self, run: &Run) -> Result<Finished, Error> {
+        let Silence { instances, ttl } = self.silence;
         let name = format!("bench-watch-expiry-{}", run.name);
-        let shape = Shape::usual(name.clone(), 0, 300, ms(self.ttl));
+        let shape = Shape::usual(name.clone(), 0, 300, ms(ttl));
         let documents = Arc::new(Documents::new(format!("{name}-"), [shape]));
         let connections = run.target.connect(Node::Any, SESSIONS_MIN).await?;
-        let (leases, mut connections) = enrol(connections, &documents, self.instances.into()).await?;
+        let (leases, mut connections) = enrol(connections, &documents, instances.into()).await?;
         let mut streams = Vec::new();
         for endpoint in &run.target.endpoints {
             let opened = EventStream::open(endpoint.clone(), run.target.timeout, &format!("name={name}")).await;
@@ -51,13 +48,13 @@ impl Args {
         renew(&mut connections[0], leases).await?;
         let mut watchers = JoinSet::new();
         for stream in streams {
-            watchers.spawn(Watcher::new(stream, self.instances.into(), sent + self.ttl).until_gone());
+            watchers.spawn(Watcher::new(stream, instances.into(), sent + ttl).until_gone());
         }
         let watchers = watchers.join_all().await;
         for watcher in &watchers {
             meter.record.add(&watcher.record);
         }
-        let own = json!({ "instances": self.instances, "ttl_ms": ms(self.ttl), "latency_from": "deadline" });
+        let own = json!({ "instances": instances, "ttl_ms": ms(ttl), "latency_from": "deadline" });
         let report = run.report("watch-expiry", own, &meter.end(&run.processes));
         let lapses = watchers.into_iter().map(|watcher| watcher.lapses).collect();
         Ok(run.finish(Lapses::tell(lapses, report)))

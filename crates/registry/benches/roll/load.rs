@@ -1,9 +1,9 @@
 //! A roll as large as a busy cluster's, of agents as they are.
 
-use rollcall_registry::registration::{Capability, Extras};
+use rollcall_registry::registration::Capability;
 use rollcall_registry::{
     ClusterTime, Command, Condition, InstanceId, Kind, Metadata, MetadataValue, Options, PackedRegistration,
-    Proposal, Protocol, Registration, ServiceName, State, TenantId, Term, Visibility, WallTime,
+    Proposal, Registration, ServiceName, State, TenantId, Term, WallTime,
 };
 
 /// Commands in one entry of the log.
@@ -58,27 +58,21 @@ pub(crate) fn registration(n: u64, services: u64) -> PackedRegistration {
     let note = note(300 - json_bytes - r#"{"note":""}"#.len());
     let pairs = labels.iter().map(|(key, value)| (*key, value.as_str())).chain([("note", note.as_str())]);
     let registration = Registration {
-        id: id(n),
-        name: ServiceName::parse(&service(number)).expect("a plain name"),
         kind: Kind::Agent,
-        protocol: Protocol::Http,
-        visibility: Visibility::Private,
-        weight: 1,
-        ttl_ms: 30_000,
-        reap_after_ms: 0,
-        url: format!("http://agent-{n}.agents.test:8080").into(),
         version: Some("1.4.2".into()),
-        owner: None,
         tags: (1..5).map(|step| word("tag", number, step, 200)).chain([tag.into()]).collect(),
         capabilities: (1..3)
             .map(|step| word("capability", number, step, 100))
             .chain([capability.into()])
             .map(|name| Capability { name, detail: None })
             .collect(),
-        consumed_events: Box::default(),
-        produced_events: Box::default(),
         metadata: Metadata::new(pairs.map(|(key, value)| (key, MetadataValue::Text(value)))),
-        extras: Extras::default(),
+        ..Registration::new(
+            id(n),
+            ServiceName::parse(&service(number)).expect("a plain name"),
+            &format!("http://agent-{n}.agents.test:8080"),
+            30_000,
+        )
     };
     registration.pack()
 }

@@ -330,34 +330,27 @@ impl Restoring {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::registration::{Extras, Registration};
+    use crate::instance::Seldom;
     use crate::{
-        Command, Condition, Kind, Metadata, MetadataValue, PackedRegistration, Proposal, Protocol, ServiceName, Term,
-        Visibility,
+        Command, Condition, Kind, Metadata, MetadataValue, PackedRegistration, Proposal, Registration, ServiceName,
+        Term,
     };
 
     fn registration(n: u64) -> PackedRegistration {
         let number = n.to_string();
         let registration = Registration {
-            id: InstanceId::parse(&format!("i{n}")).unwrap(),
-            name: ServiceName::parse(&format!("s{}", n % 7)).unwrap(),
             kind: Kind::Agent,
-            protocol: Protocol::Http,
-            visibility: Visibility::Private,
-            weight: 1,
-            ttl_ms: 1_000 + n as u32,
-            reap_after_ms: 0,
-            url: "http://a".into(),
             version: Some(if n.is_multiple_of(2) { "1.0.0" } else { "1.1.0" }.into()),
-            owner: None,
             // One that all have twice, one that some have, one that few have.
             tags: ["all".into(), "all".into(), format!("of-{}", n % 5).into(), format!("few-{}", n / 3).into()]
                 .into(),
-            capabilities: Box::default(),
-            consumed_events: Box::default(),
-            produced_events: Box::default(),
             metadata: Metadata::new([("number", MetadataValue::Text(&number))]),
-            extras: Extras::default(),
+            ..Registration::new(
+                InstanceId::parse(&format!("i{n}")).unwrap(),
+                ServiceName::parse(&format!("s{}", n % 7)).unwrap(),
+                "http://a",
+                1_000 + n as u32,
+            )
         };
         registration.pack()
     }
@@ -422,37 +415,11 @@ mod tests {
         lacking.pop();
         assert!(matches!(restore(&delta, lacking).unwrap_err(), RestoreError::DeadlineCount { .. }));
     }
-}
-
-#[cfg(test)]
-mod impossible {
-    use super::*;
-    use crate::instance::Seldom;
-    use crate::registration::{Extras, Kind, Protocol, Registration, Visibility};
-    use crate::{Command, Condition, Metadata, Proposal, ServiceName, Term};
 
     fn register(id: &str, url: &str) -> Command {
-        let registration = Registration {
-            id: InstanceId::parse(id).expect("an id"),
-            name: ServiceName::parse("web").expect("a name"),
-            kind: Kind::Service,
-            protocol: Protocol::Http,
-            visibility: Visibility::Private,
-            weight: 1,
-            ttl_ms: 1_000,
-            reap_after_ms: 0,
-            url: url.into(),
-            version: None,
-            owner: None,
-            tags: Box::default(),
-            capabilities: Box::default(),
-            consumed_events: Box::default(),
-            produced_events: Box::default(),
-            metadata: Metadata::default(),
-            extras: Extras::default(),
-        };
-        let tenant = TenantId::parse("t").expect("a tenant");
-        Command::Register { tenant, registration: registration.pack(), condition: Condition::None }
+        let (id, name) = (InstanceId::parse(id).unwrap(), ServiceName::parse("web").unwrap());
+        let registration = Registration::new(id, name, url, 1_000).pack();
+        Command::Register { tenant: tenant("t"), registration, condition: Condition::None }
     }
 
     /// Two instances: `a` with leases 1 and 2, and `b` with lease 3. `change` is done to `b` before it is restored.

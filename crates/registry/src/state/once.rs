@@ -54,10 +54,9 @@ impl State {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::registration::Extras;
+
     use crate::{
-        Command, Condition, InstanceId, Kind, Metadata, Options, Origin, Proposal, Protocol, Registration,
-        ServiceName, TenantId, Visibility, WallTime,
+        Command, Condition, InstanceId, Options, Origin, Proposal, Registration, ServiceName, TenantId, WallTime,
     };
 
     fn tenant() -> TenantId {
@@ -65,25 +64,12 @@ mod tests {
     }
 
     fn register(id: &str) -> Command {
-        let registration = Registration {
-            id: InstanceId::parse(id).unwrap(),
-            name: ServiceName::parse("web").unwrap(),
-            kind: Kind::Service,
-            protocol: Protocol::Http,
-            visibility: Visibility::Private,
-            weight: 1,
-            ttl_ms: 1_000,
-            reap_after_ms: 0,
-            url: "http://web".into(),
-            version: None,
-            owner: None,
-            tags: Box::default(),
-            capabilities: Box::default(),
-            consumed_events: Box::default(),
-            produced_events: Box::default(),
-            metadata: Metadata::default(),
-            extras: Extras::default(),
-        };
+        let registration = Registration::new(
+            InstanceId::parse(id).unwrap(),
+            ServiceName::parse("web").unwrap(),
+            "http://web",
+            1_000,
+        );
         Command::Register { tenant: tenant(), registration: registration.pack(), condition: Condition::None }
     }
 

@@ -111,25 +111,8 @@ fn registration(random: &mut Random) -> Registration {
 }
 
 fn plain(id: InstanceId, url: &str, ttl_ms: u32) -> Registration {
-    Registration {
-        id,
-        name: ServiceName::parse("web").expect("a plain name"),
-        kind: Kind::Service,
-        protocol: Protocol::Http,
-        visibility: Visibility::Private,
-        weight: 1,
-        ttl_ms,
-        reap_after_ms: 2_000,
-        url: url.into(),
-        version: None,
-        owner: None,
-        tags: Box::default(),
-        capabilities: Box::default(),
-        consumed_events: Box::default(),
-        produced_events: Box::default(),
-        metadata: Metadata::default(),
-        extras: Extras::default(),
-    }
+    let name = ServiceName::parse("web").expect("a plain name");
+    Registration { reap_after_ms: 2_000, ..Registration::new(id, name, url, ttl_ms) }
 }
 
 /// Comes back as it was packed, which the model relies on.

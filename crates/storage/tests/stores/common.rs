@@ -6,10 +6,9 @@ use futures_util::stream;
 use openraft::entry::RaftEntry;
 use openraft::storage::{RaftLogStorage, RaftLogStorageExt, RaftSnapshotBuilder, RaftStateMachine};
 use openraft::{Membership, RaftLogReader};
-use rollcall_registry::registration::Extras;
 use rollcall_registry::{
-    ClusterTime, Command, Condition, Digest, InstanceId, Kind, LeaseId, LeaseSet, Metadata, MetadataValue, Options,
-    PackedRegistration, Proposal, Protocol, Registration, ServiceName, State, TenantId, Term, Visibility, WallTime,
+    ClusterTime, Command, Condition, Digest, InstanceId, LeaseId, LeaseSet, Metadata, MetadataValue, Options,
+    PackedRegistration, Proposal, Registration, ServiceName, State, TenantId, Term, Visibility, WallTime,
 };
 use rollcall_storage::{
     ClusterId, DataDir, Identity, LogEntry, LogId, Member, Payload, Snapshot, Stores, TypeConfig,
@@ -75,23 +74,15 @@ pub(crate) fn large_report(n: u64) -> Proposal {
 
 pub(crate) fn registration(id: &InstanceId, n: u64) -> PackedRegistration {
     let registration = Registration {
-        id: id.clone(),
-        name: ServiceName::parse("web").expect("a valid name"),
-        kind: Kind::Service,
-        protocol: Protocol::Http,
         visibility: Visibility::Public,
-        weight: 1,
-        ttl_ms: 1000 + (n % 7) as u32 * 300,
         reap_after_ms: if n.is_multiple_of(2) { 500 } else { 0 },
-        url: format!("http://h/{}", n % 3).into(),
-        version: None,
-        owner: None,
-        tags: Box::default(),
-        capabilities: Box::default(),
-        consumed_events: Box::default(),
-        produced_events: Box::default(),
         metadata: Metadata::new([("n", MetadataValue::Text(if n.is_multiple_of(2) { "0" } else { "1" }))]),
-        extras: Extras::default(),
+        ..Registration::new(
+            id.clone(),
+            ServiceName::parse("web").expect("a valid name"),
+            &format!("http://h/{}", n % 3),
+            1000 + (n % 7) as u32 * 300,
+        )
     };
     registration.pack()
 }

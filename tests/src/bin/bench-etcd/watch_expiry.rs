@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use rollcall_bench::args::{Common, Node, Sessions, parse_positive_duration};
+use rollcall_bench::args::{Common, Node, Sessions, Silence};
 use rollcall_bench::{Done, Lapses, Load, Processes, Report, Session, Span};
 use rollcall_tests::etcd::{EtcdClient, EtcdError, KeepAlive, Watch, range_of_prefix};
 use serde_json::json;
@@ -28,20 +28,17 @@ const DELETED: i32 = 1;
 
 #[derive(clap::Args, Clone, Debug)]
 pub(crate) struct Args {
-    /// How many fall silent
-    #[arg(long, value_name = "N", default_value_t = 1_000, value_parser = clap::value_parser!(u32).range(1..=10_000))]
-    instances: u32,
-    /// How long a lease lasts that is not renewed
-    #[arg(long, default_value = "3s", value_parser = parse_positive_duration)]
-    ttl: Duration,
+    #[command(flatten)]
+    silence: Silence,
     #[command(flatten)]
     pub(crate) common: Common,
 }
 
 impl Args {
     pub(crate) async fn run(&self, target: &Target, processes: &Processes) -> Result<Report, Box<dyn Error>> {
-        let documents = documents(&format!("watch-expiry-{}", run_name()), 300, ms(self.ttl));
-        let leases = enrol(target, &SESSIONS, &documents, self.instances.into(), self.ttl).await?;
+        let Silence { instances, ttl } = self.silence;
+        let documents = documents(&format!("watch-expiry-{}", run_name()), 300, ms(ttl));
+        let leases = enrol(target, &SESSIONS, &documents, instances.into(), ttl).await?;
         let mut streams = Vec::new();
         for address in &target.endpoints {
             let client = EtcdClient::connect(address, target.timeout).await?;
@@ -53,24 +50,23 @@ impl Args {
             let stream = client.keep_alive(leases[0]).await?;
             renewing.push(Renew { stream, leases: leases.clone(), sent: Vec::new() });
         }
-        let span = Span::Count(self.instances.into());
+        let span = Span::Count(instances.into());
         let load = Load { title: "watch-expiry", kinds: &["renewal"], span, rate_per_s: None };
         let (measured, renewed) = rollcall_bench::run(&load, renewing, processes).await;
-        let deadline = |(number, sent): (u64, Instant)| {
-            (Bytes::from(format!("{}{number}", key_prefix(&documents))), sent + self.ttl)
-        };
+        let deadline =
+            |(number, sent): (u64, Instant)| (Bytes::from(format!("{}{number}", key_prefix(&documents))), sent + ttl);
         let deadlines = Arc::new(Deadlines {
             by_key: renewed.into_iter().flat_map(|session| session.sent).map(deadline).collect(),
         });
 
         let mut watchers = JoinSet::new();
         for stream in streams {
-            watchers.spawn(until_gone(stream, deadlines.clone(), self.instances.into()));
+            watchers.spawn(until_gone(stream, deadlines.clone(), instances.into()));
         }
         let watched: Result<Vec<_>, EtcdError> = watchers.join_all().await.into_iter().collect();
         let parameters = json!({
             "endpoints": target.endpoints, "leader": target.leader(), "version": target.version,
-            "instances": self.instances, "ttl_ms": ms(self.ttl),
+            "instances": instances, "ttl_ms": ms(ttl),
         });
         Ok(Lapses::tell(watched?, Report::new("watch-expiry", "etcd", parameters, &measured)))
     }
