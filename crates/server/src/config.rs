@@ -352,6 +352,13 @@ impl Config {
         if history_changes_max == 0 {
             fault("history_changes_max", "must be at least 1");
         }
+        let watchers_max = settings.watchers_max.unwrap_or(WATCHERS_MAX);
+        let tenant_watchers_max = settings.tenant_watchers_max.unwrap_or(TENANT_WATCHERS_MAX);
+        for (key, max) in [("watchers_max", watchers_max), ("tenant_watchers_max", tenant_watchers_max)] {
+            if max == 0 {
+                fault(key, "must be at least 1");
+            }
+        }
         let history_bytes_max = settings.history_bytes_max.unwrap_or(HISTORY_BYTES_MAX);
         if history_bytes_max < HISTORY_BYTES_LEAST {
             fault("history_bytes_max", &format!("must be at least {HISTORY_BYTES_LEAST}"));
@@ -390,8 +397,8 @@ impl Config {
             log_entries_kept: settings.log_entries_kept.unwrap_or(LOG_ENTRIES_KEPT),
             history_changes_max,
             history_bytes_max,
-            watchers_max: settings.watchers_max.unwrap_or(WATCHERS_MAX),
-            tenant_watchers_max: settings.tenant_watchers_max.unwrap_or(TENANT_WATCHERS_MAX),
+            watchers_max,
+            tenant_watchers_max,
             tenants,
             log_format: settings.log_format.unwrap_or_default(),
             log_level,
@@ -442,7 +449,7 @@ mod tests {
     fn every_fault_is_named_at_once() {
         let faults = faults(
             "nonsense = 1\nttl_ms_min = \"x\"\nlisten = \"0.0.0.0:1\"\nbootstrap = true\njoin = [\"a:1\", \"b\"]\n\
-             election_timeout_ms_min = 50\nsnapshot_entries = 0\ntenants = [\"a b\"]",
+             election_timeout_ms_min = 50\nsnapshot_entries = 0\ntenants = [\"a b\"]\nwatchers_max = 0",
         );
         for key in [
             "nonsense",
@@ -454,6 +461,7 @@ mod tests {
             "election_timeout_ms_min",
             "snapshot_entries",
             "tenants",
+            "watchers_max",
         ] {
             assert!(faults.iter().any(|fault| fault.starts_with(&format!("{key}: "))), "{key} in {faults:?}");
         }

@@ -5,8 +5,8 @@ use std::time::Duration;
 
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 
-/// Client connections served at once: as many agents and watchers as one node of a large cluster has, at some 20 KiB
-/// each.
+/// HTTP connections of clients served at once: as many agents and watchers as one node of a large cluster has, at some
+/// 20 KiB each. Those that have become WebSockets are counted as watchers instead.
 pub(crate) const CONNECTIONS_MAX: usize = 30_000;
 
 /// Connections beyond the others that are told so, instead of being left to guess; they still reach `/livez`.
@@ -60,6 +60,9 @@ pub(crate) const FEED_BYTES_MAX: usize = 4 << 20;
 
 /// What all watch feeds keep together. Beyond it, slow watchers are cut at the next change.
 pub(crate) const FEEDS_BYTES_MAX: usize = 128 << 20;
+
+/// What a watcher asks for, as text: it is kept as long as somebody watches, for each question once.
+pub(crate) const QUESTION_BYTES_MAX: usize = 8 << 10;
 
 /// A message of a WebSocket client.
 pub(crate) const WS_MESSAGE_BYTES_MAX: usize = 64 << 10;

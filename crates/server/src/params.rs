@@ -15,7 +15,7 @@ use rollcall_replica::Consistency;
 use serde_json::{Map, Value};
 
 use crate::fault::Faults;
-use crate::limits::POLL_MS_MAX;
+use crate::limits::{POLL_MS_MAX, QUESTION_BYTES_MAX};
 use crate::reply::Failure;
 
 const LIMIT_DEFAULT: usize = 50;
@@ -32,6 +32,11 @@ const RANGES_MAX: usize = 16;
 struct Params {
     given: BTreeMap<String, Vec<String>>,
     faults: Faults,
+}
+
+/// What is said of a watcher's question that is too long.
+pub(crate) fn question_too_large() -> String {
+    format!("is longer than {QUESTION_BYTES_MAX} bytes: what is watched has to be named shorter")
 }
 
 impl Params {
@@ -170,6 +175,13 @@ impl Params {
         self.faults
     }
 
+    /// The question is kept for as long as somebody watches.
+    fn watched(&mut self, uri: &Uri) {
+        if uri.query().is_some_and(|query| query.len() > QUESTION_BYTES_MAX) {
+            self.faults.push("query", question_too_large());
+        }
+    }
+
     fn finish(self) -> Result<(), Failure> {
         let faults = self.finished();
         if faults.is_empty() { Ok(()) } else { Err(Failure::faulty(faults)) }
@@ -205,6 +217,7 @@ pub(crate) struct Watch {
 pub(crate) fn watch(uri: &Uri) -> Result<Watch, Failure> {
     let mut params = Params::of(uri);
     let filter = params.filter();
+    params.watched(uri);
     let from_revision = params.number("from_revision", 0, u64::MAX);
     let consistency = params.consistency();
     params.federated();
@@ -247,6 +260,9 @@ pub(crate) fn discovery(uri: &Uri) -> Result<Discovery, Failure> {
     let limit = params.number("limit", 1, LIMIT_MAX as u64).and_then(|limit| usize::try_from(limit).ok());
     let cursor = params.single("cursor");
     let poll = poll(&mut params, cursor.is_some());
+    if poll.is_some() {
+        params.watched(uri);
+    }
     let consistency = params.consistency();
     params.federated();
     params.requester();

@@ -11,6 +11,7 @@ use rollcall_registry::HistoryLimits;
 use rollcall_replica::{Failure, Options, Replica, StartError, StartMode};
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
 
 use crate::config::{Config, Founding, NodeRole};
 use crate::edge::Edge;
@@ -97,6 +98,7 @@ impl Server {
         };
         let life = async {
             let broken = CancellationToken::new();
+            let sockets = TaskTracker::new();
             let native = |replica| {
                 Native::new(
                     replica,
@@ -104,6 +106,7 @@ impl Server {
                     ttl(&self.config),
                     watchers(&self.config),
                     stop_clients.clone(),
+                    sockets.clone(),
                     broken.clone(),
                 )
             };
@@ -116,6 +119,8 @@ impl Server {
             tracing::info!("shutting down");
             stop_clients.cancel();
             clients_gone.cancelled().await;
+            sockets.close();
+            sockets.wait().await;
             if let Some(replica) = replica {
                 // Peers are still answered: handing over the lead needs them.
                 if tokio::time::timeout(REPLICA_STOP_TIMEOUT, replica.shutdown()).await.is_err() {

@@ -105,7 +105,7 @@ impl Native {
         let place = self.places.take(&context.tenant)?;
         let until = tokio::time::Instant::now() + poll.wait;
         let reached = Consistency { min_revision: Some(poll.after), ..Consistency::default() };
-        self.replica.barrier(reached, until).await?;
+        self.reached(reached, until).await?;
         let question = Question { tenant: context.tenant.clone(), filters: Arc::new([filter.clone()]) };
         let Ok(mut watcher) = self.hub.watch(question, Begin::After(poll.after), place, self.draining.clone()) else {
             // What changed since is not known, but what is there now is, and that is what is answered.

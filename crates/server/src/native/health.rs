@@ -14,6 +14,9 @@ use crate::reply::Failure;
 const OPEN_METRICS: HeaderValue =
     HeaderValue::from_static("application/openmetrics-text; version=1.0.0; charset=utf-8");
 
+/// Why a node that is asked to end is not ready.
+pub(super) const STOPPING: &str = "shutdown was asked for";
+
 /// `GET /livez`, `GET /readyz`.
 #[derive(Serialize, ToSchema)]
 pub(crate) struct Health {
@@ -70,7 +73,7 @@ pub(super) async fn readyz(State(native): State<Native>, uri: Uri) -> Result<Res
     let running = HealthCheck {
         name: "running".to_owned(),
         ok: !stopping,
-        detail: if stopping { "shutdown was asked for" } else { "no shutdown was asked for" }.to_owned(),
+        detail: if stopping { STOPPING } else { "no shutdown was asked for" }.to_owned(),
     };
     let of_replica = native.replica.readiness().into_iter();
     let mut checks: Vec<HealthCheck> = of_replica

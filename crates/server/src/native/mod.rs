@@ -25,6 +25,7 @@ use serde_json::Value;
 use tokio::sync::Semaphore;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
 
 use crate::body::{self, JsonBody};
 use crate::fault::Faults;
@@ -52,6 +53,7 @@ pub(crate) struct Native {
     bodies: Arc<Semaphore>,
     /// Set when shutdown was asked for.
     draining: CancellationToken,
+    sockets: TaskTracker,
 }
 
 impl Native {
@@ -62,6 +64,7 @@ impl Native {
         ttl: TtlLimits,
         watchers: WatcherLimits,
         draining: CancellationToken,
+        sockets: TaskTracker,
         broken: CancellationToken,
     ) -> Self {
         let (renderer, metrics) = (Arc::<Renderer>::default(), Metrics::new());
@@ -75,6 +78,7 @@ impl Native {
             renderer,
             bodies: Arc::new(Semaphore::new(BODIES_KIB_MAX)),
             draining,
+            sockets,
         }
     }
 

@@ -7,7 +7,7 @@ use std::time::Duration;
 use axum::extract::State;
 use axum::extract::ws::rejection::WebSocketUpgradeRejection;
 use axum::extract::ws::{CloseFrame, Message, WebSocket, WebSocketUpgrade, close_code};
-use axum::http::{StatusCode, Uri};
+use axum::http::{HeaderMap, HeaderValue, StatusCode, Uri, header};
 use axum::response::Response;
 use bytes::Bytes;
 use futures_util::stream::FuturesUnordered;
@@ -21,7 +21,7 @@ use tokio::time::{Instant, MissedTickBehavior};
 use tokio_util::sync::CancellationToken;
 
 use super::Native;
-use crate::limits::{WS_MESSAGE_BYTES_MAX, WS_SUBSCRIPTIONS_MAX};
+use crate::limits::{DRAIN_TIMEOUT, QUESTION_BYTES_MAX, WS_MESSAGE_BYTES_MAX, WS_SUBSCRIPTIONS_MAX};
 use crate::parse::{self, SocketRequest, Subscribe};
 use crate::reply::Failure;
 use crate::request::Context;
@@ -51,6 +51,7 @@ const BEGIN_TIMEOUT: Duration = Duration::from_secs(10);
     responses(
         (status = 101, description = "A WebSocket. The client sends WsRequest, the node WsResponse"),
         (status = 400, description = "Faulty; every fault is named", body = Problem),
+        (status = 403, description = "`foreign_origin`: a browser says that the page asking is another site's", body = Problem),
         (status = 426, description = "`upgrade_required`: not a WebSocket handshake", body = Problem),
         (status = 429, description = "`too_many_watchers` on this node or of this tenant; another node may have room", body = Problem),
         (status = 503, description = "`not_ready`", body = Problem),
@@ -59,10 +60,12 @@ const BEGIN_TIMEOUT: Duration = Duration::from_secs(10);
 pub(super) async fn socket(
     State(native): State<Native>,
     context: Context,
+    headers: HeaderMap,
     uri: Uri,
     upgrade: Result<WebSocketUpgrade, WebSocketUpgradeRejection>,
 ) -> Result<Response, Failure> {
     params::none(&uri)?;
+    refuse_foreign_page(&headers)?;
     let upgrade = upgrade
         .map_err(|rejection| Failure::new(StatusCode::UPGRADE_REQUIRED, "upgrade_required", rejection.body_text()))?;
     let place = native.places.take(&context.tenant)?;
@@ -72,7 +75,10 @@ pub(super) async fn socket(
         .max_frame_size(WS_MESSAGE_BYTES_MAX)
         .read_buffer_size(READ_BUFFER_BYTES)
         .write_buffer_size(WRITE_BUFFER_BYTES);
+    // The HTTP connection ends here, and with it what its server waits for.
+    let sockets = native.sockets.clone();
     Ok(upgrade.on_upgrade(move |socket| {
+        let stop = native.draining.clone();
         let connection = Connection {
             native,
             tenant: context.tenant,
@@ -80,8 +86,28 @@ pub(super) async fn socket(
             last_id: 0,
             waiting: FuturesUnordered::new(),
         };
-        connection.serve(socket, place)
+        sockets.track_future(async move {
+            let overdue = async {
+                stop.cancelled().await;
+                tokio::time::sleep(DRAIN_TIMEOUT).await;
+            };
+            tokio::select! {
+                () = connection.serve(socket, place) => {}
+                () = overdue => {}
+            }
+        })
     }))
+}
+
+/// A browser lets the pages of any site open WebSockets to this node, and sends along whose page it was.
+fn refuse_foreign_page(headers: &HeaderMap) -> Result<(), Failure> {
+    let text = |name| headers.get(name).map(|value: &HeaderValue| value.to_str().unwrap_or_default());
+    let Some(origin) = text(header::ORIGIN) else { return Ok(()) };
+    if origin.split_once("://").map(|(_, authority)| authority) == text(header::HOST) {
+        return Ok(());
+    }
+    let detail = format!("a page of {} may not watch here", origin.escape_debug());
+    Err(Failure::new(StatusCode::FORBIDDEN, "foreign_origin", detail))
 }
 
 /// Why a connection ends.
@@ -158,6 +184,9 @@ impl Connection {
             Err(error) => (Err(Failure::fault("", format!("is not JSON: {error}"))), None),
         };
         let answer = match request {
+            Ok(SocketRequest::Subscribe(_)) if text.len() > QUESTION_BYTES_MAX => {
+                refused(Failure::fault("filters", params::question_too_large()), request_id)
+            }
             Ok(SocketRequest::Subscribe(wanted)) => match self.subscribe(wanted, request_id.clone()) {
                 // Answered when it has begun.
                 Ok(()) => return Ok(()),

@@ -4,15 +4,19 @@ use std::convert::Infallible;
 use std::sync::Arc;
 
 use axum::body::Body;
-use axum::extract::State;
+use axum::extract::{Extension, State};
 use axum::http::{HeaderMap, HeaderValue, Uri, header};
 use axum::response::Response;
 use bytes::Bytes;
 use futures_util::stream;
 use rollcall_api::{Problem, ResumePoint};
 use rollcall_registry::{Epoch, Revision};
+use rollcall_replica::{Consistency, Freshness};
+use tokio::time::Instant;
 
 use super::Native;
+use super::health::STOPPING;
+use crate::edge::InWork;
 use crate::params::{self, Watch};
 use crate::reply::{self, Failure, Shown};
 use crate::request::{self, Context};
@@ -51,10 +55,13 @@ const EVENT_STREAM: HeaderValue = HeaderValue::from_static("text/event-stream");
 )]
 pub(super) async fn watch(
     State(native): State<Native>,
+    Extension(work): Extension<InWork>,
     context: Context,
     headers: HeaderMap,
     uri: Uri,
 ) -> Result<Response, Failure> {
+    // What waits is no work: for a revision, and from then on for changes.
+    work.rest();
     let Watch { filter, from_revision, mut consistency } = params::watch(&uri)?;
     let resume = match request::last_event_id(&headers)? {
         Some(resume) => Some(resume),
@@ -65,7 +72,7 @@ pub(super) async fn watch(
     if let Begin::After(revision) = begin {
         consistency.min_revision = consistency.min_revision.max(Some(revision));
     }
-    let freshness = native.replica.barrier(consistency, context.deadline).await?;
+    let freshness = native.reached(consistency, context.deadline).await?;
     let question = Question { tenant: context.tenant, filters: Arc::new([filter]) };
     let watcher = native.hub.watch(question, begin, place, native.draining.clone())?;
     let shown = Shown { revision: watcher.begins(), freshness };
@@ -87,6 +94,14 @@ pub(super) async fn watch(
 impl Native {
     pub(super) fn epoch(&self) -> Epoch {
         self.replica.roll().read(|state| state.epoch())
+    }
+
+    /// A barrier that does not hold up a shutdown.
+    pub(super) async fn reached(&self, wanted: Consistency, deadline: Instant) -> Result<Freshness, Failure> {
+        tokio::select! {
+            reached = self.replica.barrier(wanted, deadline) => Ok(reached?),
+            () = self.draining.cancelled() => Err(Failure::not_ready([("running".to_owned(), STOPPING.to_owned())])),
+        }
     }
 
     /// Where a watcher with a resume point begins.

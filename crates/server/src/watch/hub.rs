@@ -83,7 +83,8 @@ impl Changed {
         let mut bytes = 0;
         let stretch = state.changes_after(revision)?.take(STRETCH_CHANGES).take_while(|change| {
             let begins = bytes < STRETCH_BYTES;
-            bytes += change.instance().bytes();
+            // Whoever it leaves is shown what it was.
+            bytes += change.instance().bytes().max(change.before.map_or(0, |before| before.bytes()));
             begins
         });
         let changed = stretch.map(|change| Self {

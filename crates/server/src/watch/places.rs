@@ -52,7 +52,9 @@ impl Places {
         };
         if let Some((max, whose)) = refused {
             self.0.metrics.refused.inc();
-            return Err(Failure::too_many_watchers(format!("{whose} has {max} watchers, and no more are allowed")));
+            return Err(Failure::too_many_watchers(format!(
+                "{whose} has {max} watchers already, as many as it may have"
+            )));
         }
         taken.all += 1;
         taken.by_tenant.insert(tenant.clone(), of_tenant + 1);

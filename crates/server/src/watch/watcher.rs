@@ -138,7 +138,8 @@ fn bookmark_after() -> Duration {
 }
 
 impl Watcher {
-    /// The roll's epoch, which does not change while a node runs.
+    /// The epoch in which its revisions are counted. A node has another one only after it was restored or recovered,
+    /// which it has to be stopped for.
     pub(crate) fn epoch(&self) -> Epoch {
         self.epoch
     }

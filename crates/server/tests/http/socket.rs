@@ -4,7 +4,8 @@ use futures_util::{SinkExt, StreamExt};
 use serde_json::{Value, json};
 use tokio::net::TcpStream;
 use tokio_tungstenite::tungstenite::client::IntoClientRequest;
-use tokio_tungstenite::tungstenite::{Bytes, Message};
+use tokio_tungstenite::tungstenite::protocol::frame::coding::CloseCode;
+use tokio_tungstenite::tungstenite::{self, Bytes, Message};
 use tokio_tungstenite::{MaybeTlsStream, WebSocketStream};
 
 use crate::node::{Node, PATIENCE};
@@ -42,6 +43,17 @@ impl Socket {
                 Some(Ok(Message::Ping(_) | Message::Pong(_))) => {}
                 Some(Ok(Message::Close(_)) | Err(_)) | None => return None,
                 Some(Ok(other)) => panic!("{other:?}"),
+            }
+        }
+    }
+
+    /// Why the other end closes the connection; none if it does not say so.
+    async fn closed(&mut self) -> Option<CloseCode> {
+        loop {
+            match tokio::time::timeout(PATIENCE, self.0.next()).await.expect("an end in time") {
+                Some(Ok(Message::Close(frame))) => return frame.map(|frame| frame.code),
+                Some(Ok(_)) => {}
+                Some(Err(_)) | None => return None,
             }
         }
     }
@@ -99,7 +111,26 @@ async fn many_subscriptions_on_one_connection() {
     let metrics = node.get("/metrics").await.body;
     assert!(metrics.as_str().unwrap().contains("rollcall_watchers 2\n"), "{metrics}");
     node.stop().await.unwrap();
-    assert_eq!(socket.hear().await, None);
+    // It is told why, before the process may end.
+    assert_eq!(socket.closed().await, Some(CloseCode::Away));
+}
+
+#[tokio::test]
+async fn p10_a_page_of_another_site_is_refused() {
+    let node = Node::start().await;
+    let host = node.base.trim_start_matches("http://");
+    let open = async |origin: &str| {
+        let mut request = format!("ws://{host}/ws/registry").into_client_request().unwrap();
+        request.headers_mut().insert("origin", origin.parse().unwrap());
+        tokio_tungstenite::connect_async(request).await
+    };
+    assert!(open(&node.base).await.is_ok());
+    for foreign in ["http://elsewhere.test", "null", "http://127.0.0.1", ""] {
+        match open(foreign).await {
+            Err(tungstenite::Error::Http(answer)) => assert_eq!(answer.status(), 403, "{foreign}"),
+            other => panic!("{foreign}: {other:?}"),
+        }
+    }
 }
 
 #[tokio::test]
