@@ -18,6 +18,8 @@ pub struct ClusterStatusResponse {
     pub revision: u64,
     pub applied_index: u64,
     pub committed_index: u64,
+    /// The log entry that set the membership: `if_membership` of a change.
+    pub membership_index: u64,
     /// Of the applied state: milliseconds that some leader held a quorum since the cluster was founded.
     pub cluster_time_ms: u64,
     pub members: Vec<MemberInfo>,
@@ -27,6 +29,9 @@ pub struct ClusterStatusResponse {
 pub struct MemberInfo {
     pub node_id: u64,
     pub role: Role,
+    /// Whose place this learner takes once it has caught up.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub replaces: Option<u64>,
     /// `host:port` of the client port.
     pub api_address: String,
     /// `host:port` of the peer port.
@@ -50,6 +55,54 @@ pub enum Role {
     Voter,
     /// Holds everything and answers reads, but has no vote.
     Learner,
+}
+
+/// `POST /api/cluster/members`: takes in a node that waits to be added.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct AddMemberRequest {
+    /// `host:port` of the peer port at which it waits.
+    pub peer_address: String,
+    /// `host:port` of its client port; what it says itself, if absent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub api_address: Option<String>,
+    /// `voter` (default): is promoted once it has caught up. `learner`: is not.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub role: Option<Role>,
+}
+
+/// `POST /api/cluster/members/{id}/replace`: who takes the place.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct ReplaceMemberRequest {
+    /// `host:port` of the peer port of a node that waits to be added, or of a learner.
+    pub peer_address: String,
+    /// `host:port` of its client port; what it says itself, if absent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub api_address: Option<String>,
+}
+
+/// `POST /api/cluster/leader`: whom to hand the lead to.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct TransferLeaderRequest {
+    /// The voter whose log reaches furthest, if absent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub node_id: Option<u64>,
+}
+
+/// What came of a change of the cluster, or would come of it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct ClusterChangeResponse {
+    /// The node it was about; `null` of a dry run that would add one.
+    #[schema(required)]
+    pub node_id: Option<u64>,
+    pub leader_id: u64,
+    /// The log entry that set the membership.
+    pub membership_index: u64,
+    pub voters: Vec<u64>,
+    pub learners: Vec<u64>,
+    /// What an operator should know about it.
+    pub warnings: Vec<String>,
+    /// Nothing was changed.
+    pub dry_run: bool,
 }
 
 /// `GET /api/cluster/digest`.

@@ -18,7 +18,10 @@ pub mod problem;
 pub mod service;
 pub mod watch;
 
-pub use cluster::{ClusterStatusResponse, DigestResponse, MemberInfo, Role};
+pub use cluster::{
+    AddMemberRequest, ClusterChangeResponse, ClusterStatusResponse, DigestResponse, MemberInfo, ReplaceMemberRequest,
+    Role, TransferLeaderRequest,
+};
 pub use discovery::DiscoverResponse;
 pub use lease::{
     HeartbeatRequest, HeartbeatResponse, HeartbeatsRequest, HeartbeatsResponse, LeaseGrant, LeaseInfo, RenewedLease,

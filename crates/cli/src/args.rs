@@ -58,7 +58,7 @@ pub(crate) enum Command {
     Serve(Box<Serve>),
     /// Run a whole cluster on this machine, in the foreground
     Dev(Dev),
-    /// Look at the cluster
+    /// Look at the cluster, and change it
     #[command(subcommand)]
     Cluster(Cluster),
     /// Put an instance on the roll
@@ -105,8 +105,85 @@ pub(crate) struct Dev {
 pub(crate) enum Cluster {
     /// Show the members, the leader, and how far each node is
     Status,
+    /// Take in a node that waits to be added: `rollcall serve` on an empty directory, with neither --bootstrap nor --join
+    Add(Add),
+    /// Make a learner a voter, once it has caught up
+    Promote(Change),
+    /// Make a voter a learner, for good
+    Demote(Change),
+    /// Remove a node: it is told so and ends
+    Remove(Change),
+    /// Have a node that waits to be added take the place of another
+    Replace(Replace),
+    /// Hand the lead to a voter, or to the one whose log reaches furthest
+    Transfer(Transfer),
     /// Wait until the cluster can do its work
     Wait(Wait),
+}
+
+#[derive(Args, Debug)]
+pub(crate) struct Add {
+    /// HOST:PORT of the peer port at which the node waits
+    #[arg(value_name = "PEER_ADDRESS")]
+    pub(crate) peer_address: String,
+    /// HOST:PORT of its client port [default: what the node says itself]
+    #[arg(long, value_name = "ADDRESS")]
+    pub(crate) api_address: Option<String>,
+    /// Keep it a learner: it holds everything and answers reads, but has no vote
+    #[arg(long)]
+    pub(crate) learner: bool,
+    #[command(flatten)]
+    pub(crate) follow: Follow,
+}
+
+#[derive(Args, Debug)]
+pub(crate) struct Change {
+    /// The node's number, as the status shows it
+    #[arg(value_name = "NODE")]
+    pub(crate) node: u64,
+    /// Even if fewer voters can be reached than are needed
+    #[arg(long)]
+    pub(crate) force: bool,
+    #[command(flatten)]
+    pub(crate) follow: Follow,
+}
+
+#[derive(Args, Debug)]
+pub(crate) struct Replace {
+    /// The number of the node that leaves, as the status shows it
+    #[arg(value_name = "NODE")]
+    pub(crate) node: u64,
+    /// HOST:PORT of the peer port at which its successor waits, or of a learner
+    #[arg(value_name = "PEER_ADDRESS")]
+    pub(crate) peer_address: String,
+    /// HOST:PORT of the successor's client port [default: what it says itself]
+    #[arg(long, value_name = "ADDRESS")]
+    pub(crate) api_address: Option<String>,
+    /// Even if fewer voters can be reached than are needed
+    #[arg(long)]
+    pub(crate) force: bool,
+    #[command(flatten)]
+    pub(crate) follow: Follow,
+}
+
+#[derive(Args, Debug)]
+pub(crate) struct Transfer {
+    /// Who is to lead [default: the voter whose log reaches furthest]
+    #[arg(value_name = "NODE")]
+    pub(crate) node: Option<u64>,
+    /// Check everything and change nothing
+    #[arg(long)]
+    pub(crate) dry_run: bool,
+}
+
+#[derive(Args, Debug)]
+pub(crate) struct Follow {
+    /// Check everything and change nothing
+    #[arg(long)]
+    pub(crate) dry_run: bool,
+    /// Do not wait until the node has caught up and the change is complete
+    #[arg(long)]
+    pub(crate) no_wait: bool,
 }
 
 #[derive(Args, Debug)]

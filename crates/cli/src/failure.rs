@@ -116,6 +116,8 @@ pub(crate) enum Failure {
     NodeEnded { node: u16, status: std::process::ExitStatus, log: PathBuf },
     #[error("not ready within {timeout_ms} ms: {missing}")]
     NotReady { timeout_ms: u128, missing: String },
+    #[error("the change is begun, but not complete within {timeout_ms} ms: {missing}")]
+    Unfinished { timeout_ms: u128, missing: String },
     #[error("write to standard output")]
     Print {
         #[source]
@@ -149,7 +151,7 @@ impl Failure {
                 | KeepAliveError::Deregister { source, .. } => of_client(source),
                 _ => ExitCode::Error,
             },
-            Self::NotReady { .. } => ExitCode::Timeout,
+            Self::NotReady { .. } | Self::Unfinished { .. } => ExitCode::Timeout,
             Self::ReadRegistration { .. }
             | Self::ParseRegistration { .. }
             | Self::RegistrationForm { .. }
@@ -174,6 +176,9 @@ impl Failure {
             Self::Port { .. } => Some("another program uses the port; choose others with --port".to_owned()),
             Self::NodeEnded { log, .. } => Some(format!("its log says why: {}", log.display())),
             Self::NotReady { .. } => Some("look at each node's log, or give it longer with --timeout".to_owned()),
+            Self::Unfinished { .. } => {
+                Some("it goes on by itself; `rollcall cluster status` shows how far it is".to_owned())
+            }
             Self::Request { source, .. } => of_client_next_step(source),
             Self::Bench { source: BenchError::Request { source: RequestError::Connect { .. }, .. } } => {
                 Some(NOBODY_THERE.to_owned())

@@ -1,6 +1,6 @@
 //! What a command has to say goes to standard output, as a table for people or as JSON for programs.
 
-use std::io::{self, Write};
+use std::io::{self, IsTerminal, Write};
 
 use serde::Serialize;
 
@@ -31,6 +31,19 @@ pub(crate) fn print_while_read(text: &str) -> Result<bool, Failure> {
 pub(crate) fn note(text: &str) {
     // Nobody is left to tell when standard error is gone too.
     let _ = writeln!(io::stderr(), "rollcall: {text}");
+}
+
+/// Says something on standard error as it is.
+pub(crate) fn tell(text: &str) {
+    // Nobody is left to tell when standard error is gone too.
+    let _ = write!(io::stderr(), "{text}");
+}
+
+/// Says how far something is, in place of what was said before. To people only.
+pub(crate) fn progress(text: &str) {
+    if io::stderr().is_terminal() {
+        tell(&format!("\r\x1b[K{text}"));
+    }
 }
 
 /// Prints `value` as JSON, or as the text that `table` makes of it.

@@ -8,12 +8,13 @@ use reqwest::header::{AUTHORIZATION, HeaderMap, HeaderValue, IF_MATCH, IF_NONE_M
 use reqwest::{Method, Url};
 use rollcall_api::header::TENANT_ID;
 use rollcall_api::{
-    ClusterStatusResponse, DeregisterResponse, DigestResponse, DiscoverResponse, HeartbeatRequest, HeartbeatResponse,
-    HeartbeatsRequest, HeartbeatsResponse, RegisterResponse, ServiceObject,
+    ClusterChangeResponse, ClusterStatusResponse, DeregisterResponse, DigestResponse, DiscoverResponse,
+    HeartbeatRequest, HeartbeatResponse, HeartbeatsRequest, HeartbeatsResponse, RegisterResponse, ServiceObject,
 };
 
 use serde::Serialize;
 
+use crate::cluster::{ChangeTerms, ClusterChange};
 use crate::error::{BuildError, Error};
 use crate::keep_alive::KeepAlive;
 use crate::query::{Consistency, DiscoverQuery, WatchQuery};
@@ -269,6 +270,20 @@ impl Client {
     /// Only when no node answers: a cluster without a leader has a status too.
     pub async fn cluster_status(&self) -> Result<ClusterStatusResponse, Error> {
         self.send(&Request::new(Method::GET, &["api", "cluster", "status"], Repeat::Safe)).await
+    }
+
+    /// Changes who belongs to the cluster, who votes, or who leads. Not repeated when its outcome is unknown: the
+    /// cluster's status shows what came of it.
+    ///
+    /// # Errors
+    /// 404 `node_not_found`; 409 with what stands in the way, as `quorum_at_risk` or `membership_changed`.
+    pub async fn change_cluster(
+        &self,
+        change: &ClusterChange,
+        terms: ChangeTerms,
+    ) -> Result<ClusterChangeResponse, Error> {
+        let request = change.request()?.query(terms.parameters());
+        self.send(&request).await
     }
 
     /// The digest of a node's whole state at exactly log index `index`, or where the node now is.

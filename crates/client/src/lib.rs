@@ -92,6 +92,7 @@
 //! [`Error`].
 
 mod client;
+mod cluster;
 mod directory;
 mod error;
 mod keep_alive;
@@ -100,6 +101,7 @@ mod request;
 mod watch;
 
 pub use client::{Builder, Client, Condition, Readiness};
+pub use cluster::{ChangeTerms, ClusterChange};
 pub use directory::{Directory, Strategy};
 pub use error::{BuildError, Error, WatchFault};
 pub use keep_alive::{KeepAlive, KeepAliveError};

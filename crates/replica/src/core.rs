@@ -37,6 +37,8 @@ pub(crate) struct Core {
     pub queue: Queue,
     pub rounds: Rounds,
     pub stop: CancellationToken,
+    /// Set when this node learns that it was removed from the cluster.
+    pub removed: CancellationToken,
     /// One change of membership at a time.
     pub membership: tokio::sync::Mutex<()>,
     pub leading: Mutex<Option<(LeaderId, LeaderClock)>>,

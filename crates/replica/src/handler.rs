@@ -14,11 +14,13 @@ use tokio::time::Instant;
 use crate::core::Core;
 use crate::membership;
 use crate::message::{
-    Envelope, EnvelopeHead, JoinRequest, ProposeRequest, ProposeResponse, ReadIndexResponse, Stamped,
+    Adoption, Envelope, EnvelopeHead, JoinRequest, OperateRequest, ProposeRequest, ProposeResponse,
+    ReadIndexResponse, Stamped,
 };
 use crate::peer::{ByteStream, PeerRefusal, PeerRoute};
 use crate::proposer::{Request, SubmitError};
 use crate::read_index;
+use crate::{admission, operate};
 
 /// How long the leader keeps a follower's batch before it gives up on it: the longest deadline a client may set.
 const PROPOSE_TIMEOUT: Duration = Duration::from_secs(60);
@@ -64,7 +66,31 @@ pub(crate) async fn handle(core: &Core, route: PeerRoute, body: Bytes) -> Result
         }
         PeerRoute::Join => {
             let request: JoinRequest = decode(&body)?;
-            answer(&membership::take_in(core, request).await)
+            answer(&admission::take_in(core, request).await)
+        }
+        PeerRoute::Operate => {
+            let OperateRequest { operation, terms } = open(core, &body)?.body;
+            answer(&operate::run(core, &operation, terms).await)
+        }
+        PeerRoute::Greet => {
+            let () = decode(&body)?;
+            answer(&membership::greeting(core))
+        }
+        PeerRoute::Adopt => {
+            let _: Adoption = decode(&body)?;
+            Err(PeerRefusal::Misdirected(format!(
+                "this is node {} of cluster {} already",
+                core.node_id, core.cluster
+            )))
+        }
+        PeerRoute::Farewell => {
+            let () = open(core, &body)?.body;
+            core.removed.cancel();
+            answer(&())
+        }
+        PeerRoute::Standing => {
+            let envelope: Envelope<()> = open(core, &body)?;
+            answer(&membership::standing(core, envelope.from))
         }
         PeerRoute::Snapshot => Err(PeerRefusal::Malformed("a snapshot comes as a stream".to_owned())),
     }

@@ -11,8 +11,9 @@
 //! - Every request between members names the cluster and the node it is meant for.
 //!
 //! Read in this order: [`Options`], [`Replica`], `core`, `proposer` and `driver`, `clock` and `pacer`, `freshness`, `read_index`
-//! and `barrier`, `succession`, `membership`, `network` and `handler`.
+//! and `barrier`, `succession`, `membership`, `admission` and `operate`, `network` and `handler`.
 
+mod admission;
 mod barrier;
 mod clock;
 mod core;
@@ -22,6 +23,7 @@ mod handler;
 mod membership;
 mod message;
 mod network;
+mod operate;
 mod options;
 mod pacer;
 mod peer;
@@ -30,8 +32,10 @@ mod read_index;
 mod replica;
 mod succession;
 
+pub use admission::Door;
 pub use barrier::{BarrierError, Consistency, DigestError, Freshness};
 pub use membership::{ClusterStatus, MemberStatus};
+pub use operate::{Objection, OperateError, Operated, Operation, Terms};
 pub use options::{Options, StartMode};
 pub use peer::{ByteStream, PeerRefusal, PeerRoute, Sent, Transport, TransportError};
 pub use proposer::SubmitError;

@@ -1,6 +1,6 @@
-//! Who belongs to the cluster: taking nodes in, promoting them, and telling who is there.
+//! Who belongs to the cluster: what the leader does about it by itself, and telling who is there.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -8,78 +8,24 @@ use futures_util::future::join_all;
 use openraft::ChangeMembers;
 use rollcall_registry::{ClusterTime, Epoch, Revision};
 use rollcall_storage::{Member, NodeId};
-use tokio::time::MissedTickBehavior;
+use tokio::time::{Instant, MissedTickBehavior};
 
 use crate::core::{Core, Metrics};
-use crate::message::{InfoResponse, JoinRequest, JoinResponse};
+use crate::message::{Greeting, InfoResponse, StandingResponse};
+use crate::operate;
 use crate::peer::PeerRoute;
 
 /// How often the leader looks for learners that have caught up.
 const PROMOTION_INTERVAL: Duration = Duration::from_millis(200);
 
 /// A learner that lacks no more than this has caught up: a voter of its kind would not hold up a commit for long.
-const LAG_ENTRIES_MAX: u64 = 100;
+pub(crate) const LAG_ENTRIES_MAX: u64 = 100;
+
+/// How often a node that hears from no leader asks whether it still belongs.
+const STANDING_INTERVAL: Duration = Duration::from_secs(1);
 
 /// How long a member may take to say how it is before it counts as unreachable.
-const INFO_TIMEOUT: Duration = Duration::from_millis(500);
-
-/// Takes in a node that has no identity yet: an id from the log, then a learner.
-pub(crate) async fn take_in(core: &Core, request: JoinRequest) -> JoinResponse {
-    let _one_at_a_time = core.membership.lock().await;
-    let not_leader = || JoinResponse::NotLeader {
-        leader_peer_address: core
-            .current_leader()
-            .filter(|leader| *leader != core.node_id)
-            .and_then(|leader| core.peer_address(leader)),
-    };
-    if core.lead().is_none() {
-        return not_leader();
-    }
-    let membership = core.metrics().membership_config;
-    let voters: BTreeSet<NodeId> = membership.membership().voter_ids().collect();
-    for (id, member) in membership.membership().nodes() {
-        if member.peer_address != request.peer_address {
-            continue;
-        }
-        if voters.contains(id) {
-            let reason = format!(
-                "node {id} is a voter at {}; if its data directory is lost, remove node {id} from the cluster first",
-                member.peer_address
-            );
-            return JoinResponse::Refused { reason };
-        }
-        if core.answers(*id, 4 * core.quorum_lease()) {
-            let reason = format!("node {id} at {} is a member and answers", member.peer_address);
-            return JoinResponse::Refused { reason };
-        }
-        // A join that was cut short: its id is spent, and nothing ever ran under it as a voter.
-        let forget = ChangeMembers::RemoveNodes(BTreeSet::from([*id]));
-        if let Err(error) = core.raft.change_membership(forget, true).await {
-            tracing::warn!(%error, node = id, "cannot forget the learner of an earlier join");
-            return not_leader();
-        }
-    }
-    // An entry's index is never given twice, so it makes an id that was never used before.
-    let node_id = match core.raft.write_blank().await {
-        Ok(written) => written.log_id.index(),
-        Err(error) => {
-            tracing::warn!(%error, "cannot allot a node id");
-            return not_leader();
-        }
-    };
-    let JoinRequest { api_address, peer_address, learner, token: _ } = request;
-    let member = Member { api_address, peer_address, learner };
-    match core.raft.add_learner(node_id, member.clone(), false).await {
-        Ok(_) => {
-            tracing::info!(node = node_id, %member, "a node was taken in as a learner");
-            JoinResponse::Welcome { cluster: core.cluster, node_id }
-        }
-        Err(error) => {
-            tracing::warn!(%error, node = node_id, "cannot take in a node");
-            not_leader()
-        }
-    }
-}
+pub(crate) const INFO_TIMEOUT: Duration = Duration::from_millis(500);
 
 /// On the leader: makes voters of learners that have caught up, and completes a change that an earlier leader began.
 pub(crate) async fn promote(core: Arc<Core>) {
@@ -90,35 +36,142 @@ pub(crate) async fn promote(core: Arc<Core>) {
             () = core.stop.cancelled() => return,
             _ = ticks.tick() => {}
         }
-        let metrics = core.metrics();
-        let Some(change) = next_promotion(&metrics) else { continue };
+        if next_step(&core.metrics()).is_none() {
+            continue;
+        }
         let _one_at_a_time = core.membership.lock().await;
+        // What was to be done may be done by now.
+        let Some(step) = next_step(&core.metrics()) else { continue };
         tokio::select! {
             () = core.stop.cancelled() => return,
-            changed = core.raft.change_membership(change.clone(), true) => match changed {
-                Ok(_) => tracing::info!(?change, "the membership changed"),
-                Err(error) => tracing::warn!(%error, ?change, "the membership did not change"),
-            },
+            () = take(&core, step) => {}
         }
     }
 }
 
-fn next_promotion(metrics: &Metrics) -> Option<ChangeMembers<NodeId, Member>> {
-    let replication = metrics.replication.as_ref()?;
+/// What a leader does by itself about who belongs to the cluster.
+enum Step {
+    /// The second half of a change of voters.
+    Complete,
+    Promote(NodeId),
+    Replace {
+        predecessor: NodeId,
+        successor: NodeId,
+    },
+}
+
+fn next_step(metrics: &Metrics) -> Option<Step> {
+    metrics.replication.as_ref()?;
     let membership = metrics.membership_config.membership();
     if metrics.membership_config != metrics.committed_membership_config {
         return None;
     }
     if membership.get_joint_config().len() > 1 {
-        return Some(ChangeMembers::AddVoterIds(BTreeSet::new()));
+        return Some(Step::Complete);
     }
-    let last = metrics.last_log_index.unwrap_or(0);
-    let caught_up = membership.learner_ids().find(|id| {
-        let wanted = membership.get_node(id).is_some_and(|member| !member.learner);
-        let matched = replication.get(id).and_then(|log_id| log_id.as_ref()).map(|log_id| log_id.index());
-        wanted && matched.is_some_and(|matched| matched.saturating_add(LAG_ENTRIES_MAX) >= last)
-    })?;
-    Some(ChangeMembers::AddVoterIds(BTreeSet::from([caught_up])))
+    let caught_up = |id: &NodeId| operate::lag(metrics, *id).is_some_and(|lag| lag <= LAG_ENTRIES_MAX);
+    let successor = membership.learner_ids().filter(caught_up).find_map(|id| {
+        let member = membership.get_node(&id)?;
+        (!member.learner).then_some((id, member.replaces))
+    });
+    successor.map(|(successor, replaces)| match replaces {
+        // Whoever was to be replaced may be gone by now.
+        Some(predecessor) if membership.get_node(&predecessor).is_some() => Step::Replace { predecessor, successor },
+        _ => Step::Promote(successor),
+    })
+}
+
+async fn take(core: &Core, step: Step) {
+    // What fails is tried again with the next tick.
+    let (change, retain, leaves) = match step {
+        Step::Complete => (ChangeMembers::AddVoterIds(BTreeSet::new()), true, None),
+        Step::Promote(id) => (ChangeMembers::AddVoterIds(BTreeSet::from([id])), true, None),
+        Step::Replace { predecessor, successor } => {
+            let metrics = core.metrics();
+            let membership = metrics.membership_config.membership();
+            let (Some(gone), Some(member)) = (membership.get_node(&predecessor), membership.get_node(&successor))
+            else {
+                return;
+            };
+            let mut voters: BTreeSet<NodeId> = membership.voter_ids().collect();
+            let voted = voters.remove(&predecessor);
+            if predecessor == core.node_id {
+                // Whoever leads then goes on.
+                if let Some(next) = operate::best(core, &voters) {
+                    operate::hand_over(core, next).await;
+                }
+                return;
+            }
+            voters.insert(successor);
+            let member = Member { replaces: None, ..member.clone() };
+            let mut changes = vec![
+                ChangeMembers::SetNodes(BTreeMap::from([(successor, member)])),
+                ChangeMembers::ReplaceAllVoters(voters),
+            ];
+            if !voted {
+                changes.push(ChangeMembers::RemoveNodes(BTreeSet::from([predecessor])));
+            }
+            (ChangeMembers::Batch(changes), false, Some((predecessor, gone.clone())))
+        }
+    };
+    if operate::commit(core, change, retain).await.is_ok()
+        && let Some((id, member)) = leaves
+    {
+        operate::farewell(core, id, &member).await;
+    }
+}
+
+/// Asks, on a node that no leader has talked to for long, whether it still belongs to the cluster.
+pub(crate) async fn watch_standing(core: Arc<Core>) {
+    let silence_max = 4 * Duration::from_millis(core.options.election_timeout_ms_max);
+    let mut ticks = tokio::time::interval(STANDING_INTERVAL);
+    ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    let mut heard_at = Instant::now();
+    let mut staleness_before = None;
+    loop {
+        tokio::select! {
+            () = core.stop.cancelled() => return,
+            _ = ticks.tick() => {}
+        }
+        let staleness = core.staleness();
+        if staleness.is_some_and(|staleness| staleness < silence_max) || staleness < staleness_before {
+            heard_at = Instant::now();
+        }
+        staleness_before = staleness;
+        if heard_at.elapsed() < silence_max {
+            continue;
+        }
+        let membership = core.metrics().membership_config.membership().clone();
+        let others = membership.nodes().filter(|(id, _)| **id != core.node_id);
+        let asked = others
+            .map(|(id, member)| core.network.call(*id, &member.peer_address, PeerRoute::Standing, (), INFO_TIMEOUT));
+        let answers = join_all(asked).await;
+        if answers.iter().any(|answer| matches!(answer, Ok(StandingResponse::Removed))) {
+            core.removed.cancel();
+            return;
+        }
+    }
+}
+
+/// Whether a node belongs to the cluster, as far as this one can tell.
+pub(crate) fn standing(core: &Core, node: NodeId) -> StandingResponse {
+    let metrics = core.metrics();
+    let membership = metrics.committed_membership_config.membership();
+    let leads = core.lead().is_some() && core.staleness().is_some_and(|staleness| staleness < core.quorum_lease());
+    match membership.get_node(&node) {
+        Some(_) => StandingResponse::Member,
+        // An id is taken into the membership before the node learns it, so that only who was removed is unknown here.
+        None if leads && operate::is_settled(&metrics) => StandingResponse::Removed,
+        None => StandingResponse::NotKnown,
+    }
+}
+
+pub(crate) fn greeting(core: &Core) -> Greeting {
+    Greeting {
+        identity: Some((core.cluster, core.node_id)),
+        api_address: core.options.api_address.clone(),
+        learner: core.options.learner,
+    }
 }
 
 /// The cluster as one node sees it.
@@ -132,6 +185,8 @@ pub struct ClusterStatus {
     pub revision: Revision,
     pub applied_index: u64,
     pub committed_index: u64,
+    /// The log entry that set the membership.
+    pub membership_index: u64,
     /// Of the applied state.
     pub cluster_time: ClusterTime,
     pub members: Vec<MemberStatus>,
@@ -143,6 +198,8 @@ pub struct MemberStatus {
     pub voter: bool,
     pub api_address: String,
     pub peer_address: String,
+    /// Whose place it takes once it has caught up.
+    pub replaces: Option<NodeId>,
     /// Answered this node just now.
     pub reachable: bool,
     /// Unknown while the member is out of reach.
@@ -188,6 +245,7 @@ pub(crate) async fn status(core: &Core) -> ClusterStatus {
                 voter,
                 api_address: member.api_address.clone(),
                 peer_address: member.peer_address.clone(),
+                replaces: member.replaces,
                 reachable: info.is_some(),
                 applied_index,
                 lag_entries: applied_index.map(|applied| committed_index.saturating_sub(applied)),
@@ -206,6 +264,7 @@ pub(crate) async fn status(core: &Core) -> ClusterStatus {
         revision,
         applied_index,
         committed_index,
+        membership_index: metrics.membership_config.log_id().as_ref().map_or(0, |log_id| log_id.index),
         cluster_time,
         members,
     }

@@ -4,6 +4,8 @@ use rollcall_registry::{ClusterTime, Command, Once, Outcome, Revision};
 use rollcall_storage::{ClusterId, LogId, NodeId};
 use serde::{Deserialize, Serialize};
 
+use crate::operate::{Operation, Terms};
+
 /// What goes around every request between members, so that none acts on what was meant for another.
 #[derive(Debug, Serialize, Deserialize)]
 pub(crate) struct Envelope<T> {
@@ -107,6 +109,38 @@ pub(crate) enum JoinResponse {
     Refused {
         reason: String,
     },
+}
+
+/// An operator's request on its way to the leader.
+#[derive(Debug, Serialize, Deserialize)]
+pub(crate) struct OperateRequest {
+    pub operation: Operation,
+    pub terms: Terms,
+}
+
+/// Who listens at a peer address, before anything is known of it.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub(crate) struct Greeting {
+    /// None while it waits to be added.
+    pub identity: Option<(ClusterId, NodeId)>,
+    pub api_address: String,
+    pub learner: bool,
+}
+
+/// What a node that was added is told: who it is from now on.
+#[derive(Clone, Copy, Debug, Serialize, Deserialize)]
+pub(crate) struct Adoption {
+    pub cluster: ClusterId,
+    pub node_id: NodeId,
+}
+
+/// Whether a node that hears from nobody still belongs to the cluster.
+#[derive(Debug, Serialize, Deserialize)]
+pub(crate) enum StandingResponse {
+    Member,
+    /// Said only by a leader whose quorum answered just now.
+    Removed,
+    NotKnown,
 }
 
 /// Who a node is and how far it got.

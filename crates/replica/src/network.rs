@@ -108,6 +108,11 @@ impl Network {
         Self { transport, cluster, node_id, lead: Arc::default(), stamps: Arc::default(), append_patience }
     }
 
+    /// For what goes to a node outside of the cluster.
+    pub(crate) fn transport(&self) -> &dyn AnyTransport {
+        &*self.transport
+    }
+
     pub(crate) async fn is_gone(&self, address: &str) -> bool {
         self.transport.is_gone(address.to_owned()).await
     }

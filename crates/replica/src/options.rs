@@ -4,6 +4,8 @@ use std::path::PathBuf;
 
 use rollcall_registry::HistoryLimits;
 
+use crate::admission::Door;
+
 /// What a member needs to know to start.
 #[derive(Clone, Debug)]
 pub struct Options {
@@ -29,14 +31,12 @@ pub struct Options {
 }
 
 /// How a node without an identity comes to one. A directory that already is a node's is resumed in any mode.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug)]
 pub enum StartMode {
     /// Founds a cluster of one.
     Bootstrap,
     /// Asks these peer addresses to be taken in, until one does.
-    Join {
-        peers: Vec<String>,
-        token: Option<String>,
-    },
-    Existing,
+    Join { peers: Vec<String>, token: Option<String> },
+    /// Waits behind this door until an operator adds it.
+    Wait(Door),
 }

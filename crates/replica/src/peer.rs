@@ -27,6 +27,16 @@ pub enum PeerRoute {
     Join = 8,
     /// Who are you, and whom do you know?
     Info = 9,
+    /// An operator's request for the leader.
+    Operate = 10,
+    /// Who is there, asked by somebody who does not know.
+    Greet = 11,
+    /// A node that waits to be added is told who it is.
+    Adopt = 12,
+    /// A removed node is told so.
+    Farewell = 13,
+    /// A node that hears from nobody asks whether it still belongs.
+    Standing = 14,
 }
 
 impl PeerRoute {
@@ -40,6 +50,11 @@ impl PeerRoute {
         Self::ReadIndex,
         Self::Join,
         Self::Info,
+        Self::Operate,
+        Self::Greet,
+        Self::Adopt,
+        Self::Farewell,
+        Self::Standing,
     ];
 
     pub fn number(self) -> u8 {

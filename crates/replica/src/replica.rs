@@ -12,21 +12,24 @@ use parking_lot::Mutex;
 use rollcall_registry::{ClusterTime, Command, Digest, Outcome, Revision};
 use rollcall_storage::{
     ClusterId, DataDir, DataDirError, FailureWatch, Identity, Member, NodeId, OpenError, Release, Roll, StoreFailure,
+    WeakDataDir,
 };
 use tokio::sync::Notify;
 use tokio::task::JoinHandle;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
+use crate::admission::Kept;
 use crate::barrier::{self, BarrierError, Consistency, DigestError, Freshness};
 use crate::core::{Core, Raft, Stamps};
 use crate::membership::{self, ClusterStatus};
-use crate::message::{JoinRequest, JoinResponse};
+use crate::message::{Greeting, JoinRequest, JoinResponse};
 use crate::network::{self, AnyTransport, Network};
+use crate::operate::{OperateError, Operated, Operation, Terms};
 use crate::options::{Options, StartMode};
 use crate::peer::{ByteStream, PeerRefusal, PeerRoute, Sent, Transport};
 use crate::proposer::{self, Request, SubmitError};
-use crate::{driver, handler, pacer, read_index, succession};
+use crate::{driver, handler, operate, pacer, read_index, succession};
 
 /// The founder's id. Later ones are indexes of log entries, and the founder's own entries come before the first of them.
 const FOUNDER: NodeId = 1;
@@ -51,8 +54,6 @@ pub enum StartError {
         #[source]
         source: OpenError,
     },
-    #[error("{path} belongs to no cluster yet: start with --bootstrap to found one, or with --join to join one")]
-    NoCluster { path: PathBuf },
     #[error("the timing is not possible: {reason}")]
     Timing { reason: String },
     #[error("{peer} refused to take this node in: {reason}")]
@@ -75,6 +76,13 @@ pub enum Failure {
     Raft(String),
     #[error("a task of this member panicked")]
     Task,
+    #[error(
+        "node {node_id} was removed from cluster {cluster_id}; its directory {path} is marked and will not be used again: \
+         delete it to start a new node there"
+    )]
+    Removed { cluster_id: ClusterId, node_id: NodeId, path: PathBuf },
+    #[error("this node was removed from its cluster, but its directory cannot be marked: {0}")]
+    Unmarked(String),
 }
 
 /// What became of a command.
@@ -100,6 +108,7 @@ pub struct Replica {
     failure: FailureWatch,
     tasks: Arc<Mutex<Vec<JoinHandle<()>>>>,
     release: Arc<Mutex<Option<Release>>>,
+    dir: WeakDataDir,
     broken: CancellationToken,
 }
 
@@ -113,8 +122,11 @@ impl Replica {
         let identity = match dir.identity() {
             Some(identity) => identity,
             None => {
-                let identity = first_identity(&options, &*transport).await?;
+                let (identity, kept) = first_identity(&options, &*transport).await?;
                 dir.write_identity(identity)?;
+                if let Some(kept) = kept {
+                    kept.tell();
+                }
                 identity
             }
         };
@@ -149,6 +161,7 @@ impl Replica {
             queue,
             rounds,
             stop: CancellationToken::new(),
+            removed: CancellationToken::new(),
             membership: tokio::sync::Mutex::new(()),
             leading: Mutex::new(None),
             freshness: Mutex::default(),
@@ -171,11 +184,12 @@ impl Replica {
             watched(tokio::spawn(barrier::catch_up(core.clone()))),
             watched(tokio::spawn(pacer::drive(core.clone()))),
             watched(tokio::spawn(membership::promote(core.clone()))),
+            watched(tokio::spawn(membership::watch_standing(core.clone()))),
             watched(tokio::spawn(succession::drive(core.clone()))),
         ];
         tracing::info!(%cluster, node = node_id, "the member runs");
         let (tasks, release) = (Arc::new(Mutex::new(tasks)), Arc::new(Mutex::new(Some(dir.release()))));
-        Ok(Self { core, failure: opened.failure, tasks, release, broken })
+        Ok(Self { core, failure: opened.failure, tasks, release, dir: dir.downgrade(), broken })
     }
 
     /// Proposes one command and waits until it is applied here. It is held through elections until `deadline`.
@@ -213,6 +227,16 @@ impl Replica {
     /// Asks the other members how they are; those that do not answer within half a second count as out of reach.
     pub async fn status(&self) -> ClusterStatus {
         membership::status(&self.core).await
+    }
+
+    /// Has the leader do what an operator asks for, waiting for a leader until `deadline`.
+    pub async fn operate(
+        &self,
+        operation: Operation,
+        terms: Terms,
+        deadline: Instant,
+    ) -> Result<Operated, OperateError> {
+        operate::bring(&self.core, operation, terms, deadline).await
     }
 
     /// A digest of the whole state at exactly `index`, or where this node is now.
@@ -298,6 +322,19 @@ impl Replica {
             failure = store.failed() => Failure::Store(failure),
             fatal = raft => self.failure.get().map_or(Failure::Raft(fatal), Failure::Store),
             () = self.broken.cancelled() => Failure::Task,
+            () = self.core.removed.cancelled() => self.removed(),
+        }
+    }
+
+    fn removed(&self) -> Failure {
+        let marked = self.dir.upgrade().map(|dir| dir.mark_removed());
+        if let Some(Err(error)) = marked {
+            return Failure::Unmarked(error.to_string());
+        }
+        Failure::Removed {
+            cluster_id: self.core.cluster,
+            node_id: self.core.node_id,
+            path: self.core.options.data_dir.clone(),
         }
     }
 
@@ -349,15 +386,30 @@ fn config(options: &Options) -> Result<Arc<Config>, StartError> {
     Ok(Arc::new(config))
 }
 
-async fn first_identity(options: &Options, transport: &dyn AnyTransport) -> Result<Identity, StartError> {
+/// An identity for a directory without one, and whom to tell when it is written.
+async fn first_identity(
+    options: &Options,
+    transport: &dyn AnyTransport,
+) -> Result<(Identity, Option<Kept>), StartError> {
     match &options.start {
-        StartMode::Existing => Err(StartError::NoCluster { path: options.data_dir.clone() }),
+        StartMode::Wait(door) => {
+            let (path, peer) = (options.data_dir.display(), &options.peer_address);
+            tracing::warn!(
+                "{path} belongs to no cluster yet: waiting for `rollcall cluster add {peer}` at a member; \
+                 --bootstrap founds a cluster, --join joins one"
+            );
+            let greeting =
+                Greeting { identity: None, api_address: options.api_address.clone(), learner: options.learner };
+            let (cluster_id, node_id, kept) = door.wait(greeting).await;
+            tracing::info!(cluster = %cluster_id, node = node_id, "added to the cluster");
+            Ok((Identity { cluster_id, node_id, removed: false }, Some(kept)))
+        }
         StartMode::Bootstrap => {
             let cluster_id = ClusterId(rand::random());
             tracing::info!(cluster = %cluster_id, "founding a cluster");
-            Ok(Identity { cluster_id, node_id: FOUNDER, removed: false })
+            Ok((Identity { cluster_id, node_id: FOUNDER, removed: false }, None))
         }
-        StartMode::Join { peers, token } => join(options, transport, peers, token.clone()).await,
+        StartMode::Join { peers, token } => Ok((join(options, transport, peers, token.clone()).await?, None)),
     }
 }
 
@@ -417,35 +469,19 @@ async fn found(raft: &Raft, options: &Options) -> Result<(), StartError> {
         api_address: options.api_address.clone(),
         peer_address: options.peer_address.clone(),
         learner: false,
+        replaces: None,
     };
     raft.initialize(BTreeMap::from([(FOUNDER, founder)])).await.map_err(|error| fatal(error.into()))
 }
 
-/// Gives the lead to the follower that has got furthest, so that clients wait a round trip and not an election.
+/// Gives the lead to the follower that has got furthest.
 async fn hand_over(core: &Core) {
     let metrics = core.metrics();
-    let Some(replication) = metrics.replication.as_ref().filter(|_| metrics.state.is_leader()) else { return };
-    let membership = metrics.membership_config.membership();
-    let successor = membership
-        .voter_ids()
-        .filter(|id| *id != core.node_id && core.answers(*id, core.quorum_lease()))
-        .filter_map(|id| Some((replication.get(&id)?.as_ref()?.index(), id)))
-        .max();
-    let Some((_, successor)) = successor else { return };
-    if core.raft.trigger().transfer_leader(successor).await.is_err() {
+    if !metrics.state.is_leader() {
         return;
     }
-    let patience = Duration::from_millis(2 * core.options.election_timeout_ms_max);
-    let mut server = core.raft.server_metrics();
-    let moved = async {
-        while server.borrow_watched().current_leader.is_none_or(|leader| leader == core.node_id) {
-            if server.changed().await.is_err() {
-                return;
-            }
-        }
-    };
-    match tokio::time::timeout(patience, moved).await {
-        Ok(()) => tracing::info!(successor, "handed over the lead"),
-        Err(_) => tracing::warn!(successor, "no one took over the lead in time; the others will elect"),
+    let voters = metrics.membership_config.membership().voter_ids().collect();
+    if let Some(successor) = operate::best(core, &voters) {
+        operate::hand_over(core, successor).await;
     }
 }

@@ -231,7 +231,7 @@ pub enum Founding {
     Bootstrap,
     /// Joins the cluster of any of these peer addresses.
     Join { peers: Vec<String>, token: Option<String> },
-    /// Refuses: only a directory that is a node will do.
+    /// Waits until an operator adds it to a cluster.
     Existing,
 }
 
@@ -407,7 +407,7 @@ impl Config {
 }
 
 /// Host and port; an IPv6 host stands in brackets.
-fn split_address(address: &str) -> Option<(&str, u16)> {
+pub(crate) fn split_address(address: &str) -> Option<(&str, u16)> {
     let (host, port) = address.rsplit_once(':')?;
     let bare = host.strip_prefix('[').and_then(|host| host.strip_suffix(']'));
     let well_formed = match bare {

@@ -10,7 +10,7 @@ use rollcall_registry::ids::{NAME_BYTES_MAX, check_name};
 use rollcall_registry::query::LIMIT_MAX;
 use rollcall_registry::selector::{REQUIREMENTS_MAX, Selector};
 use rollcall_registry::{Filter, Revision, Sort, VersionRange};
-use rollcall_replica::Consistency;
+use rollcall_replica::{Consistency, Terms};
 
 use serde_json::{Map, Value};
 
@@ -328,11 +328,22 @@ pub(crate) fn index(uri: &Uri) -> Result<Option<u64>, Failure> {
     params.finish().map(|()| index)
 }
 
+/// How an operation on the cluster is meant.
+pub(crate) fn terms(uri: &Uri, can_be_forced: bool) -> Result<Terms, Failure> {
+    let mut params = Params::of(uri);
+    let dry_run = params.one_of("dry_run", SWITCH).unwrap_or(false);
+    let force = can_be_forced && params.one_of("force", SWITCH).unwrap_or(false);
+    let if_membership = params.number("if_membership", 0, u64::MAX);
+    params.finish().map(|()| Terms { dry_run, force, if_membership })
+}
+
+/// A parameter that needs no value.
+const SWITCH: &[(&str, bool)] = &[("", true), ("true", true), ("1", true), ("false", false), ("0", false)];
+
 /// `verbose`, which needs no value.
 pub(crate) fn verbose(uri: &Uri) -> Result<bool, Failure> {
     let mut params = Params::of(uri);
-    let verbose =
-        params.one_of("verbose", &[("", true), ("true", true), ("1", true), ("false", false), ("0", false)]);
+    let verbose = params.one_of("verbose", SWITCH);
     params.finish().map(|()| verbose.unwrap_or(false))
 }
 

@@ -69,6 +69,12 @@ impl Failure {
         Self::faulty(faults)
     }
 
+    /// Says of a write whether it may have been applied.
+    pub(crate) fn with_outcome(mut self, outcome: WriteOutcome) -> Self {
+        self.0.outcome = Some(outcome);
+        self
+    }
+
     pub(crate) fn invalid_id(error: &NameError) -> Self {
         Self::fault("id", error.to_string())
     }

@@ -8,7 +8,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use rollcall_registry::HistoryLimits;
-use rollcall_replica::{Failure, Options, Replica, StartError, StartMode};
+use rollcall_replica::{Door, Failure, Options, Replica, StartError, StartMode};
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
@@ -78,8 +78,8 @@ impl Server {
     /// Serves until `shutdown` resolves or the node breaks. On shutdown requests in work may finish for a few seconds,
     /// and a leader hands over before it leaves.
     pub async fn serve(self, shutdown: impl Future<Output = ()>) -> Result<(), RunError> {
-        let options = options(&self.config, self.client_address, self.peer_address);
         let (edge, peer_edge) = (Arc::new(Edge::new()), PeerEdge::default());
+        let options = options(&self.config, self.client_address, self.peer_address, peer_edge.door());
         let (stop_clients, clients_gone, stop_peers) =
             (CancellationToken::new(), CancellationToken::new(), CancellationToken::new());
         tracing::info!(clients = %self.client_address, peers = %self.peer_address, "listening");
@@ -174,11 +174,11 @@ async fn bind(address: &str) -> Result<(TcpListener, SocketAddr), RunError> {
     Ok((listener, bound))
 }
 
-fn options(config: &Config, client_address: SocketAddr, peer_address: SocketAddr) -> Options {
+fn options(config: &Config, client_address: SocketAddr, peer_address: SocketAddr, door: Door) -> Options {
     let start = match &config.founding {
         Founding::Bootstrap => StartMode::Bootstrap,
         Founding::Join { peers, token } => StartMode::Join { peers: peers.clone(), token: token.clone() },
-        Founding::Existing => StartMode::Existing,
+        Founding::Existing => StartMode::Wait(door),
     };
     Options {
         data_dir: config.data_dir.clone(),

@@ -174,6 +174,7 @@ pub(crate) fn cluster_status(status: ClusterStatus) -> api::ClusterStatusRespons
         revision: status.revision.0,
         applied_index: status.applied_index,
         committed_index: status.committed_index,
+        membership_index: status.membership_index,
         cluster_time_ms: status.cluster_time.0,
         members: status.members.into_iter().map(member).collect(),
     }
@@ -183,6 +184,7 @@ fn member(member: MemberStatus) -> api::MemberInfo {
     api::MemberInfo {
         node_id: member.node_id,
         role: if member.voter { api::Role::Voter } else { api::Role::Learner },
+        replaces: member.replaces,
         api_address: member.api_address,
         peer_address: member.peer_address,
         reachable: member.reachable,

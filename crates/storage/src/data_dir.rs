@@ -13,7 +13,7 @@ use std::fs::{self, File, OpenOptions};
 use std::io;
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
-use std::sync::Arc;
+use std::sync::{Arc, Weak};
 
 use parking_lot::Mutex;
 use rustix::fs::FlockOperation;
@@ -131,6 +131,16 @@ pub enum DataDirError {
 #[derive(Clone, Debug)]
 pub struct DataDir(Arc<Inner>);
 
+/// A data directory that is not held by this: [`Self::upgrade`] gives it back as long as somebody else holds it.
+#[derive(Clone, Debug)]
+pub struct WeakDataDir(Weak<Inner>);
+
+impl WeakDataDir {
+    pub fn upgrade(&self) -> Option<DataDir> {
+        self.0.upgrade().map(DataDir)
+    }
+}
+
 #[derive(Debug)]
 struct Inner {
     path: PathBuf,
@@ -185,6 +195,10 @@ impl DataDir {
 
     pub fn path(&self) -> &Path {
         &self.0.path
+    }
+
+    pub fn downgrade(&self) -> WeakDataDir {
+        WeakDataDir(Arc::downgrade(&self.0))
     }
 
     pub fn release(&self) -> Release {

@@ -21,7 +21,7 @@ mod rocks;
 pub mod state;
 pub mod types;
 
-pub use data_dir::{ClusterId, ClusterIdError, DataDir, DataDirError, Identity, Release};
+pub use data_dir::{ClusterId, ClusterIdError, DataDir, DataDirError, Identity, Release, WeakDataDir};
 pub use failure::{FailureWatch, StoreFailure};
 pub use log::{LogEnd, LogOpenError, LogReader, LogStore};
 pub use open::{OpenError, Stores, open};

@@ -103,6 +103,8 @@ pub struct Member {
     pub peer_address: String,
     /// Stays a learner: is never promoted by itself.
     pub learner: bool,
+    /// Takes the place of this node once it has caught up.
+    pub replaces: Option<NodeId>,
 }
 
 impl fmt::Display for Member {

@@ -4,6 +4,7 @@ mod bad_input;
 mod failover;
 mod identity;
 mod leases;
+mod operate;
 mod paused;
 mod reads;
 mod restart;

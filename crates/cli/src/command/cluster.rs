@@ -6,7 +6,7 @@ use rollcall_api::{ClusterStatusResponse, Role};
 use rollcall_client::Client;
 use tokio::time::Instant;
 
-use super::{attempt, client};
+use super::{attempt, client, members};
 use crate::args::{Cluster, Global, Wait};
 use crate::failure::Failure;
 use crate::output::{self, Table};
@@ -25,6 +25,12 @@ pub(super) async fn run(global: &Global, command: &Cluster) -> Result<(), Failur
             let status = attempt("ask for the cluster status", client(global)?.cluster_status().await)?;
             output::show(global.output, &status, describe)
         }
+        Cluster::Add(_)
+        | Cluster::Promote(_)
+        | Cluster::Demote(_)
+        | Cluster::Remove(_)
+        | Cluster::Replace(_)
+        | Cluster::Transfer(_) => members::run(global, &client(global)?, command).await,
         Cluster::Wait(args) => {
             wait(&client(global)?, args, global.timeout.unwrap_or(WAIT_DEFAULT)).await?;
             output::print("ready\n")

@@ -6,6 +6,7 @@ mod completions;
 mod config;
 mod dev;
 mod instance;
+mod members;
 mod register;
 mod serve;
 mod watch;

@@ -4,6 +4,7 @@ mod cluster;
 mod discovery;
 mod health;
 mod heartbeats;
+mod members;
 mod openapi;
 mod services;
 mod socket;
@@ -17,7 +18,7 @@ use axum::extract::{FromRequestParts, Path, Request};
 use axum::http::request::Parts;
 use axum::http::{HeaderValue, StatusCode, header};
 use axum::response::Response;
-use axum::routing::{get, post};
+use axum::routing::{delete, get, post};
 use rollcall_registry::{InstanceId, TenantId};
 use rollcall_replica::Replica;
 use serde::Serialize;
@@ -93,6 +94,12 @@ impl Native {
             .route("/api/heartbeats", post(heartbeats::heartbeats))
             .route("/api/cluster/status", get(cluster::status))
             .route("/api/cluster/digest", get(cluster::digest))
+            .route("/api/cluster/members", post(members::add))
+            .route("/api/cluster/members/{id}", delete(members::remove))
+            .route("/api/cluster/members/{id}/promote", post(members::promote))
+            .route("/api/cluster/members/{id}/demote", post(members::demote))
+            .route("/api/cluster/members/{id}/replace", post(members::replace))
+            .route("/api/cluster/leader", post(members::transfer))
             .route("/livez", get(health::livez))
             .route("/readyz", get(health::readyz))
             .route("/metrics", get(health::metrics))

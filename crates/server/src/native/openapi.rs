@@ -11,7 +11,7 @@ use utoipa::openapi::schema::{ArrayBuilder, ObjectBuilder, Type};
 use utoipa::openapi::{self, RefOr, Required};
 use utoipa::{Modify, OpenApi};
 
-use super::{cluster, discovery, health, heartbeats, services, socket, watch};
+use super::{cluster, discovery, health, heartbeats, members, services, socket, watch};
 
 #[derive(OpenApi)]
 #[openapi(
@@ -33,6 +33,12 @@ use super::{cluster, discovery, health, heartbeats, services, socket, watch};
         socket::socket,
         cluster::status,
         cluster::digest,
+        members::add,
+        members::promote,
+        members::demote,
+        members::remove,
+        members::replace,
+        members::transfer,
         health::livez,
         health::readyz,
         health::metrics,

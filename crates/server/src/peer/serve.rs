@@ -9,7 +9,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use futures_util::stream::{self, FuturesUnordered};
 use futures_util::{Stream, StreamExt};
-use rollcall_replica::{ByteStream, PeerRefusal, PeerRoute, Replica};
+use rollcall_replica::{ByteStream, Door, PeerRefusal, PeerRoute, Replica};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::Semaphore;
@@ -68,6 +68,8 @@ impl Member for Replica {
 #[derive(Clone)]
 pub(crate) struct PeerEdge<M = Replica> {
     member: Arc<OnceLock<M>>,
+    /// Where a node without an identity waits to be added.
+    door: Door,
     /// For what is larger than small, over all connections; in KiB.
     room: Arc<Semaphore>,
 }
@@ -80,7 +82,11 @@ impl<M> Default for PeerEdge<M> {
 
 impl<M> PeerEdge<M> {
     pub(super) fn with_room(kib: usize) -> Self {
-        Self { member: Arc::default(), room: Arc::new(Semaphore::new(kib)) }
+        Self { member: Arc::default(), door: Door::default(), room: Arc::new(Semaphore::new(kib)) }
+    }
+
+    pub(crate) fn door(&self) -> Door {
+        self.door.clone()
     }
 
     pub(super) fn room(&self) -> Arc<Semaphore> {
@@ -99,7 +105,13 @@ impl<M: Member> PeerEdge<M> {
     }
 
     async fn answer(&self, tag: u8, body: Option<Bytes>) -> (Verdict, Bytes) {
-        let Some(member) = self.member.get() else { return starting() };
+        let Some(member) = self.member.get() else {
+            let answered = match PeerRoute::of(tag).zip(body) {
+                Some((route, body)) => self.door.answer(route, body).await,
+                None => None,
+            };
+            return answered.map_or_else(starting, rendered);
+        };
         rendered(match (PeerRoute::of(tag), body) {
             (None, _) => Err(PeerRefusal::Malformed(format!("there is no peer route {tag}"))),
             (Some(_), None) => Err(PeerRefusal::Misdirected(NOT_ADDRESSED.to_owned())),

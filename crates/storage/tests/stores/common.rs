@@ -25,7 +25,8 @@ pub(crate) fn log_id(index: u64) -> LogId {
 pub(crate) fn entry(index: u64) -> LogEntry {
     match index {
         0 => {
-            let member = Member { api_address: "a".to_owned(), peer_address: "p".to_owned(), learner: false };
+            let member =
+                Member { api_address: "a".to_owned(), peer_address: "p".to_owned(), learner: false, replaces: None };
             let membership = Membership::new(vec![[1].into()], std::collections::BTreeMap::from([(1, member)]));
             LogEntry::new_membership(log_id(0), membership.expect("the voter is a member"))
         }

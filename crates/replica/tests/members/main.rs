@@ -1,5 +1,7 @@
 //! Whole members in one process: real stores, a transport that a test can cut.
 
+mod operate;
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering::SeqCst};
@@ -9,7 +11,7 @@ use bytes::Bytes;
 use parking_lot::Mutex;
 use rollcall_registry::*;
 use rollcall_replica::{
-    Applied, BarrierError, ByteStream, Consistency, Options, PeerRefusal, PeerRoute, Replica, Sent, StartMode,
+    Applied, BarrierError, ByteStream, Consistency, Door, Options, PeerRefusal, PeerRoute, Replica, Sent, StartMode,
     SubmitError, Transport, TransportError,
 };
 use tempfile::TempDir;
@@ -27,6 +29,8 @@ struct Wires {
     /// Batches to this member wait for ever for their turn, and to the others there is no way.
     no_turn_at: Arc<Mutex<Option<String>>>,
     election_timeout_ms: Option<u64>,
+    /// Where those wait that are to be added.
+    doors: Arc<Mutex<BTreeMap<String, Door>>>,
 }
 
 struct Wire {
@@ -55,6 +59,12 @@ impl Transport for Wire {
         sent: &Sent,
     ) -> Result<Bytes, TransportError> {
         let lost = |source: String| TransportError::Lost { address: address.to_owned(), source: source.into() };
+        let door = self.wires.doors.lock().get(address).cloned();
+        if let Some(door) = door
+            && let Some(answer) = door.answer(route, body.clone()).await
+        {
+            return answer.map_err(|refusal| lost(refusal.to_string()));
+        }
         let member = self.member(address)?;
         if route == PeerRoute::Append
             && let Some(left) = self.wires.appends_left.lock().get_mut(address)
@@ -106,8 +116,15 @@ impl Wires {
     }
 
     async fn start_as(&self, dir: &TempDir, name: &str, start: StartMode, learner: bool) -> Replica {
+        let wire = Wire { wires: self.clone(), from: name.to_owned() };
+        let replica = Replica::start(self.options(dir, name, start, learner), wire).await.expect("a member starts");
+        self.members.lock().insert(name.to_owned(), replica.clone());
+        replica
+    }
+
+    fn options(&self, dir: &TempDir, name: &str, start: StartMode, learner: bool) -> Options {
         let election_timeout_ms = self.election_timeout_ms.unwrap_or(400);
-        let options = Options {
+        Options {
             data_dir: dir.path().join(name),
             api_address: format!("{name}:7900"),
             peer_address: name.to_owned(),
@@ -120,11 +137,14 @@ impl Wires {
             log_entries_kept: 5,
             history: HistoryLimits::default(),
             version: "test",
-        };
-        let wire = Wire { wires: self.clone(), from: name.to_owned() };
-        let replica = Replica::start(options, wire).await.expect("a member starts");
-        self.members.lock().insert(name.to_owned(), replica.clone());
-        replica
+        }
+    }
+
+    /// A node that waits until it is added.
+    async fn start_waiting(&self, dir: &TempDir, name: &str) -> Replica {
+        let door = Door::default();
+        self.doors.lock().insert(name.to_owned(), door.clone());
+        self.start(dir, name, StartMode::Wait(door)).await
     }
 
     async fn three(&self, dir: &TempDir) -> [Replica; 3] {
@@ -291,7 +311,7 @@ async fn a_member_that_starts_is_current_with_the_first_append() {
     drop(c);
 
     wires.appends_left.lock().insert("c".to_owned(), 1);
-    let c = wires.start(&dir, "c", StartMode::Existing).await;
+    let c = wires.start(&dir, "c", StartMode::Wait(Door::default())).await;
     until("a current member", || async { c.barrier(Consistency::default(), soon()).await.is_ok() }).await;
     assert!(shows(&c, "x"));
     for member in [&a, &b, &c] {
