@@ -20,6 +20,8 @@ pub struct Cluster {
     pub nodes: Vec<Node>,
     directory: TempDir,
     arguments: Vec<String>,
+    /// Nodes that there ever were.
+    added: usize,
 }
 
 impl Cluster {
@@ -44,25 +46,56 @@ impl Cluster {
     /// # Panics
     /// When they do not get there in time.
     pub async fn start_in(parent: &Path, count: usize, arguments: &[&str]) -> Self {
-        let directory =
-            tempfile::Builder::new().prefix("rollcall-").tempdir_in(parent).expect("a temporary directory");
-        let arguments = arguments.iter().map(|argument| (*argument).to_owned()).collect();
-        let mut cluster = Self { nodes: Vec::new(), directory, arguments };
+        let mut cluster = Self::empty(parent, arguments);
         for number in 0..count {
             let founding = match cluster.nodes.first() {
                 None => vec!["--bootstrap".to_owned()],
                 Some(first) => vec!["--join".to_owned(), first.peer_address()],
             };
-            cluster.add(number, founding);
+            cluster.add(founding);
             cluster.nodes[number].start();
         }
         cluster.ready().await;
         cluster
     }
 
-    fn add(&mut self, number: usize, founding: Vec<String>) {
+    fn empty(parent: &Path, arguments: &[&str]) -> Self {
+        let directory =
+            tempfile::Builder::new().prefix("rollcall-").tempdir_in(parent).expect("a temporary directory");
+        let arguments = arguments.iter().map(|argument| (*argument).to_owned()).collect();
+        Self { nodes: Vec::new(), directory, arguments, added: 0 }
+    }
+
+    /// A cluster of one node, on what `make` put into its data directory, and waits until it is ready.
+    ///
+    /// # Panics
+    /// When it does not get there in time.
+    pub async fn made(make: impl AsyncFnOnce(&Node)) -> Self {
+        let mut cluster = Self::empty(&std::env::temp_dir(), &[]);
+        cluster.add(Vec::new());
+        make(&cluster.nodes[0]).await;
+        cluster.nodes[0].start();
+        cluster.ready().await;
+        cluster
+    }
+
+    /// Adds nodes, and waits until all are voters.
+    ///
+    /// # Panics
+    /// When they do not get there in time.
+    pub async fn grow(&mut self, count: usize) {
+        for _ in 0..count {
+            let founding = ["--join", &self.nodes[0].peer_address()].map(str::to_owned);
+            self.add(founding.to_vec());
+            self.nodes.last_mut().expect("it was just added").start();
+        }
+        self.ready().await;
+    }
+
+    fn add(&mut self, founding: Vec<String>) {
+        self.added += 1;
         let arguments = [founding, self.arguments.clone()].concat();
-        self.nodes.push(Node::new(self.directory.path(), &format!("node-{}", number + 1), arguments));
+        self.nodes.push(Node::new(self.directory.path(), &format!("node-{}", self.added), arguments));
     }
 
     /// Adds a node that stays a learner, and waits until it is ready.
@@ -72,7 +105,7 @@ impl Cluster {
     pub async fn learner(&mut self) -> usize {
         let place = self.nodes.len();
         let founding = ["--join", &self.nodes[0].peer_address(), "--node-role", "learner"].map(str::to_owned);
-        self.add(place, founding.to_vec());
+        self.add(founding.to_vec());
         self.nodes[place].start();
         self.nodes[place].ready(START_DEADLINE).await;
         place

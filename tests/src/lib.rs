@@ -8,11 +8,13 @@
 //! - Nobody sleeps: [`wait_until`] waits for a condition with a deadline, and is the only place that pauses.
 //! - When a test fails the end of every node's log is shown; when it passes, no log may tell of a panic.
 //!
-//! Read in this order: [`Cluster`], [`Node`], [`Api`], [`Events`]; [`etcd`] is the same for the neighbour that is measured beside.
+//! Read in this order: [`Cluster`], [`Node`], [`Api`], [`Events`]; [`Docker`] runs nodes in containers instead; [`etcd`] is
+//! the same for the neighbour that is measured beside.
 //! The binary is `$ROLLCALL_BIN`, else `rollcall` in the target directory that the test was built in.
 
 mod api;
 mod cluster;
+mod docker;
 pub mod etcd;
 mod node;
 mod ports;
@@ -22,7 +24,9 @@ mod watch;
 
 pub use api::{Answer, Api};
 pub use cluster::Cluster;
+pub use docker::{Docker, skip, workspace};
 pub use node::{Node, rollcall};
-pub use process::built;
+pub use ports::Port;
+pub use process::{Process, built};
 pub use wait::{pass, wait_until};
 pub use watch::{Event, Events};

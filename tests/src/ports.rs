@@ -10,7 +10,7 @@ const COUNT: u16 = 15_000;
 /// One TCP port on loopback. While it is held the UDP port of the same number is bound, which nobody wants but other
 /// tests that look for a port: so it is reserved between processes without being in the node's way.
 #[derive(Debug)]
-pub(crate) struct Port {
+pub struct Port {
     pub(crate) number: u16,
     _reservation: UdpSocket,
 }
@@ -18,7 +18,7 @@ pub(crate) struct Port {
 impl Port {
     /// # Panics
     /// When no port is free.
-    pub(crate) fn reserve() -> Self {
+    pub fn reserve() -> Self {
         static NEXT: AtomicU16 = AtomicU16::new(0);
         let start = (std::process::id() % u32::from(COUNT)) as u16;
         for _ in 0..COUNT {
@@ -33,7 +33,7 @@ impl Port {
         panic!("no port is free");
     }
 
-    pub(crate) fn address(&self) -> String {
+    pub fn address(&self) -> String {
         format!("127.0.0.1:{}", self.number)
     }
 }

@@ -12,12 +12,12 @@ use crate::wait::wait_until;
 
 /// A program that may be running.
 #[derive(Debug, Default)]
-pub(crate) struct Process {
+pub struct Process {
     child: Option<Child>,
 }
 
 impl Process {
-    pub(crate) fn is_running(&self) -> bool {
+    pub fn is_running(&self) -> bool {
         self.child.is_some()
     }
 
@@ -25,7 +25,7 @@ impl Process {
     ///
     /// # Panics
     /// When it runs already or cannot be started.
-    pub(crate) fn start(&mut self, mut command: Command, log: &Path) {
+    pub fn start(&mut self, mut command: Command, log: &Path) {
         assert!(self.child.is_none(), "the process runs already");
         let log = File::options().create(true).append(true).open(log).expect("a log file");
         command.stdin(Stdio::null()).stdout(log.try_clone().expect("a second handle on the log")).stderr(log);
@@ -39,13 +39,13 @@ impl Process {
 
     /// # Panics
     /// When it does not run.
-    pub(crate) fn pid(&self) -> u32 {
+    pub fn pid(&self) -> u32 {
         self.child().id()
     }
 
     /// # Panics
     /// When it does not run.
-    pub(crate) fn signal(&self, signal: Signal) {
+    pub fn signal(&self, signal: Signal) {
         kill_process(Pid::from_child(self.child()), signal)
             .expect("a signal reaches a child that was not waited for");
     }
@@ -54,7 +54,7 @@ impl Process {
     ///
     /// # Panics
     /// When it does not run.
-    pub(crate) fn kill9(&mut self) {
+    pub fn kill9(&mut self) {
         self.signal(Signal::KILL);
         self.child.take().expect("the process runs").wait().expect("a killed child ends");
     }
@@ -63,7 +63,7 @@ impl Process {
     ///
     /// # Panics
     /// When it does not end in time.
-    pub(crate) async fn exit(&mut self, deadline: Duration) -> ExitStatus {
+    pub async fn exit(&mut self, deadline: Duration) -> ExitStatus {
         let mut child = self.child.take().expect("the process runs");
         wait_until("the process ends", deadline, || {
             let status = child.try_wait().expect("a child can be asked");

@@ -19,6 +19,7 @@ pub struct ClusterStatusResponse {
     pub applied_index: u64,
     pub committed_index: u64,
     /// The log entry that set the membership: `if_membership` of a change.
+    #[serde(default)]
     pub membership_index: u64,
     /// Of the applied state: milliseconds that some leader held a quorum since the cluster was founded.
     pub cluster_time_ms: u64,
@@ -110,6 +111,8 @@ pub struct ClusterChangeResponse {
 pub struct DigestResponse {
     /// The log index whose state was digested.
     pub applied_index: u64,
-    /// 32 hexadecimal digits; equal on all nodes at equal index.
+    /// 32 hexadecimal digits; equal on all nodes at equal index, and before and after a restore or a recovery.
     pub digest: String,
+    /// No part of what is digested.
+    pub epoch: u64,
 }

@@ -7,6 +7,12 @@ pub const REVISION: &str = "rollcall-revision";
 /// linearizable reads.
 pub const STALENESS_MS: &str = "rollcall-staleness-ms";
 
+/// On backups: the epoch, which restore and recovery move.
+pub const EPOCH: &str = "rollcall-epoch";
+
+/// On backups: the index of the last log entry in it.
+pub const APPLIED_INDEX: &str = "rollcall-applied-index";
+
 /// On answers: the id of the node that answered.
 pub const NODE: &str = "rollcall-node";
 

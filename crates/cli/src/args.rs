@@ -58,7 +58,7 @@ pub(crate) enum Command {
     Serve(Box<Serve>),
     /// Run a whole cluster on this machine, in the foreground
     Dev(Dev),
-    /// Look at the cluster, and change it
+    /// Look at the cluster, and look after it
     #[command(subcommand)]
     Cluster(Cluster),
     /// Put an instance on the roll
@@ -119,6 +119,61 @@ pub(crate) enum Cluster {
     Transfer(Transfer),
     /// Wait until the cluster can do its work
     Wait(Wait),
+    /// Write the whole roll of all tenants into a file, while the cluster serves
+    Backup(Backup),
+    /// Read a backup as a restore does, and say what it holds
+    Verify { file: PathBuf },
+    /// Make a new cluster of a backup, in a directory without a node
+    Restore(Restore),
+    /// Make a cluster of what one node kept, when the others are gone for good
+    Recover(Recover),
+}
+
+#[derive(Args, Debug)]
+pub(crate) struct Backup {
+    /// Where to; `-` writes to standard output. The file has its name only once all of it was checked and is durable
+    pub(crate) file: PathBuf,
+    /// Replace the file if it is there
+    #[arg(long)]
+    pub(crate) overwrite: bool,
+}
+
+#[derive(Args, Debug)]
+pub(crate) struct Restore {
+    /// The backup
+    pub(crate) file: PathBuf,
+    /// Where the first node of the new cluster is to keep its data: a new or an empty directory
+    #[arg(long, value_name = "DIR")]
+    pub(crate) data_dir: PathBuf,
+    /// `host:port` where clients will reach that node
+    #[arg(long, value_name = "ADDRESS")]
+    pub(crate) advertise: String,
+    /// `host:port` where other nodes will reach it
+    #[arg(long, value_name = "ADDRESS")]
+    pub(crate) peer_advertise: String,
+    /// The new cluster's epoch, if the backup's next was in use already: by a cluster that was restored from the same
+    /// backup before [default: the backup's + 1]
+    #[arg(long)]
+    pub(crate) epoch: Option<u64>,
+}
+
+#[derive(Args, Debug)]
+pub(crate) struct Recover {
+    /// The data directory of the node that is left; the node must not run
+    #[arg(long, value_name = "DIR")]
+    pub(crate) data_dir: PathBuf,
+    /// `host:port` where clients will reach the node [default: as before]
+    #[arg(long, value_name = "ADDRESS")]
+    pub(crate) advertise: Option<String>,
+    /// `host:port` where other nodes will reach it [default: as before]
+    #[arg(long, value_name = "ADDRESS")]
+    pub(crate) peer_advertise: Option<String>,
+    /// Do not ask
+    #[arg(long)]
+    pub(crate) yes: bool,
+    /// Say what would be kept and dropped, and change nothing
+    #[arg(long, conflicts_with = "yes")]
+    pub(crate) dry_run: bool,
 }
 
 #[derive(Args, Debug)]

@@ -8,6 +8,7 @@ use rollcall_bench::{Error as BenchError, RequestError};
 use rollcall_client::{BuildError, Error as ClientError, KeepAliveError};
 use rollcall_server::RunError;
 use rollcall_server::config::ConfigError;
+use rollcall_server::offline::{BackupError, DataDirError, RecoveryError, RestoreError};
 
 /// Scripts rely on these numbers.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -123,6 +124,41 @@ pub(crate) enum Failure {
         #[source]
         source: io::Error,
     },
+    #[error("{action}")]
+    Backup {
+        action: String,
+        #[source]
+        source: BackupError,
+    },
+    #[error("restore {file}")]
+    Restore {
+        file: PathBuf,
+        #[source]
+        source: Box<RestoreError>,
+    },
+    #[error("recover the directory")]
+    Recover {
+        #[source]
+        source: RecoveryError,
+    },
+    #[error("not confirmed, so nothing was changed")]
+    Unconfirmed,
+    #[error("interrupted")]
+    Interrupted,
+    #[error("{path} is there already")]
+    FileExists { path: PathBuf },
+    #[error("read {path}")]
+    ReadFile {
+        path: PathBuf,
+        #[source]
+        source: io::Error,
+    },
+    #[error("write {path}")]
+    WriteFile {
+        path: PathBuf,
+        #[source]
+        source: io::Error,
+    },
     #[error("render the answer")]
     Render {
         #[source]
@@ -140,9 +176,12 @@ const NOBODY_THERE: &str = "is a node running there? name others with --endpoint
 impl Failure {
     pub(crate) fn exit_code(&self) -> ExitCode {
         match self {
-            Self::Usage { .. } | Self::Endpoints { .. } | Self::LogLevel { .. } | Self::Settings { .. } => {
-                ExitCode::Usage
-            }
+            Self::Usage { .. }
+            | Self::Endpoints { .. }
+            | Self::LogLevel { .. }
+            | Self::Settings { .. }
+            | Self::Unconfirmed => ExitCode::Usage,
+            Self::FileExists { .. } => ExitCode::Conflict,
             Self::Request { source, .. } => of_client(source),
             Self::Bench { source } => of_bench(source),
             Self::KeepAlive { source } => match source {
@@ -164,6 +203,12 @@ impl Failure {
             | Self::Port { .. }
             | Self::NodeEnded { .. }
             | Self::Print { .. }
+            | Self::Backup { .. }
+            | Self::Restore { .. }
+            | Self::Recover { .. }
+            | Self::Interrupted
+            | Self::ReadFile { .. }
+            | Self::WriteFile { .. }
             | Self::Render { .. }
             | Self::Runtime { .. } => ExitCode::Error,
         }
@@ -182,6 +227,21 @@ impl Failure {
             Self::Request { source, .. } => of_client_next_step(source),
             Self::Bench { source: BenchError::Request { source: RequestError::Connect { .. }, .. } } => {
                 Some(NOBODY_THERE.to_owned())
+            }
+            Self::FileExists { .. } => Some("name another file, or replace it with --overwrite".to_owned()),
+            Self::Unconfirmed => {
+                Some("say --yes where nobody can be asked, or see what it does by --dry-run".to_owned())
+            }
+            Self::Backup { source: BackupError::Stream(_), .. } => {
+                Some("take it again, or from another node".to_owned())
+            }
+            Self::Restore { source, .. } => match &**source {
+                RestoreError::DataDir(source) => of_data_dir(source),
+                _ => None,
+            },
+            Self::Recover { source: RecoveryError::DataDir(source) } => of_data_dir(source),
+            Self::Recover { source: RecoveryError::NoAddress { .. } } => {
+                Some("with --advertise and --peer-advertise".to_owned())
             }
             Self::KeepAlive { source: KeepAliveError::Superseded { .. } } => {
                 Some("give each running instance an id of its own".to_owned())
@@ -243,6 +303,16 @@ fn of_client(error: &ClientError) -> ExitCode {
         ClientError::Id { .. } => ExitCode::Usage,
         _ => ExitCode::Error,
     }
+}
+
+fn of_data_dir(error: &DataDirError) -> Option<String> {
+    let step = match error {
+        DataDirError::InUse { .. } => "stop the node that runs on it",
+        DataDirError::Taken { .. } | DataDirError::Foreign { .. } => "name a directory that is new or empty",
+        DataDirError::NoIdentity { .. } => "name the data directory of a node",
+        _ => return None,
+    };
+    Some(step.to_owned())
 }
 
 fn of_client_next_step(error: &ClientError) -> Option<String> {

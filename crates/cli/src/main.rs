@@ -12,6 +12,7 @@ mod failure;
 mod logging;
 mod output;
 mod process;
+mod supervisor;
 
 use std::io::Write;
 

@@ -46,6 +46,16 @@ pub(crate) fn progress(text: &str) {
     }
 }
 
+/// A size for people.
+pub(crate) fn bytes(bytes: u64) -> String {
+    const UNITS: [&str; 5] = ["bytes", "KiB", "MiB", "GiB", "TiB"];
+    let unit = (bytes.checked_ilog2().unwrap_or(0) / 10).min(UNITS.len() as u32 - 1);
+    if unit == 0 {
+        return format!("{bytes} bytes");
+    }
+    format!("{:.1} {}", bytes as f64 / (1u64 << (10 * unit)) as f64, UNITS[unit as usize])
+}
+
 /// Prints `value` as JSON, or as the text that `table` makes of it.
 pub(crate) fn show<T: Serialize>(format: Format, value: &T, table: impl FnOnce(&T) -> String) -> Result<(), Failure> {
     let text = match format {
@@ -109,6 +119,12 @@ mod tests {
         table.row(vec!["übersetzer".into(), "a".into()]);
         table.row(vec!["b".into(), "c\u{1b}[2J".into()]);
         assert_eq!(table.render(), "ID          NAME\nübersetzer  a\nb           c\u{fffd}[2J\n");
+    }
+
+    #[test]
+    fn sizes_have_units() {
+        let sizes = [0, 1, 1_023, 1_024, 1_536, 5 << 20, u64::MAX].map(bytes);
+        assert_eq!(sizes, ["0 bytes", "1 bytes", "1023 bytes", "1.0 KiB", "1.5 KiB", "5.0 MiB", "16777216.0 TiB"]);
     }
 
     #[test]

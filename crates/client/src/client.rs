@@ -14,6 +14,7 @@ use rollcall_api::{
 
 use serde::Serialize;
 
+use crate::backup::Backup;
 use crate::cluster::{ChangeTerms, ClusterChange};
 use crate::error::{BuildError, Error};
 use crate::keep_alive::KeepAlive;
@@ -293,6 +294,17 @@ impl Client {
     pub async fn digest(&self, index: Option<u64>) -> Result<DigestResponse, Error> {
         let parameters = index.map(|index| ("index", index.to_string())).into_iter().collect();
         self.send(&Request::new(Method::GET, &["api", "cluster", "digest"], Repeat::Safe).query(parameters)).await
+    }
+
+    /// The whole roll of all tenants as one file, from one node, while it serves. Another node is asked when one takes too
+    /// many; from where it began to come it comes on.
+    ///
+    /// # Errors
+    /// 429 `too_many_backups`; 503 `not_ready`.
+    pub async fn backup(&self) -> Result<Backup, Error> {
+        let request = Request::new(Method::GET, &["api", "cluster", "backup"], Repeat::Safe);
+        let (at, response) = self.open(&request).await?;
+        Ok(Backup { endpoint: self.shared.endpoints[at].to_string(), response })
     }
 
     /// Whether each endpoint is ready to serve, asked once and of all at the same time, in the order they were given.

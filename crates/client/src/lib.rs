@@ -91,6 +91,7 @@
 //! Read in this order: [`Client`], `request` (how one request finds a node), [`KeepAlive`], [`Watch`], [`Directory`],
 //! [`Error`].
 
+mod backup;
 mod client;
 mod cluster;
 mod directory;
@@ -100,6 +101,7 @@ mod query;
 mod request;
 mod watch;
 
+pub use backup::Backup;
 pub use client::{Builder, Client, Condition, Readiness};
 pub use cluster::{ChangeTerms, ClusterChange};
 pub use directory::{Directory, Strategy};

@@ -8,7 +8,7 @@
 
 use std::time::Duration;
 
-use reqwest::header::{CONTENT_TYPE, HeaderMap, HeaderName, HeaderValue};
+use reqwest::header::{ACCEPT, CONTENT_TYPE, HeaderMap, HeaderName, HeaderValue};
 use reqwest::{Method, RequestBuilder, Response, StatusCode, Url};
 use rollcall_api::Problem;
 use rollcall_api::header::REQUEST_TIMEOUT_MS;
@@ -233,7 +233,7 @@ impl<T: DeserializeOwned> Answer for Whole<T> {
     }
 }
 
-/// A stream of events that has begun. Reading it has no end, and no timeout here.
+/// A stream that has begun, of events if they are asked for. Reading it may have no end, and has no timeout here.
 impl Answer for Response {
     async fn attempt(client: &Client, endpoint: &Url, request: &Request, timeout: Duration) -> Result<Self, Failure> {
         let in_vain = |source| transport_failure(endpoint, timeout, source);
@@ -243,8 +243,9 @@ impl Answer for Response {
             if !status.is_success() {
                 return Err(refused(status, &response.bytes().await.map_err(in_vain)?));
             }
+            let events_wanted = request.headers.get(ACCEPT).is_some_and(|wanted| wanted == EVENT_STREAM);
             let media_type = response.headers().get(CONTENT_TYPE).map_or(&[][..], HeaderValue::as_bytes);
-            if !media_type.starts_with(EVENT_STREAM.as_bytes()) {
+            if events_wanted && !media_type.starts_with(EVENT_STREAM.as_bytes()) {
                 let error = Error::Watch { endpoint: endpoint.to_string(), source: WatchFault::NoStream };
                 return Err(Failure { error, unsent: false });
             }
@@ -295,8 +296,10 @@ fn problem(status: StatusCode, body: &[u8]) -> Problem {
 fn is_elsewhere_worth_trying(error: &Error) -> bool {
     match error {
         Error::Unreachable { .. } | Error::Timeout { .. } => true,
-        // Each node has watchers of its own.
-        Error::Refused { status: 429, problem } => problem.code == "too_many_watchers",
+        // Each node has watchers and backups of its own.
+        Error::Refused { status: 429, problem } => {
+            matches!(problem.code.as_str(), "too_many_watchers" | "too_many_backups")
+        }
         Error::Refused { status, .. } => matches!(status, 502..=504),
         Error::Watch { source: WatchFault::NoStream, .. } => true,
         Error::Answer { .. } | Error::Request { .. } | Error::Id { .. } | Error::Watch { .. } => false,

@@ -21,10 +21,20 @@ pub struct Proposal {
     pub once: Vec<Once>,
 }
 
+impl Proposal {
+    /// Commands of all sorts.
+    pub fn len(&self) -> usize {
+        self.commands.len() + self.once.iter().map(|once| once.commands.len()).sum::<usize>()
+    }
+
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+}
+
 impl fmt::Display for Proposal {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let once: usize = self.once.iter().map(|once| once.commands.len()).sum();
-        write!(f, "{} commands at {} ms", self.commands.len() + once, self.stamp)
+        write!(f, "{} commands at {} ms", self.len(), self.stamp)
     }
 }
 

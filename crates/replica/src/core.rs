@@ -7,7 +7,7 @@ use openraft::async_runtime::WatchReceiver;
 use openraft::{Instant as _, RaftMetrics};
 use parking_lot::Mutex;
 use rollcall_registry::ClusterTime;
-use rollcall_storage::{ClusterId, LogEnd, NodeId, Roll, SnapshotReceiver, StateMachine, TypeConfig};
+use rollcall_storage::{Backups, ClusterId, LogEnd, NodeId, Roll, SnapshotReceiver, StateMachine, TypeConfig};
 use tokio::sync::Notify;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
@@ -33,6 +33,7 @@ pub(crate) struct Core {
     pub log_end: LogEnd,
     /// Where snapshots from a leader are received.
     pub snapshots: SnapshotReceiver,
+    pub backups: Backups,
     pub network: Network,
     pub queue: Queue,
     pub rounds: Rounds,

@@ -11,7 +11,8 @@
 //! - Every request between members names the cluster and the node it is meant for.
 //!
 //! Read in this order: [`Options`], [`Replica`], `core`, `proposer` and `driver`, `clock` and `pacer`, `freshness`, `read_index`
-//! and `barrier`, `succession`, `membership`, `admission` and `operate`, `network` and `handler`.
+//! and `barrier`, `succession`, `membership`, `admission` and `operate`, `network` and `handler`, and [`offline`] for what is
+//! done without a member.
 
 mod admission;
 mod barrier;
@@ -23,6 +24,7 @@ mod handler;
 mod membership;
 mod message;
 mod network;
+pub mod offline;
 mod operate;
 mod options;
 mod pacer;
@@ -40,4 +42,4 @@ pub use options::{Options, StartMode};
 pub use peer::{ByteStream, PeerRefusal, PeerRoute, Sent, Transport, TransportError};
 pub use proposer::SubmitError;
 pub use replica::{Applied, Check, Failure, Replica, StartError};
-pub use rollcall_storage::{ClusterId, Member, NodeId, Roll};
+pub use rollcall_storage::{Backup, ClusterId, Member, Moment, NodeId, Roll};

@@ -1,6 +1,7 @@
 //! The handle to one member: options in, tasks until shutdown, a cheap handle out.
 
 use std::collections::BTreeMap;
+use std::io;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
@@ -11,8 +12,8 @@ use openraft::{Config, SnapshotPolicy};
 use parking_lot::Mutex;
 use rollcall_registry::{ClusterTime, Command, Digest, Outcome, Revision};
 use rollcall_storage::{
-    ClusterId, DataDir, DataDirError, FailureWatch, Identity, Member, NodeId, OpenError, Release, Roll, StoreFailure,
-    WeakDataDir,
+    Backup, ClusterId, DataDir, DataDirError, FailureWatch, Identity, Member, NodeId, OpenError, Release, Roll,
+    StoreFailure, WeakDataDir,
 };
 use tokio::sync::Notify;
 use tokio::task::JoinHandle;
@@ -32,7 +33,7 @@ use crate::proposer::{self, Request, SubmitError};
 use crate::{driver, handler, operate, pacer, read_index, succession};
 
 /// The founder's id. Later ones are indexes of log entries, and the founder's own entries come before the first of them.
-const FOUNDER: NodeId = 1;
+pub(crate) const FOUNDER: NodeId = 1;
 
 /// How long one attempt to join may take.
 const JOIN_TIMEOUT: Duration = Duration::from_secs(5);
@@ -157,6 +158,7 @@ impl Replica {
             roll: opened.roll,
             log_end: opened.log_end,
             snapshots: opened.receiver,
+            backups: opened.backups,
             network,
             queue,
             rounds,
@@ -242,6 +244,14 @@ impl Replica {
     /// A digest of the whole state at exactly `index`, or where this node is now.
     pub async fn digest(&self, index: Option<u64>, deadline: Instant) -> Result<(u64, Digest), DigestError> {
         self.core.digest(index, deadline).await
+    }
+
+    /// Everything that is applied here, as it is now. Takes as long as writing a checkpoint does, and holds up nothing.
+    ///
+    /// # Errors
+    /// When the member stopped, or the store fails, which breaks the member.
+    pub async fn backup(&self) -> io::Result<Backup> {
+        self.core.backups.take(self.core.cluster, self.core.node_id, self.core.options.version).await
     }
 
     /// What must hold for this node to be given work.

@@ -11,7 +11,7 @@
 //! - Wire types and the roll's types meet in `translate` and, on the way that is taken most, in `render`; statuses are
 //!   given in `reply`.
 //!
-//! Read in this order: [`config`], [`Server`], `listener`, `edge`, `native`, `watch`; then `request`, `params`, `body`, `json`,
+//! Read in this order: [`config`], [`Server`], [`Probe`], `listener`, `edge`, `native`, `watch`; then `request`, `params`, `body`, `json`,
 //! `fault`, `parse` for what comes in, `translate`, [`render`], `cursor`, `reply` for what goes out, and `peer`.
 
 mod body;
@@ -27,6 +27,7 @@ mod native;
 mod params;
 mod parse;
 mod peer;
+mod probe;
 pub mod render;
 mod reply;
 mod request;
@@ -35,4 +36,7 @@ mod translate;
 mod watch;
 
 pub use config::{Config, ConfigError, Settings};
+pub use probe::Probe;
+/// What an operator does to a directory whose node does not run.
+pub use rollcall_replica::offline;
 pub use server::{RunError, Server, run};

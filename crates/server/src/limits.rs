@@ -70,6 +70,12 @@ pub(crate) const WS_MESSAGE_BYTES_MAX: usize = 64 << 10;
 /// Subscriptions of one WebSocket connection.
 pub(crate) const WS_SUBSCRIPTIONS_MAX: usize = 256;
 
+/// Backups being read at once. Each reads the disk, has some MiB on their way, and holds on to the state as it was.
+pub(crate) const BACKUPS_MAX: usize = 2;
+
+/// A backup must be taken within this time: longer than any takes that is read at all.
+pub(crate) const BACKUP_TIMEOUT: Duration = Duration::from_secs(3_600);
+
 /// Longest wait of a long poll.
 pub(crate) const POLL_MS_MAX: u64 = 300_000;
 

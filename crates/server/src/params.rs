@@ -211,6 +211,8 @@ pub(crate) struct Poll {
 pub(crate) struct Watch {
     pub(crate) filter: Filter,
     pub(crate) from_revision: Option<u64>,
+    /// Of `from_revision`.
+    pub(crate) epoch: Option<u64>,
     pub(crate) consistency: Consistency,
 }
 
@@ -219,11 +221,15 @@ pub(crate) fn watch(uri: &Uri) -> Result<Watch, Failure> {
     let filter = params.filter();
     params.watched(uri);
     let from_revision = params.number("from_revision", 0, u64::MAX);
+    let epoch = params.number("epoch", 0, u64::MAX);
+    if epoch.is_some() && from_revision.is_none() {
+        params.faults.push("epoch", "needs from_revision");
+    }
     let consistency = params.consistency();
     params.federated();
     params.requester();
     params.finish()?;
-    Ok(Watch { filter, from_revision, consistency })
+    Ok(Watch { filter, from_revision, epoch, consistency })
 }
 
 /// The same filters as members of a JSON object, each a text, a number, or a list of such.

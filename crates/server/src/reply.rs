@@ -96,7 +96,15 @@ impl Failure {
     }
 
     pub(crate) fn too_many_watchers(detail: String) -> Self {
-        let mut failure = Self::new(StatusCode::TOO_MANY_REQUESTS, "too_many_watchers", detail);
+        Self::too_many("too_many_watchers", detail)
+    }
+
+    pub(crate) fn too_many_backups(detail: String) -> Self {
+        Self::too_many("too_many_backups", detail)
+    }
+
+    fn too_many(code: &'static str, detail: String) -> Self {
+        let mut failure = Self::new(StatusCode::TOO_MANY_REQUESTS, code, detail);
         failure.0.retry_after_ms = Some(RETRY_AFTER_MS);
         failure
     }

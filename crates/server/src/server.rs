@@ -20,6 +20,7 @@ use crate::listener;
 use crate::native::Native;
 use crate::parse::TtlLimits;
 use crate::peer::{self, PeerEdge, Wires};
+use crate::probe::Probe;
 use crate::watch::WatcherLimits;
 
 /// Handing over the lead takes an election at most; a replica that is broken is not waited for.
@@ -54,6 +55,7 @@ pub struct Server {
     client_address: SocketAddr,
     peers: TcpListener,
     peer_address: SocketAddr,
+    probe: Probe,
 }
 
 impl Server {
@@ -62,7 +64,7 @@ impl Server {
         limits::raise_open_files();
         let (clients, client_address) = bind(&config.listen).await?;
         let (peers, peer_address) = bind(&config.peer_listen).await?;
-        Ok(Self { config, clients, client_address, peers, peer_address })
+        Ok(Self { config, clients, client_address, peers, peer_address, probe: Probe::default() })
     }
 
     /// Where clients connect, with the real port.
@@ -73,6 +75,11 @@ impl Server {
     /// Where peers connect, with the real port.
     pub fn peer_address(&self) -> SocketAddr {
         self.peer_address
+    }
+
+    /// How the node is, from now on until it has ended.
+    pub fn probe(&self) -> Probe {
+        self.probe.clone()
     }
 
     /// Serves until `shutdown` resolves or the node breaks. On shutdown requests in work may finish for a few seconds,
@@ -112,7 +119,9 @@ impl Server {
             };
             let open = |replica: &Replica| {
                 peer_edge.open(replica.clone());
-                edge.open(native(replica.clone()));
+                let native = native(replica.clone());
+                self.probe.open(native.clone());
+                edge.open(native);
             };
             let mut shutdown = pin!(shutdown);
             let (replica, ended) = live(options, open, shutdown.as_mut(), &broken).await;

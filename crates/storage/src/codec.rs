@@ -50,6 +50,10 @@ pub enum Kind {
     Proposal = 12,
     /// Changes of the roll, one after the other.
     History = 13,
+    /// What a backup tells of itself.
+    BackupHead = 14,
+    /// What was begun on a directory and is not done.
+    Unfinished = 15,
 }
 
 impl Kind {
@@ -67,6 +71,8 @@ impl Kind {
         Self::Generation,
         Self::Proposal,
         Self::History,
+        Self::BackupHead,
+        Self::Unfinished,
     ];
 
     /// The version that is written, and the only one that is read.
@@ -91,7 +97,13 @@ impl Kind {
             Self::SnapshotFrame => 33 << 20,
             // Each node's last answers: at most 64 times 4,096 of some 40 bytes.
             Self::StateHeader => 32 << 20,
-            Self::Vote | Self::LogId | Self::Deadline | Self::Identity | Self::Generation => 256,
+            Self::Vote
+            | Self::LogId
+            | Self::Deadline
+            | Self::Identity
+            | Self::Generation
+            | Self::BackupHead
+            | Self::Unfinished => 256,
         }
     }
 }

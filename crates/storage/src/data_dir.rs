@@ -3,6 +3,7 @@
 //! ```text
 //! LOCK        held by the process that uses the directory
 //! IDENTITY    format version, cluster id, node id, whether the node was removed
+//! UNFINISHED  what was begun on the directory while no node used it, until it is done
 //! log/        the Raft log
 //! state/      the checkpointed state
 //! snapshots/  snapshots being received
@@ -16,12 +17,14 @@ use std::str::FromStr;
 use std::sync::{Arc, Weak};
 
 use parking_lot::Mutex;
+use rollcall_registry::Epoch;
 use rustix::fs::FlockOperation;
+use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use tokio::sync::watch;
 
 use crate::codec::{self, CodecError, Kind};
-use crate::fs::{create_dir, read_if_present, replace};
+use crate::fs::{create_dir, read_if_present, remove, replace};
 use crate::types::NodeId;
 
 const LOCK: &str = "LOCK";
@@ -29,7 +32,9 @@ const IDENTITY: &str = "IDENTITY";
 const LOG: &str = "log";
 const STATE: &str = "state";
 const SNAPSHOTS: &str = "snapshots";
-const IDENTITY_UNFINISHED: &str = "IDENTITY.tmp";
+const IDENTITY_TMP: &str = "IDENTITY.tmp";
+const UNFINISHED: &str = "UNFINISHED";
+const UNFINISHED_TMP: &str = "UNFINISHED.tmp";
 /// What a file system puts into its root by itself.
 const LOST_AND_FOUND: &str = "lost+found";
 
@@ -79,6 +84,24 @@ pub struct Identity {
     pub removed: bool,
 }
 
+/// What was begun on a directory and not brought to its end. No node runs on it before that.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Unfinished {
+    /// A new cluster out of a backup. Nothing in the directory is worth anything yet.
+    Restore,
+    /// The member of a lost cluster becomes a cluster of its own, with this id and epoch.
+    Recovery { cluster_id: ClusterId, epoch: Epoch },
+}
+
+impl fmt::Display for Unfinished {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Restore => "restore from a backup",
+            Self::Recovery { .. } => "recovery",
+        })
+    }
+}
+
 /// Why a directory cannot be used.
 #[derive(Debug, thiserror::Error)]
 pub enum DataDirError {
@@ -106,7 +129,7 @@ pub enum DataDirError {
     Foreign { path: PathBuf, found: String },
     #[error("data directory {path} has format {found}, but this program knows only format {known}")]
     NewerFormat { path: PathBuf, found: u8, known: u8 },
-    #[error("the identity of data directory {path} is damaged")]
+    #[error("what data directory {path} says of itself is damaged")]
     Damaged {
         path: PathBuf,
         #[source]
@@ -114,6 +137,20 @@ pub enum DataDirError {
     },
     #[error("data directory {path} belongs to node {node_id}, which was removed from cluster {cluster_id}")]
     Removed { path: PathBuf, cluster_id: ClusterId, node_id: NodeId },
+    #[error("a {unfinished} in data directory {path} was cut short: run it again")]
+    Unfinished { path: PathBuf, unfinished: Unfinished },
+    #[error("note what is begun in data directory {path}")]
+    WriteUnfinished {
+        path: PathBuf,
+        #[source]
+        source: io::Error,
+    },
+    #[error("clear data directory {path}")]
+    Clear {
+        path: PathBuf,
+        #[source]
+        source: io::Error,
+    },
     #[error("write the identity of data directory {path}")]
     WriteIdentity {
         path: PathBuf,
@@ -145,6 +182,7 @@ impl WeakDataDir {
 struct Inner {
     path: PathBuf,
     identity: Mutex<Option<Identity>>,
+    unfinished: Mutex<Option<Unfinished>>,
     /// The lock lives as long as the open file.
     _lock: File,
     /// Dropped behind the lock, which tells those who wait for it.
@@ -166,15 +204,25 @@ impl Release {
 
 impl DataDir {
     /// Creates the directory if need be and takes it for this process. Refuses a directory that another process uses,
-    /// that holds something else, whose format is newer, or whose node was removed.
+    /// that holds something else, whose format is newer, whose node was removed, or on which something was begun that
+    /// is not done.
     pub fn lock(path: impl AsRef<Path>) -> Result<Self, DataDirError> {
+        let dir = Self::lock_unfinished(path)?;
+        match dir.unfinished() {
+            Some(unfinished) => Err(DataDirError::Unfinished { path: dir.path().to_owned(), unfinished }),
+            None => Ok(dir),
+        }
+    }
+
+    /// As [`Self::lock`], for who brings to an end what was begun.
+    pub(crate) fn lock_unfinished(path: impl AsRef<Path>) -> Result<Self, DataDirError> {
         let path = path.as_ref().to_owned();
         let parent = path.parent().unwrap_or(&path);
         fs::create_dir_all(parent)
             .and_then(|()| create_dir(&path))
             .map_err(|source| DataDirError::Create { path: path.clone(), source })?;
         // Looked at before the lock file is made, so that nothing is left behind in a directory that is not ours.
-        read_identity(&path)?;
+        look(&path)?;
         let lock = OpenOptions::new()
             .create(true)
             .truncate(false)
@@ -186,11 +234,12 @@ impl DataDir {
             Err(rustix::io::Errno::WOULDBLOCK) => return Err(DataDirError::InUse { path }),
             Err(errno) => return Err(DataDirError::Lock { path, source: errno.into() }),
         }
-        let identity = read_identity(&path)?;
+        let (identity, unfinished) = look(&path)?;
         if let Some(Identity { cluster_id, node_id, removed: true }) = identity {
             return Err(DataDirError::Removed { path, cluster_id, node_id });
         }
-        Ok(Self(Arc::new(Inner { path, identity: Mutex::new(identity), _lock: lock, held: watch::Sender::new(()) })))
+        let (identity, unfinished) = (Mutex::new(identity), Mutex::new(unfinished));
+        Ok(Self(Arc::new(Inner { path, identity, unfinished, _lock: lock, held: watch::Sender::new(()) })))
     }
 
     pub fn path(&self) -> &Path {
@@ -210,6 +259,53 @@ impl DataDir {
         *self.0.identity.lock()
     }
 
+    /// What was begun here and is not done.
+    pub(crate) fn unfinished(&self) -> Option<Unfinished> {
+        *self.0.unfinished.lock()
+    }
+
+    /// Notes, durably, what is begun.
+    pub(crate) fn begin(&self, unfinished: Unfinished) -> Result<(), DataDirError> {
+        let mut current = self.0.unfinished.lock();
+        let record = codec::seal(Kind::Unfinished, UNFINISHED.as_bytes(), &unfinished);
+        replace(&self.0.path, UNFINISHED, &record)
+            .map_err(|source| DataDirError::WriteUnfinished { path: self.0.path.clone(), source })?;
+        *current = Some(unfinished);
+        Ok(())
+    }
+
+    /// Notes, durably, that what was begun is done.
+    pub(crate) fn finish(&self) -> Result<(), DataDirError> {
+        let mut current = self.0.unfinished.lock();
+        remove(&self.0.path, UNFINISHED)
+            .map_err(|source| DataDirError::WriteUnfinished { path: self.0.path.clone(), source })?;
+        *current = None;
+        Ok(())
+    }
+
+    /// Removes the stores and the identity that a restore made.
+    pub(crate) fn clear(&self) -> Result<(), DataDirError> {
+        let mut identity = self.0.identity.lock();
+        let failed = |source| DataDirError::Clear { path: self.0.path.clone(), source };
+        for dir in [self.log_path(), self.state_path(), self.snapshots_path()] {
+            match fs::remove_dir_all(&dir) {
+                Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(failed(error)),
+                _ => {}
+            }
+        }
+        remove(&self.0.path, IDENTITY).map_err(failed)?;
+        *identity = None;
+        Ok(())
+    }
+
+    /// Makes the directories of the stores, unless they are there.
+    pub(crate) fn make_stores(&self) -> Result<(), DataDirError> {
+        for dir in [self.log_path(), self.state_path(), self.snapshots_path()] {
+            create_dir(&dir).map_err(|source| DataDirError::Create { path: dir, source })?;
+        }
+        Ok(())
+    }
+
     /// Gives a new directory to a node, durably, and makes the directories of its stores: where one of them is missing
     /// later, it was lost. Writing the same identity again changes nothing.
     pub fn write_identity(&self, identity: Identity) -> Result<(), DataDirError> {
@@ -220,9 +316,7 @@ impl DataDir {
                 Err(DataDirError::Taken { path: self.0.path.clone(), cluster_id, node_id })
             }
             None => {
-                for dir in [self.log_path(), self.state_path(), self.snapshots_path()] {
-                    create_dir(&dir).map_err(|source| DataDirError::Create { path: dir, source })?;
-                }
+                self.make_stores()?;
                 self.keep_identity(identity)?;
                 *current = Some(identity);
                 Ok(())
@@ -235,6 +329,16 @@ impl DataDir {
         let mut current = self.0.identity.lock();
         let identity = current.ok_or_else(|| DataDirError::NoIdentity { path: self.0.path.clone() })?;
         let identity = Identity { removed: true, ..identity };
+        self.keep_identity(identity)?;
+        *current = Some(identity);
+        Ok(())
+    }
+
+    /// Gives the directory to another cluster, durably.
+    pub(crate) fn move_to(&self, cluster_id: ClusterId) -> Result<(), DataDirError> {
+        let mut current = self.0.identity.lock();
+        let identity = current.ok_or_else(|| DataDirError::NoIdentity { path: self.0.path.clone() })?;
+        let identity = Identity { cluster_id, ..identity };
         self.keep_identity(identity)?;
         *current = Some(identity);
         Ok(())
@@ -264,25 +368,40 @@ impl DataDir {
     }
 }
 
-fn read_identity(path: &Path) -> Result<Option<Identity>, DataDirError> {
+/// Whose directory it is, and what was begun on it.
+fn look(path: &Path) -> Result<(Option<Identity>, Option<Unfinished>), DataDirError> {
+    let unfinished = read_record(path, UNFINISHED, Kind::Unfinished)?;
+    let identity = read_record(path, IDENTITY, Kind::Identity)?;
+    if identity.is_none() {
+        check_unused(path, unfinished.is_some())?;
+    }
+    Ok((identity, unfinished))
+}
+
+/// Refuses a directory without an identity that holds anything but what is left of an attempt to give it one.
+fn check_unused(path: &Path, is_unfinished: bool) -> Result<(), DataDirError> {
     let read = |source| DataDirError::Read { path: path.to_owned(), source };
-    let Some(record) = read_if_present(&path.join(IDENTITY)).map_err(read)? else {
-        for file in fs::read_dir(path).map_err(read)? {
-            let file = file.map_err(read)?;
-            let name = file.file_name();
-            let expected = [LOCK, IDENTITY_UNFINISHED, LOST_AND_FOUND].iter().any(|own| name == *own);
-            // A crash before the identity was written leaves these, empty.
-            let unused = [LOG, STATE, SNAPSHOTS].iter().any(|own| name == *own)
-                && fs::read_dir(file.path()).map_err(read)?.next().is_none();
-            if !expected && !unused {
-                let found = name.to_string_lossy().into_owned();
-                return Err(DataDirError::Foreign { path: path.to_owned(), found });
-            }
+    for file in fs::read_dir(path).map_err(read)? {
+        let file = file.map_err(read)?;
+        let name = file.file_name();
+        let expected =
+            [LOCK, IDENTITY_TMP, UNFINISHED, UNFINISHED_TMP, LOST_AND_FOUND].iter().any(|own| name == *own);
+        // A crash before the identity was written leaves these, empty.
+        let unused = [LOG, STATE, SNAPSHOTS].iter().any(|own| name == *own)
+            && (is_unfinished || fs::read_dir(file.path()).map_err(read)?.next().is_none());
+        if !expected && !unused {
+            let found = name.to_string_lossy().into_owned();
+            return Err(DataDirError::Foreign { path: path.to_owned(), found });
         }
-        return Ok(None);
-    };
-    match codec::unseal(Kind::Identity, IDENTITY.as_bytes(), &record) {
-        Ok(identity) => Ok(Some(identity)),
+    }
+    Ok(())
+}
+
+fn read_record<T: DeserializeOwned>(path: &Path, name: &str, kind: Kind) -> Result<Option<T>, DataDirError> {
+    let read = |source| DataDirError::Read { path: path.to_owned(), source };
+    let Some(record) = read_if_present(&path.join(name)).map_err(read)? else { return Ok(None) };
+    match codec::unseal(kind, name.as_bytes(), &record) {
+        Ok(value) => Ok(Some(value)),
         Err(CodecError::Version { found, known, .. }) if found > known => {
             Err(DataDirError::NewerFormat { path: path.to_owned(), found, known })
         }

@@ -9,25 +9,28 @@
 //! - The log has no gap, and reaches back to the last checkpoint of the state.
 //! - Every record on disk bears its kind, its version and a checksum.
 //!
-//! Read in this order: [`types`], [`codec`], [`data_dir`], [`log`], [`state`], then [`open()`].
+//! Read in this order: [`types`], [`codec`], [`data_dir`], [`log`], [`state`], then [`open()`] and `offline`.
 
 pub mod codec;
 pub mod data_dir;
 mod failure;
 mod fs;
 pub mod log;
+mod offline;
 mod open;
 mod rocks;
 pub mod state;
 pub mod types;
 
-pub use data_dir::{ClusterId, ClusterIdError, DataDir, DataDirError, Identity, Release, WeakDataDir};
+pub use data_dir::{ClusterId, ClusterIdError, DataDir, DataDirError, Identity, Release, Unfinished, WeakDataDir};
 pub use failure::{FailureWatch, StoreFailure};
 pub use log::{LogEnd, LogOpenError, LogReader, LogStore};
+pub use offline::{Dropped, Recovery, RecoveryError, RecoveryPlan, RestoreError, restore};
 pub use open::{OpenError, Stores, open};
 pub use state::{
-    CheckpointBuilder, GenerationError, ReceiveError, Roll, SnapshotData, SnapshotError, SnapshotReceiver,
-    StateMachine, StateOpenError,
+    AdoptError, Backup, BackupError, BackupSummary, Backups, CheckpointBuilder, GenerationError, Moment,
+    ReceiveError, Roll, SnapshotData, SnapshotError, SnapshotReceiver, StateMachine, StateOpenError, receive_backup,
+    verify_backup,
 };
 pub use types::{
     LogEntry, LogId, Member, NodeId, Payload, Reply, Snapshot, SnapshotMeta, StoredMembership, TypeConfig, Vote,

@@ -10,7 +10,7 @@ use rollcall_registry::Options;
 use crate::data_dir::DataDir;
 use crate::failure::{FailureWatch, Health};
 use crate::log::{LogEnd, LogOpenError, LogStore};
-use crate::state::{self, Loaded, Roll, SnapshotReceiver, StateMachine, StateOpenError};
+use crate::state::{self, Backups, Loaded, Roll, SnapshotReceiver, StateMachine, StateOpenError};
 use crate::types::LogId;
 
 /// Why a node's stores cannot be opened. Nothing is repaired: a node that has lost something is replaced.
@@ -43,6 +43,7 @@ pub struct Stores {
     pub state_machine: StateMachine,
     pub roll: Roll,
     pub receiver: SnapshotReceiver,
+    pub backups: Backups,
     pub failure: FailureWatch,
 }
 
@@ -73,9 +74,9 @@ pub fn open(dir: &DataDir, options: Options) -> Result<Stores, OpenError> {
     }
     let receiver = SnapshotReceiver::open(dir.snapshots_path(), health.clone())
         .map_err(|source| OpenError::Snapshots { path: dir.snapshots_path(), source })?;
-    let roll = state_machine.roll().clone();
+    let (roll, backups) = (state_machine.roll().clone(), state_machine.backups());
     let log_end = log.end();
-    Ok(Stores { log, log_end, state_machine, roll, receiver, failure: health.watch() })
+    Ok(Stores { log, log_end, state_machine, roll, receiver, backups, failure: health.watch() })
 }
 
 /// Checks the log while the state is loaded: a restart waits for both.

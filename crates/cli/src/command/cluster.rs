@@ -6,7 +6,7 @@ use rollcall_api::{ClusterStatusResponse, Role};
 use rollcall_client::Client;
 use tokio::time::Instant;
 
-use super::{attempt, client, members};
+use super::{attempt, backup, client, members, offline};
 use crate::args::{Cluster, Global, Wait};
 use crate::failure::Failure;
 use crate::output::{self, Table};
@@ -35,6 +35,10 @@ pub(super) async fn run(global: &Global, command: &Cluster) -> Result<(), Failur
             wait(&client(global)?, args, global.timeout.unwrap_or(WAIT_DEFAULT)).await?;
             output::print("ready\n")
         }
+        Cluster::Backup(args) => backup::run(global, args).await,
+        Cluster::Verify { file } => offline::verify(global, file),
+        Cluster::Restore(args) => offline::restore(global, args),
+        Cluster::Recover(args) => offline::recover(global, args),
     }
 }
 

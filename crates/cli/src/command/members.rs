@@ -86,7 +86,7 @@ pub(super) async fn run(global: &Global, client: &Client, command: &Cluster) -> 
             let to = TransferLeaderRequest { node_id: transfer.node };
             ("hand over the lead".to_owned(), ClusterChange::Transfer(to), terms(transfer.dry_run, false), false)
         }
-        Cluster::Status | Cluster::Wait(_) => unreachable!("these change nothing"),
+        _ => unreachable!("the others change no membership"),
     };
     let answer = attempt(action, client.change_cluster(&change, terms).await)?;
     answer.warnings.iter().for_each(|warning| output::note(&format!("note: {warning}")));

@@ -1,5 +1,6 @@
 //! One file for each group of commands.
 
+mod backup;
 mod bench;
 mod cluster;
 mod completions;
@@ -7,6 +8,7 @@ mod config;
 mod dev;
 mod instance;
 mod members;
+mod offline;
 mod register;
 mod serve;
 mod watch;

@@ -1,10 +1,12 @@
 //! `rollcall serve`.
 
+use rollcall_server::Server;
 use rollcall_server::config::{Settings, unknown_variables};
 
 use crate::failure::Failure;
 use crate::logging;
 use crate::process::Signals;
+use crate::supervisor;
 
 pub(super) fn run(settings: Settings) -> Result<(), Failure> {
     let config = settings.resolve().map_err(|source| Failure::Settings { source })?;
@@ -19,10 +21,16 @@ pub(super) fn run(settings: Settings) -> Result<(), Failure> {
         .map_err(|source| Failure::Runtime { source })?;
     runtime.block_on(async {
         let mut signals = Signals::new()?;
+        let server = Server::bind(config).await.map_err(|source| Failure::Serve { source })?;
+        let probe = server.probe();
         let shutdown = async move {
-            let signal = signals.next().await;
+            let signal = tokio::select! {
+                signal = signals.next() => signal,
+                never = supervisor::keep_informed(&probe) => match never {},
+            };
             tracing::info!(?signal, "shutting down");
+            supervisor::tell_stopping().await;
         };
-        rollcall_server::run(config, shutdown).await.map_err(|source| Failure::Serve { source })
+        server.serve(shutdown).await.map_err(|source| Failure::Serve { source })
     })
 }

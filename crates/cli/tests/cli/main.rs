@@ -1,7 +1,9 @@
 //! The program as a shell sees it: arguments and environment in, output and exit codes out.
 
+mod backups;
 mod exit_codes;
 mod keep_alive;
 mod settings;
+mod supervised;
 mod support;
 mod watch;

@@ -62,6 +62,11 @@ pub(crate) enum Reply {
         events: String,
         ends: bool,
     },
+    /// Bytes, and how many were announced if it was said.
+    Bytes {
+        bytes: Vec<u8>,
+        length: Option<usize>,
+    },
 }
 
 impl From<(u16, Value)> for Reply {
@@ -92,16 +97,21 @@ impl Stub {
                 }
                 let (status, header, body, ends) = match reply {
                     Reply::Json(status, body) => {
-                        let body = body.to_string();
+                        let body = body.to_string().into_bytes();
                         (status, format!("content-length: {}", body.len()), body, true)
                     }
                     Reply::Events { events, ends } => {
-                        (200, "content-type: text/event-stream".to_owned(), events, ends)
+                        (200, "content-type: text/event-stream".to_owned(), events.into_bytes(), ends)
+                    }
+                    Reply::Bytes { bytes, length } => {
+                        let length =
+                            length.map_or_else(String::new, |length| format!("content-length: {length}\r\n"));
+                        (200, format!("{length}content-type: application/octet-stream"), bytes, true)
                     }
                 };
                 let head = format!("HTTP/1.1 {status} Status\r\n{header}\r\nconnection: close\r\n\r\n");
                 // A client that has gone does not want the answer.
-                let _ = stream.write_all((head + &body).as_bytes());
+                let _ = stream.write_all(&[head.as_bytes(), &body].concat());
                 if !ends {
                     held.push(stream);
                 }

@@ -25,7 +25,7 @@ pub struct Header {
     pub wall: WallTime,
     /// Each node's last batch and its answer, by node.
     pub sessions: BTreeMap<u64, Session>,
-    /// Of the whole state, so that a restored one is known to be equal.
+    /// Of all but the epoch, so that a restored state is known to be equal.
     pub digest: Digest,
 }
 

@@ -216,6 +216,13 @@ impl State {
         self.epoch
     }
 
+    /// Begins a later epoch, in which no resume point and no cursor of before is taken for one of now. Restore and
+    /// recovery do so; no log entry does.
+    pub fn begin_epoch(&mut self, epoch: Epoch) {
+        assert!(self.epoch < epoch, "epoch {epoch} begins after epoch {}", self.epoch);
+        self.epoch = epoch;
+    }
+
     pub fn revision(&self) -> Revision {
         self.revision
     }
@@ -243,8 +250,9 @@ impl State {
         self.tenants.get(tenant).map_or(0, |t| t.ids.len())
     }
 
+    /// Of everything but the epoch: a roll that was restored is the one that was backed up.
     pub fn digest(&self) -> Digest {
-        let scalars = [self.epoch.0, self.revision.0, self.now.0, self.wall.0, self.len() as u64];
+        let scalars = [self.revision.0, self.now.0, self.wall.0, self.len() as u64];
         let sessions = self.sessions.iter().flat_map(|(node, session)| [*node, session.start, session.batch]);
         self.rows.with_scalars(scalars.into_iter().chain(sessions))
     }

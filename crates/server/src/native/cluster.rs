@@ -44,5 +44,6 @@ pub(super) async fn digest(State(native): State<Native>, context: Context, uri: 
     let index = params::index(&uri)?;
     let deadline = context.deadline.min(Instant::now() + DIGEST_TIMEOUT);
     let (applied_index, digest) = native.replica.digest(index, deadline).await?;
-    Ok(json(StatusCode::OK, &DigestResponse { applied_index, digest: digest.to_string() }))
+    let answer = DigestResponse { applied_index, digest: digest.to_string(), epoch: native.epoch().0 };
+    Ok(json(StatusCode::OK, &answer))
 }

@@ -33,6 +33,23 @@ pub(crate) struct HealthCheck {
     pub(crate) detail: String,
 }
 
+impl Native {
+    /// What must hold for this node to be given work.
+    pub(crate) fn readiness(&self) -> Vec<HealthCheck> {
+        let stopping = self.draining.is_cancelled();
+        let running = HealthCheck {
+            name: "running".to_owned(),
+            ok: !stopping,
+            detail: if stopping { STOPPING } else { "no shutdown was asked for" }.to_owned(),
+        };
+        let of_replica = self.replica.readiness().into_iter();
+        of_replica
+            .map(|check| HealthCheck { name: check.name.to_owned(), ok: check.ok, detail: check.detail })
+            .chain([running])
+            .collect()
+    }
+}
+
 /// What `/livez` says while there is nothing to complain of.
 pub(crate) fn alive() -> Response {
     json(StatusCode::OK, &Health { status: "alive", checks: Vec::new() })
@@ -69,17 +86,7 @@ pub(super) async fn livez(State(native): State<Native>) -> Result<Response, Fail
 )]
 pub(super) async fn readyz(State(native): State<Native>, uri: Uri) -> Result<Response, Failure> {
     let verbose = params::verbose(&uri)?;
-    let stopping = native.draining.is_cancelled();
-    let running = HealthCheck {
-        name: "running".to_owned(),
-        ok: !stopping,
-        detail: if stopping { STOPPING } else { "no shutdown was asked for" }.to_owned(),
-    };
-    let of_replica = native.replica.readiness().into_iter();
-    let mut checks: Vec<HealthCheck> = of_replica
-        .map(|check| HealthCheck { name: check.name.to_owned(), ok: check.ok, detail: check.detail })
-        .chain([running])
-        .collect();
+    let mut checks = native.readiness();
     if checks.iter().all(|check| check.ok) {
         if !verbose {
             checks.clear();

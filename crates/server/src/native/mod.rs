@@ -1,5 +1,6 @@
 //! The native face: `/api/…` and the routes that operators and orchestrators watch.
 
+mod backup;
 mod cluster;
 mod discovery;
 mod health;
@@ -30,7 +31,7 @@ use tokio_util::task::TaskTracker;
 
 use crate::body::{self, JsonBody};
 use crate::fault::Faults;
-use crate::limits::{BODIES_KIB_MAX, BODY_BYTES_MAX};
+use crate::limits::{BACKUPS_MAX, BODIES_KIB_MAX, BODY_BYTES_MAX};
 use crate::metrics::Metrics;
 use crate::parse::TtlLimits;
 use crate::render::Renderer;
@@ -52,6 +53,7 @@ pub(crate) struct Native {
     metrics: Arc<Metrics>,
     /// In KiB.
     bodies: Arc<Semaphore>,
+    backups: Arc<Semaphore>,
     /// Set when shutdown was asked for.
     draining: CancellationToken,
     sockets: TaskTracker,
@@ -78,6 +80,7 @@ impl Native {
             ttl,
             renderer,
             bodies: Arc::new(Semaphore::new(BODIES_KIB_MAX)),
+            backups: Arc::new(Semaphore::new(BACKUPS_MAX)),
             draining,
             sockets,
         }
@@ -100,6 +103,7 @@ impl Native {
             .route("/api/cluster/members/{id}/demote", post(members::demote))
             .route("/api/cluster/members/{id}/replace", post(members::replace))
             .route("/api/cluster/leader", post(members::transfer))
+            .route("/api/cluster/backup", get(backup::backup))
             .route("/livez", get(health::livez))
             .route("/readyz", get(health::readyz))
             .route("/metrics", get(health::metrics))

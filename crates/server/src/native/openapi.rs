@@ -11,7 +11,7 @@ use utoipa::openapi::schema::{ArrayBuilder, ObjectBuilder, Type};
 use utoipa::openapi::{self, RefOr, Required};
 use utoipa::{Modify, OpenApi};
 
-use super::{cluster, discovery, health, heartbeats, members, services, socket, watch};
+use super::{backup, cluster, discovery, health, heartbeats, members, services, socket, watch};
 
 #[derive(OpenApi)]
 #[openapi(
@@ -39,6 +39,7 @@ use super::{cluster, discovery, health, heartbeats, members, services, socket, w
         members::remove,
         members::replace,
         members::transfer,
+        backup::backup,
         health::livez,
         health::readyz,
         health::metrics,

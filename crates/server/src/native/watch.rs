@@ -36,6 +36,7 @@ const EVENT_STREAM: HeaderValue = HeaderValue::from_static("text/event-stream");
     get, path = "/api/services/watch", tag = "services", operation_id = "watch",
     params(
         ("from_revision" = Option<u64>, Query, description = "Go on after this revision"),
+        ("epoch" = Option<u64>, Query, description = "The epoch of `from_revision`; without it that of now is assumed, also after a restore"),
         ("Last-Event-ID" = Option<String>, Header, description = "Go on after this event; wins over `from_revision`"),
         ("consistency" = Option<String>, Query, description = "How fresh the snapshot is: `local` (default) or `linearizable`"),
         ("min_revision" = Option<u64>, Query, description = "Wait until this revision is shown"),
@@ -62,10 +63,12 @@ pub(super) async fn watch(
 ) -> Result<Response, Failure> {
     // What waits is no work: for a revision, and from then on for changes.
     work.rest();
-    let Watch { filter, from_revision, mut consistency } = params::watch(&uri)?;
+    let Watch { filter, from_revision, epoch, mut consistency } = params::watch(&uri)?;
     let resume = match request::last_event_id(&headers)? {
         Some(resume) => Some(resume),
-        None => from_revision.map(|revision| ResumePoint { epoch: native.epoch().0, revision }),
+        None => {
+            from_revision.map(|revision| ResumePoint { epoch: epoch.unwrap_or_else(|| native.epoch().0), revision })
+        }
     };
     let place = native.places.take(&context.tenant)?;
     let begin = native.begin(resume)?;

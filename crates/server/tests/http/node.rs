@@ -15,7 +15,7 @@ pub(crate) const PATIENCE: Duration = Duration::from_secs(30);
 
 pub(crate) struct Node {
     pub(crate) base: String,
-    peer_address: String,
+    pub(crate) peer_address: String,
     client: Client,
     stop: CancellationToken,
     serving: JoinHandle<Result<(), RunError>>,
@@ -96,15 +96,26 @@ impl Node {
     }
 
     pub(crate) async fn serve(dir: &Path, founding: Settings) -> Self {
+        let node = Self::begin(dir, founding).await;
+        node.until("the node becomes ready", async || node.get("/readyz").await.status == 200).await;
+        node
+    }
+
+    /// Resumes a node that answers, but will not become ready because the others are gone.
+    pub(crate) async fn serve_unready(dir: &Path) -> Self {
+        let node = Self::begin(dir, Settings::default()).await;
+        node.until("the node answers", async || node.get("/api/cluster/status").await.status == 200).await;
+        node
+    }
+
+    async fn begin(dir: &Path, founding: Settings) -> Self {
         let server = Server::bind(config(dir, founding)).await.expect("free ports");
         let base = format!("http://{}", server.client_address());
         let peer_address = server.peer_address().to_string();
         let stop = CancellationToken::new();
         let serving = tokio::spawn(server.serve(stop.clone().cancelled_owned()));
         let client = Client::builder().no_proxy().build().expect("a client");
-        let node = Self { base, peer_address, client, stop, serving, _dir: None };
-        node.until("the node becomes ready", async || node.get("/readyz").await.status == 200).await;
-        node
+        Self { base, peer_address, client, stop, serving, _dir: None }
     }
 
     /// Waits for a condition.

@@ -36,7 +36,7 @@ use flusher::{Flush, Flusher};
 use crate::codec::{self, Kind};
 use crate::data_dir::DataDir;
 use crate::failure::{Health, StoreFailure};
-use crate::types::{LogEntry, LogId, TypeConfig, Vote};
+use crate::types::{LogEntry, LogId, NodeId, TypeConfig, Vote};
 
 /// Encoded bytes that one read of a range gives at most, if it may be cut short: what a follower takes in one request.
 const READ_BYTES_MAX: usize = 1 << 20;
@@ -131,6 +131,26 @@ impl LogStore {
         LogEnd(self.shared.position.clone())
     }
 
+    /// Makes a log that begins behind everything up to `upto`, whatever it held, durably. In the vote of `node_id`, which
+    /// is later than any that the node or the log knows of, nobody leads: it has to stand for election.
+    pub(crate) fn begin_behind(&self, upto: LogId, node_id: NodeId) -> Result<(), StoreFailure> {
+        let voted = self.shared.position.lock().vote.map_or(0, |vote| vote.leader_id.term);
+        let vote = Vote::new(voted.max(upto.committed_leader_id().term) + 1, node_id);
+        let mut batch = WriteBatch::default();
+        let (log, meta) = (cf(&self.shared.db, LOG), cf(&self.shared.db, META));
+        batch.delete_range_cf(log, &[][..], &END_KEY[..]);
+        batch.put_cf(meta, PURGED, codec::seal(Kind::LogId, PURGED, &upto));
+        batch.put_cf(meta, COMMITTED, codec::seal(Kind::LogId, COMMITTED, &upto));
+        batch.put_cf(meta, VOTE, codec::seal(Kind::Vote, VOTE, &vote));
+        self.shared.write("begin the log anew", batch)?;
+        self.reader().flush()
+    }
+
+    /// Everything up to here is known to be committed; none if nothing is.
+    pub(crate) fn committed(&self) -> Option<LogId> {
+        self.shared.position.lock().committed
+    }
+
     /// Everything up to here is purged; none if nothing was.
     pub(crate) fn purged(&self) -> Option<LogId> {
         self.shared.position.lock().purged
@@ -141,6 +161,16 @@ impl LogReader {
     /// Makes durable everything that was appended. Blocks.
     pub(crate) fn flush(&self) -> Result<(), StoreFailure> {
         self.0.health.guard("flush the log", self.0.db.flush_wal(true))
+    }
+
+    /// Entries from `start` on, at least one if there is one. Blocks.
+    pub(crate) fn read_from(&self, start: u64) -> Result<Vec<LogEntry>, StoreFailure> {
+        let range = start..;
+        let (start, end) = Shared::clip(&self.0.position.lock(), &range);
+        if start >= end {
+            return Ok(Vec::new());
+        }
+        self.0.health.guard("read the log", self.0.read_rows(&range, READ_BYTES_MAX))
     }
 }
 

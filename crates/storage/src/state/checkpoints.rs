@@ -102,6 +102,11 @@ impl Checkpoints {
 
     /// Makes durable what was taken, in one batch, and gives back a view of it.
     pub(super) fn write(&self) -> Result<Option<Snapshot>, StoreFailure> {
+        Ok(self.write_and_view()?.map(snapshot))
+    }
+
+    /// As [`Self::write`], with the header of what is in view.
+    pub(super) fn write_and_view(&self) -> Result<Option<(StateHeader, SnapshotData)>, StoreFailure> {
         let _writing = self.writing.lock();
         self.health.check()?;
         let taken = std::mem::take(&mut *self.taken.lock());
@@ -134,13 +139,13 @@ impl Checkpoints {
     pub(super) fn current(&self) -> Result<Option<Snapshot>, StoreFailure> {
         self.health.check()?;
         let generation = self.current.lock().clone();
-        self.view(generation)
+        Ok(self.view(generation)?.map(snapshot))
     }
 
-    fn view(&self, generation: Arc<Generation>) -> Result<Option<Snapshot>, StoreFailure> {
+    fn view(&self, generation: Arc<Generation>) -> Result<Option<(StateHeader, SnapshotData)>, StoreFailure> {
         let view = View::of(generation);
         let header = self.health.guard("read a checkpoint", view.header())?;
-        Ok(header.map(|header| Snapshot { meta: header.meta(), snapshot: SnapshotData(Source::View(view)) }))
+        Ok(header.map(|header| (header, SnapshotData(Source::View(view)))))
     }
 
     /// Replaces the state, in memory and on disk, by a snapshot. One that is not ahead of the state changes nothing.
@@ -158,7 +163,8 @@ impl Checkpoints {
     fn install_ahead(&self, meta: &SnapshotMeta, data: &SnapshotData) -> Result<(), InstallError> {
         let before = self.current.lock().clone();
         let next = before.make_next()?;
-        let (replicated, header) = self.fill(&next, data)?;
+        let filled: Result<_, InstallError> = fill(&next, self.options, |header| header, |take| data.read(take));
+        let (replicated, header) = filled?.ok_or(InstallError::Empty)?;
         if header.meta() != *meta {
             return Err(InstallError::OtherPosition);
         }
@@ -178,29 +184,41 @@ impl Checkpoints {
         drop(replaced);
         Ok(())
     }
+}
 
-    /// Writes a snapshot's rows, durably, and makes the state of them.
-    fn fill(&self, next: &Generation, data: &SnapshotData) -> Result<(Replicated, StateHeader), InstallError> {
-        // The rows are worth something only together, so one flush at the end replaces the WAL.
-        let mut unlogged = WriteOptions::default();
-        unlogged.disable_wal(true);
-        let loaded: Result<_, InstallError> = loader::load(self.options, |take| {
-            data.read(|frame| {
-                if let Frame::Rows { table, rows } = &frame {
-                    let mut batch = WriteBatch::default();
-                    for row in rows {
-                        batch.put_cf(cf(&next.db, table.name()), &row.key, &row.record);
-                    }
-                    next.db.write_opt(batch, &unlogged)?;
+fn snapshot((header, snapshot): (StateHeader, SnapshotData)) -> Snapshot {
+    Snapshot { meta: header.meta(), snapshot }
+}
+
+/// Writes a snapshot's rows into an empty generation, durably, and makes the state of them. The header is written as
+/// `adopt` has it. None if no frame comes.
+pub(super) fn fill<E: From<SnapshotError> + From<rocksdb::Error>>(
+    generation: &Generation,
+    options: Options,
+    adopt: impl FnOnce(StateHeader) -> StateHeader,
+    read: impl FnOnce(&mut dyn FnMut(Frame) -> Result<(), E>) -> Result<(), E>,
+) -> Result<Option<(Replicated, StateHeader)>, E> {
+    // The rows are worth something only together, so one flush at the end replaces the WAL.
+    let mut unlogged = WriteOptions::default();
+    unlogged.disable_wal(true);
+    let db = &generation.db;
+    let loaded = loader::load(options, |take| {
+        read(&mut |frame| {
+            if let Frame::Rows { table, rows } = &frame {
+                let mut batch = WriteBatch::default();
+                for row in rows {
+                    batch.put_cf(cf(db, table.name()), &row.key, &row.record);
                 }
-                take(frame)
-            })
-        });
-        let (replicated, header) = loaded?.ok_or(InstallError::Empty)?;
-        let mut batch = WriteBatch::default();
-        put_header(&next.db, &mut batch, &header);
-        next.db.write_opt(batch, &unlogged)?;
-        next.flush()?;
-        Ok((replicated, header))
-    }
+                db.write_opt(batch, &unlogged)?;
+            }
+            take(frame)
+        })
+    })?;
+    let Some((replicated, header)) = loaded else { return Ok(None) };
+    let header = adopt(header);
+    let mut batch = WriteBatch::default();
+    put_header(db, &mut batch, &header);
+    db.write_opt(batch, &unlogged)?;
+    generation.flush()?;
+    Ok(Some((replicated, header)))
 }

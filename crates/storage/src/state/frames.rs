@@ -102,10 +102,14 @@ pub(super) struct FrameWriter {
 
 impl FrameWriter {
     pub(super) fn write(&mut self, frame: &Frame) -> Vec<u8> {
-        let payload = codec::encode(Kind::SnapshotFrame, frame);
+        self.write_payload(&codec::encode(Kind::SnapshotFrame, frame))
+    }
+
+    /// What stands before the frames of a snapshot, in the same chain.
+    pub(super) fn write_payload(&mut self, payload: &[u8]) -> Vec<u8> {
         let length = u32::try_from(payload.len()).expect("a frame's length is bounded by the codec").to_le_bytes();
-        self.checksum = chain(self.checksum, length, &payload);
-        [&length[..], &self.checksum.to_le_bytes(), &payload].concat()
+        self.checksum = chain(self.checksum, length, payload);
+        [&length[..], &self.checksum.to_le_bytes(), payload].concat()
     }
 }
 
@@ -131,6 +135,16 @@ impl<R: Read> FrameReader<R> {
     /// The next frame, or none after the end frame.
     pub(super) fn next(&mut self) -> Result<Option<Frame>, SnapshotError> {
         let frame = self.frames;
+        let Some(payload) = self.next_payload()? else { return Ok(None) };
+        let value =
+            codec::decode(Kind::SnapshotFrame, payload).map_err(|source| SnapshotError::Frame { frame, source })?;
+        self.check_place(frame, &value)?;
+        Ok(Some(value))
+    }
+
+    /// What is in the next frame, not decoded, or none after the end frame.
+    pub(super) fn next_payload(&mut self) -> Result<Option<&[u8]>, SnapshotError> {
+        let frame = self.frames;
         self.bytes.resize(HEAD_BYTES, 0);
         let read = read_full(&mut self.source, &mut self.bytes).map_err(SnapshotError::Read)?;
         match (read, self.ended) {
@@ -155,11 +169,8 @@ impl<R: Read> FrameReader<R> {
             return Err(SnapshotError::Checksum { frame, found, expected });
         }
         self.checksum = expected;
-        let value =
-            codec::decode(Kind::SnapshotFrame, payload).map_err(|source| SnapshotError::Frame { frame, source })?;
-        self.check_place(&value)?;
         self.frames += 1;
-        Ok(Some(value))
+        Ok(Some(&self.bytes[HEAD_BYTES..]))
     }
 
     /// The bytes of the last frame.
@@ -167,7 +178,7 @@ impl<R: Read> FrameReader<R> {
         &self.bytes
     }
 
-    fn check_place(&mut self, value: &Frame) -> Result<(), SnapshotError> {
+    fn check_place(&mut self, frame: u64, value: &Frame) -> Result<(), SnapshotError> {
         match (value, self.digest) {
             (Frame::Head(head), None) => self.digest = Some(head.header.digest),
             (Frame::Rows { table, rows }, Some(_)) if *table as u8 >= self.table as u8 => {
@@ -187,7 +198,7 @@ impl<R: Read> FrameReader<R> {
                 }
                 self.ended = true;
             }
-            _ => return Err(SnapshotError::OutOfPlace { frame: self.frames }),
+            _ => return Err(SnapshotError::OutOfPlace { frame }),
         }
         Ok(())
     }

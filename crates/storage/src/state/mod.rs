@@ -12,8 +12,9 @@
 //! - the state in memory is at or ahead of the checkpoint, and the log holds what lies between;
 //! - revisions and cluster time never go back, not by a snapshot either.
 //!
-//! Read in this order: `roll`, `rows`, `checkpoints`, then `frames`, `snapshot` and `receive`.
+//! Read in this order: `roll`, `rows`, `checkpoints`, then `frames`, `snapshot` and `receive`, and `backup`.
 
+mod backup;
 mod checkpoints;
 mod frames;
 mod generation;
@@ -31,8 +32,10 @@ use std::sync::Arc;
 use futures_util::{Stream, TryStreamExt};
 use openraft::storage::{EntryResponder, RaftStateMachine};
 use openraft::{OptionalSend, RaftSnapshotBuilder};
-use rollcall_registry::{Options, State};
+use rollcall_registry::{Epoch, Options, State};
 
+pub(crate) use backup::BackupReader;
+pub use backup::{Backup, BackupError, BackupSummary, Backups, Moment, receive_backup, verify_backup};
 use checkpoints::Checkpoints;
 pub use frames::SnapshotError;
 pub(crate) use generation::CURRENT;
@@ -41,13 +44,14 @@ pub use generation::GenerationError;
 pub use receive::{ReceiveError, SnapshotReceiver};
 use roll::Replicated;
 pub use roll::Roll;
+use rows::StateHeader;
 pub use snapshot::SnapshotData;
 use snapshot::View;
 
 use crate::data_dir::DataDir;
 use crate::failure::{Health, StoreFailure};
 use crate::log::LogReader;
-use crate::types::{LogId, Snapshot, SnapshotMeta, StoredMembership, TypeConfig};
+use crate::types::{LogEntry, LogId, Snapshot, SnapshotMeta, StoredMembership, TypeConfig};
 
 /// Why the state cannot be opened.
 #[derive(Debug, thiserror::Error)]
@@ -56,6 +60,23 @@ pub enum StateOpenError {
     Generation(#[from] GenerationError),
     #[error("load the checkpointed state")]
     Load(#[from] SnapshotError),
+}
+
+/// Why no state was made out of a backup.
+#[derive(Debug, thiserror::Error)]
+pub enum AdoptError {
+    #[error(transparent)]
+    Backup(#[from] BackupError),
+    #[error("write the state")]
+    Rows(#[from] rocksdb::Error),
+    #[error("make the state")]
+    Generation(#[from] GenerationError),
+}
+
+impl From<SnapshotError> for AdoptError {
+    fn from(error: SnapshotError) -> Self {
+        Self::Backup(error.into())
+    }
 }
 
 /// The state as openraft changes it. Readers use [`Roll`].
@@ -69,6 +90,30 @@ pub struct StateMachine {
 pub(crate) struct Loaded {
     generation: Arc<Generation>,
     replicated: Replicated,
+}
+
+/// Makes the state of a new cluster out of a backup's, durably, with another epoch and membership. Its position in the
+/// log stays.
+pub(crate) fn adopt<R: io::Read>(
+    dir: &DataDir,
+    options: Options,
+    backup: &mut BackupReader<R>,
+    epoch: Epoch,
+    membership: impl FnOnce(Option<LogId>) -> StoredMembership,
+) -> Result<LogId, AdoptError> {
+    let generation = Generation::open_current(&dir.state_path())?;
+    let of_new_cluster = |mut header: StateHeader| {
+        header.header.epoch = epoch;
+        header.membership = membership(header.applied);
+        header
+    };
+    let filled: Result<_, AdoptError> = checkpoints::fill(&generation, options, of_new_cluster, |take| {
+        while let Some(frame) = backup.next()? {
+            take(frame)?;
+        }
+        Ok(())
+    });
+    filled?.and_then(|(_, header)| header.applied).ok_or(AdoptError::Backup(BackupError::Empty))
 }
 
 /// Loads the last checkpoint; what the log holds beyond it is openraft's to replay.
@@ -92,6 +137,33 @@ impl StateMachine {
 
     pub fn roll(&self) -> &Roll {
         &self.roll
+    }
+
+    pub(crate) fn backups(&self) -> Backups {
+        Backups(Arc::downgrade(&self.checkpoints))
+    }
+
+    /// What the state would be kept as now.
+    pub(crate) fn moment(&self) -> Moment {
+        self.roll.with(|replicated| Moment::of(&replicated.header()))
+    }
+
+    /// Applies an entry outside of openraft.
+    pub(crate) fn apply_entry(&self, entry: LogEntry) {
+        self.roll.apply(entry);
+    }
+
+    /// Begins an epoch with another membership, durably, behind everything that was applied. Does nothing in the epoch
+    /// itself but to write.
+    pub(crate) fn begin_epoch(&self, epoch: Epoch, membership: StoredMembership) -> Result<(), StoreFailure> {
+        self.roll.with(|replicated| {
+            if replicated.state.epoch() < epoch {
+                replicated.state.begin_epoch(epoch);
+            }
+            replicated.membership = membership;
+        });
+        self.checkpoints.take();
+        self.checkpoints.write().map(drop)
     }
 }
 

@@ -54,31 +54,41 @@ impl SnapshotReceiver {
         S: Stream<Item = io::Result<Bytes>> + Send,
     {
         let number = self.count.fetch_add(1, Ordering::Relaxed);
-        let (sender, chunks) = mpsc::channel(CHUNKS_WAITING_MAX);
         let (dir, health) = (self.dir.clone(), self.health.clone());
-        let writer = tokio::task::spawn_blocking(move || write(&dir, number, Chunks::new(chunks), &health));
-        let mut stream = std::pin::pin!(stream);
-        let mut broken = None;
-        while let Some(chunk) = stream.next().await {
-            match chunk {
-                Ok(chunk) => {
-                    if sender.send(chunk).await.is_err() {
-                        // The writer refused, and says why.
-                        break;
-                    }
-                }
-                Err(error) => {
-                    broken = Some(error);
+        let written = feed(stream, move |chunks| write(&dir, number, chunks, &health)).await;
+        written.map_err(ReceiveError::Stream)?
+    }
+}
+
+/// Lets `work` read a stream on a thread that may block. Fails when the stream breaks, whatever `work` made of that.
+pub(super) async fn feed<S, T>(stream: S, work: impl FnOnce(Chunks) -> T + Send + 'static) -> io::Result<T>
+where
+    S: Stream<Item = io::Result<Bytes>> + Send,
+    T: Send + 'static,
+{
+    let (sender, chunks) = mpsc::channel(CHUNKS_WAITING_MAX);
+    let working = tokio::task::spawn_blocking(move || work(Chunks::new(chunks)));
+    let mut stream = std::pin::pin!(stream);
+    let mut broken = None;
+    while let Some(chunk) = stream.next().await {
+        match chunk {
+            Ok(chunk) => {
+                if sender.send(chunk).await.is_err() {
+                    // Whoever reads has refused, and says why.
                     break;
                 }
             }
+            Err(error) => {
+                broken = Some(error);
+                break;
+            }
         }
-        drop(sender);
-        let written = writer.await.map_err(|error| ReceiveError::Stream(io::Error::other(error)))?;
-        match broken {
-            Some(error) => Err(ReceiveError::Stream(error)),
-            None => written,
-        }
+    }
+    drop(sender);
+    let worked = working.await.map_err(io::Error::other)?;
+    match broken {
+        Some(error) => Err(error),
+        None => Ok(worked),
     }
 }
 
@@ -105,7 +115,7 @@ fn write(dir: &Path, number: u64, chunks: Chunks, health: &Health) -> Result<Sna
 }
 
 /// Chunks as a source to read from.
-struct Chunks {
+pub(super) struct Chunks {
     queue: mpsc::Receiver<Bytes>,
     current: Bytes,
 }

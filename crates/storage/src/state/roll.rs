@@ -10,6 +10,7 @@ use parking_lot::{Mutex, RwLock};
 use rollcall_registry::{ClusterTime, Digest, State, Term};
 use tokio::sync::watch;
 
+use super::rows::StateHeader;
 use crate::types::{LogEntry, LogId, Reply, StoredMembership};
 
 /// Digests kept: at 100 entries per second, a minute and a half of them.
@@ -61,6 +62,11 @@ impl Replicated {
             replicated.digests.push(applied.index, replicated.state.digest());
         }
         replicated
+    }
+
+    /// Beside the rows, what the state is kept as.
+    pub(super) fn header(&self) -> StateHeader {
+        StateHeader { applied: self.applied, membership: self.membership.clone(), header: self.state.header() }
     }
 
     fn apply(&mut self, entry: LogEntry) -> Reply {

@@ -135,8 +135,17 @@ impl SnapshotData {
     /// The snapshot as bytes, in chunks of at most 1 MiB, for a [`SnapshotReceiver`](crate::SnapshotReceiver). Read on
     /// a blocking thread, a few chunks ahead. Must be called on a tokio runtime.
     pub fn into_stream(self) -> impl Stream<Item = io::Result<Bytes>> + Send + 'static {
+        self.into_stream_after(FrameWriter::default(), Vec::new())
+    }
+
+    /// As [`Self::into_stream`], behind the bytes that `writer` wrote.
+    pub(super) fn into_stream_after(
+        self,
+        writer: FrameWriter,
+        before: Vec<u8>,
+    ) -> impl Stream<Item = io::Result<Bytes>> + Send + 'static {
         let (sender, chunks) = mpsc::channel(CHUNKS_AHEAD_MAX);
-        let reader = tokio::task::spawn_blocking(move || self.send(&sender));
+        let reader = tokio::task::spawn_blocking(move || self.send(writer, before, &sender));
         stream::unfold(Some((chunks, reader)), |sending| async {
             let (mut chunks, reader) = sending?;
             match chunks.recv().await {
@@ -146,16 +155,22 @@ impl SnapshotData {
         })
     }
 
-    fn send(self, sender: &mpsc::Sender<Bytes>) -> Result<(), SnapshotError> {
-        let mut writer = FrameWriter::default();
-        self.read(|frame| {
-            let mut bytes = Bytes::from(writer.write(&frame));
+    fn send(
+        self,
+        mut writer: FrameWriter,
+        before: Vec<u8>,
+        sender: &mpsc::Sender<Bytes>,
+    ) -> Result<(), SnapshotError> {
+        let send = |bytes: Vec<u8>| {
+            let mut bytes = Bytes::from(bytes);
             while !bytes.is_empty() {
                 let chunk = bytes.split_to(bytes.len().min(CHUNK_BYTES_MAX));
                 sender.blocking_send(chunk).map_err(|_| SnapshotError::Abandoned)?;
             }
             Ok(())
-        })
+        };
+        send(before)?;
+        self.read(|frame| send(writer.write(&frame)))
     }
 
     /// Calls `take` with every frame, in order; blocks.

@@ -3,9 +3,11 @@
 use rollcall_registry::state::{Header, Past};
 use rollcall_registry::{ChangeKind, ClusterTime, Digest, Epoch, Revision, WallTime};
 
+use super::backup::BackupHead;
 use super::frames::{Frame, Row};
 use super::rows::{StateHeader, Table};
 use crate::codec::{self, Kind};
+use crate::data_dir::{ClusterId, Unfinished};
 use crate::types::{StoredMembership, TypeConfig};
 
 #[test]
@@ -29,6 +31,12 @@ fn p13_private_kinds_have_their_bytes() {
         codec::encode(Kind::SnapshotFrame, &Frame::Rows { table: Table::Instances, rows: vec![row] }),
         codec::encode(Kind::SnapshotFrame, &Frame::End { rows: 7, digest: Digest(8) }),
         codec::encode(Kind::Generation, &9u64),
+        codec::encode(
+            Kind::BackupHead,
+            &BackupHead { cluster_id: ClusterId(11), node_id: 12, version: "1.2.3".to_owned() },
+        ),
+        codec::encode(Kind::Unfinished, &Unfinished::Restore),
+        codec::encode(Kind::Unfinished, &Unfinished::Recovery { cluster_id: ClusterId(13), epoch: Epoch(14) }),
         codec::encode(Kind::History, &vec![Past { kind: ChangeKind::Expired, wall: WallTime(10), before: None }]),
     ];
     let hex = frames.map(|frame| frame.iter().map(|byte| format!("{byte:02x}")).collect::<String>());
@@ -40,6 +48,9 @@ fn p13_private_kinds_have_their_bytes() {
             "07010101010201020103",
             "0701020708",
             "0b0109",
+            "0e010b0c05312e322e33",
+            "0f0100",
+            "0f01010d0e",
             "0d0101040a00",
         ]
     );

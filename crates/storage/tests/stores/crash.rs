@@ -10,11 +10,13 @@ use bytes::Bytes;
 use futures_util::stream;
 use openraft::RaftLogReader;
 use openraft::storage::{RaftLogStorage, RaftStateMachine};
-use rollcall_storage::{Stores, Vote};
+use rollcall_registry::{Epoch, Options};
+use rollcall_storage::{DataDir, DataDirError, Recovery, Stores, Vote};
 
 use crate::common::{
-    append, apply, checkpoint, digest, digest_after, entry, last_index, log_id, memory_dir, open, replay,
+    append, apply, checkpoint, copy_dir, digest, digest_after, entry, last_index, log_id, memory_dir, open, replay,
 };
+use crate::offline::{NEW, backup_at, check_alone, left_behind, member, restored};
 use crate::power_loss::PowerLoss;
 
 const LIFE: &str = "ROLLCALL_TEST_LIFE";
@@ -60,7 +62,19 @@ fn vote(term: u64) -> Vote {
 async fn child() {
     let Ok(life) = env::var(LIFE) else { return };
     let root = PathBuf::from(env::var("ROLLCALL_POWER_LOSS_ROOT").expect("the parent names a directory"));
-    let mut stores = open(&root.join("node"));
+    let node = root.join("node");
+    match life.as_str() {
+        "restored" => {
+            restore_prepared(&node);
+            return say("done", 0);
+        }
+        "recovered" => {
+            recover_prepared(&node);
+            return say("done", 0);
+        }
+        _ => {}
+    }
+    let mut stores = open(&node);
     match life.as_str() {
         "short" => short_life(&mut stores).await,
         "busy" => busy_life(&mut stores).await,
@@ -69,6 +83,16 @@ async fn child() {
         other => panic!("there is no life `{other}`"),
     }
     say("done", 0);
+}
+
+fn restore_prepared(node: &Path) {
+    let bytes = std::fs::read(env::var(SNAPSHOT).expect("the parent names a backup")).expect("read the backup");
+    restored(&bytes, node).expect("restore");
+}
+
+fn recover_prepared(node: &Path) {
+    let recovery = Recovery::open(node, Options::default()).expect("open the directory");
+    recovery.finish(NEW.cluster_id, Some(member())).expect("recover");
 }
 
 /// Every kind of write once or twice.
@@ -196,6 +220,79 @@ async fn at_each_step(variable: &str) {
             break;
         }
     }
+}
+
+/// Kills a child that works on the directory without a node at each step, until one goes through. What a kill and what a
+/// power loss left is then looked at by `check`.
+async fn killed_at_each_step(life: &str, prepare: impl AsyncFn(&Path), check: impl AsyncFn(&Path)) {
+    let dir = memory_dir();
+    let backup = dir.path().join("backup");
+    std::fs::write(&backup, backup_at(SNAPSHOT_INDEX).await).unwrap();
+    let prepared = dir.path().join("prepared");
+    prepare(&prepared).await;
+    for step in 1.. {
+        let run = dir.path().join(step.to_string());
+        std::fs::create_dir(&run).unwrap();
+        let power = PowerLoss::new(&run);
+        if prepared.exists() {
+            copy_dir(&prepared, &power.root().join("node"));
+        }
+        let mut acknowledged = Acknowledged::default();
+        let child = spawn(life, &power, |command| {
+            command.env("ROLLCALL_POWER_LOSS_KILL_AT", step.to_string()).env(SNAPSHOT, &backup);
+        });
+        listen(child, usize::MAX, &mut acknowledged);
+        for (left, root) in [("a kill", power.root().to_owned()), ("power loss", power.disk())] {
+            println!("step {step}, after {left}: {acknowledged:?}");
+            // Before the first step nothing is durable, and there is no disk.
+            if root.exists() {
+                check(&root.join("node")).await;
+            }
+        }
+        std::fs::remove_dir_all(&run).unwrap();
+        assert!(step < 1000, "it does not end");
+        if acknowledged.done {
+            assert!(step > 10, "only {step} steps were tried");
+            break;
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_restore_that_was_killed_is_refused_or_whole_and_is_restored_again() {
+    killed_at_each_step(
+        "restored",
+        async |_| (),
+        async |node| {
+            let is_whole = match DataDir::lock(node) {
+                Ok(dir) => dir.identity().is_some(),
+                Err(DataDirError::Unfinished { .. }) => false,
+                Err(error) => panic!("{error}"),
+            };
+            if !is_whole {
+                restored(&backup_at(SNAPSHOT_INDEX).await, node).unwrap();
+            }
+            check_alone(node, NEW, Epoch(1), SNAPSHOT_INDEX).await;
+        },
+    )
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_recovery_that_was_killed_is_untouched_or_whole_or_is_recovered_again() {
+    let left = async |node: &Path| left_behind(node, NEW.node_id).await;
+    killed_at_each_step("recovered", left, async |node| {
+        let is_whole = match DataDir::lock(node) {
+            Ok(dir) => dir.identity() == Some(NEW),
+            Err(DataDirError::Unfinished { .. }) => false,
+            Err(error) => panic!("{error}"),
+        };
+        if !is_whole {
+            recover_prepared(node);
+        }
+        check_alone(node, NEW, Epoch(1), 59).await;
+    })
+    .await;
 }
 
 /// The tool's own test: what was not synced is gone.

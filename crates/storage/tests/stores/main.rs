@@ -7,6 +7,7 @@ mod common;
 mod crash;
 mod data_dir;
 mod log;
+mod offline;
 #[path = "../power_loss/mod.rs"]
 mod power_loss;
 mod state;
