@@ -36,25 +36,30 @@ has_cxx() { command -v c++ >/dev/null || command -v g++ >/dev/null || command -v
 
 # RocksDB is C++, and its bindings are read from its headers by libclang.
 need_native_tools() {
-  local missing=() as_root=()
+  local missing=()
   has_libclang || missing+=(libclang-dev)
   has_cxx || missing+=(g++)
   ((${#missing[@]})) || return 0
   command -v apt-get >/dev/null ||
     die "libclang or a C++ compiler is missing; install them (Fedora: clang-devel gcc-c++, Alpine: clang-dev g++, macOS: xcode-select --install)"
+  say "Installing ${missing[*]}, which compiling RocksDB needs."
+  apt_install "${missing[@]}"
+}
+
+# Installs Debian packages, and shows what apt said only when it failed.
+apt_install() {
+  local as_root=() log
   if ((EUID != 0)); then
-    command -v sudo >/dev/null || die "missing: ${missing[*]}; as root, run: apt-get install ${missing[*]}"
+    command -v sudo >/dev/null || die "missing: $*; as root, run: apt-get install $*"
     as_root=(sudo)
   fi
-  say "Installing ${missing[*]}, which compiling RocksDB needs."
-  local log
   log=$(mktemp)
   if ! {
     "${as_root[@]}" apt-get update -q &&
-      "${as_root[@]}" env DEBIAN_FRONTEND=noninteractive apt-get install -y -q "${missing[@]}"
+      "${as_root[@]}" env DEBIAN_FRONTEND=noninteractive apt-get install -y -q "$@"
   } >"$log" 2>&1; then
     cat "$log" >&2
-    die "could not install ${missing[*]}"
+    die "could not install $*"
   fi
   rm -f "$log"
 }
@@ -86,4 +91,27 @@ announce_build() {
     say "Compiling everything, RocksDB first: about a quarter of an hour on two cores. Only the first time;"
     say "what is compiled is kept in $CARGO_TARGET_DIR."
   fi
+}
+
+has_docker() { command -v docker >/dev/null && docker version >/dev/null 2>&1; }
+
+need_docker() {
+  command -v docker >/dev/null || die "docker is missing; see https://docs.docker.com/engine/install"
+  docker version >/dev/null 2>&1 ||
+    die "no Docker engine answers; start it (systemctl start docker, or dockerd as root) or join the group that may use it"
+}
+
+# What checks the manifests below cluster/, in an environment of its own. Without it those checks are skipped.
+need_manifest_lints() {
+  local home="${XDG_CACHE_HOME:-$HOME/.cache}/rollcall/lints" wanted=(yamllint==1.38.0 kubernetes-validate==1.37.0) log
+  [[ -r "$home/installed" && "$(<"$home/installed")" == "${wanted[*]}" ]] && return 0
+  say "Installing ${wanted[*]}, which check the manifests."
+  log=$(mktemp)
+  if { python3 -m venv --clear "$home" && "$home/bin/pip" install -q "${wanted[@]}"; } >"$log" 2>&1; then
+    say "${wanted[*]}" >"$home/installed"
+  else
+    tail -n 5 "$log"
+    say "They cannot be installed here; the manifests will not be checked."
+  fi
+  rm -f "$log"
 }
