@@ -44,7 +44,7 @@ async fn write(writer: usize, api: Api, stop: Arc<AtomicBool>, written: Arc<Atom
         let body = json!({ "id": id, "name": "busy", "url": format!("http://h/{n}"), "ttl_ms": 600_000 });
         let lease = api.post("/api/services/register", &body).await.ok()["lease"]["id"].clone();
         api.post("/api/heartbeats", &json!({ "leases": [lease] })).await.ok();
-        if n % 7 == 0 {
+        if n.is_multiple_of(7) {
             api.delete(&format!("/api/services/{id}")).await.ok();
         }
         n += 1;

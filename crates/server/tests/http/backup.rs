@@ -24,10 +24,10 @@ async fn fill(node: &Node, count: usize) {
 }
 
 async fn backup(node: &Node) -> (reqwest::header::HeaderMap, Vec<u8>) {
-    let response = node.request(Method::GET, "/api/cluster/backup").send().await.unwrap();
+    let response = node.request(Method::GET, "/api/cluster/backup").send().await.expect("an answer");
     assert_eq!(response.status().as_u16(), 200);
     let headers = response.headers().clone();
-    (headers, response.bytes().await.unwrap().to_vec())
+    (headers, response.bytes().await.expect("a whole body").to_vec())
 }
 
 fn member() -> Member {
