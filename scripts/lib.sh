@@ -70,6 +70,24 @@ need_nextest() {
   cargo install --quiet --locked cargo-nextest
 }
 
+# Prometheus' own tool checks the alerts; without it that check is skipped. Taken out of Debian's package instead of
+# installing that, which would start a server.
+want_promtool() {
+  command -v promtool >/dev/null && return 0
+  local tools="$CARGO_TARGET_DIR/tools" unpacked
+  if [[ ! -x "$tools/promtool" ]] && command -v apt-get >/dev/null && command -v dpkg-deb >/dev/null; then
+    unpacked=$(mktemp -d)
+    (
+      cd "$unpacked"
+      apt-get download -q prometheus || { ((EUID == 0)) && apt-get update -q && apt-get download -q prometheus; }
+      dpkg-deb --fsys-tarfile prometheus_*.deb | tar -x ./usr/bin/promtool
+      mkdir -p "$tools" && mv usr/bin/promtool "$tools/promtool"
+    ) >/dev/null 2>&1 || say "promtool was not to be had; the alerts are not checked with it."
+    rm -rf "$unpacked"
+  fi
+  [[ ! -x "$tools/promtool" ]] || export PATH="$tools:$PATH"
+}
+
 rocksdb_is_compiled() { compgen -G "$CARGO_TARGET_DIR/release/build/librocksdb-sys-*/out/librocksdb.a" >/dev/null; }
 
 # cargo tells this project's own crates apart by their path within the checkout, not by the checkout. With one target

@@ -22,6 +22,7 @@ pub struct Cluster {
     arguments: Vec<String>,
     /// Nodes that there ever were.
     added: usize,
+    environment: Vec<(String, String)>,
 }
 
 impl Cluster {
@@ -46,7 +47,21 @@ impl Cluster {
     /// # Panics
     /// When they do not get there in time.
     pub async fn start_in(parent: &Path, count: usize, arguments: &[&str]) -> Self {
+        Self::start_all(parent, count, arguments, &[]).await
+    }
+
+    /// As [`Self::start`], with variables set for every node.
+    ///
+    /// # Panics
+    /// When they do not get there in time.
+    pub async fn start_with_environment(count: usize, environment: &[(&str, &str)]) -> Self {
+        Self::start_all(&std::env::temp_dir(), count, &[], environment).await
+    }
+
+    async fn start_all(parent: &Path, count: usize, arguments: &[&str], environment: &[(&str, &str)]) -> Self {
         let mut cluster = Self::empty(parent, arguments);
+        cluster.environment =
+            environment.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect();
         for number in 0..count {
             let founding = match cluster.nodes.first() {
                 None => vec!["--bootstrap".to_owned()],
@@ -63,7 +78,7 @@ impl Cluster {
         let directory =
             tempfile::Builder::new().prefix("rollcall-").tempdir_in(parent).expect("a temporary directory");
         let arguments = arguments.iter().map(|argument| (*argument).to_owned()).collect();
-        Self { nodes: Vec::new(), directory, arguments, added: 0 }
+        Self { nodes: Vec::new(), directory, arguments, added: 0, environment: Vec::new() }
     }
 
     /// A cluster of one node, on what `make` put into its data directory, and waits until it is ready.
@@ -95,7 +110,8 @@ impl Cluster {
     fn add(&mut self, founding: Vec<String>) {
         self.added += 1;
         let arguments = [founding, self.arguments.clone()].concat();
-        self.nodes.push(Node::new(self.directory.path(), &format!("node-{}", self.added), arguments));
+        let node = Node::new(self.directory.path(), &format!("node-{}", self.added), arguments);
+        self.nodes.push(node.with_environment(&self.environment));
     }
 
     /// Adds a node that stays a learner, and waits until it is ready.

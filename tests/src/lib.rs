@@ -8,12 +8,13 @@
 //! - Nobody sleeps: [`wait_until`] waits for a condition with a deadline, and is the only place that pauses.
 //! - When a test fails the end of every node's log is shown; when it passes, no log may tell of a panic.
 //!
-//! Read in this order: [`Cluster`], [`Node`], [`Api`], [`Events`]; [`Docker`] runs nodes in containers instead; [`etcd`] is
-//! the same for the neighbour that is measured beside.
+//! Read in this order: [`Cluster`], [`Node`], [`Api`], [`Events`], [`Collector`]; [`Docker`] runs nodes in containers instead;
+//! [`etcd`] is the same for the neighbour that is measured beside.
 //! The binary is `$ROLLCALL_BIN`, else `rollcall` in the target directory that the test was built in.
 
 mod api;
 mod cluster;
+mod collector;
 mod docker;
 pub mod etcd;
 mod node;
@@ -24,6 +25,7 @@ mod watch;
 
 pub use api::{Answer, Api};
 pub use cluster::Cluster;
+pub use collector::{Collector, Span};
 pub use docker::{Docker, skip, workspace};
 pub use node::{Node, rollcall};
 pub use ports::Port;

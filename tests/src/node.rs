@@ -22,6 +22,7 @@ pub struct Node {
     client_port: Port,
     peer_port: Port,
     arguments: Vec<String>,
+    environment: Vec<(String, String)>,
     process: Process,
 }
 
@@ -35,7 +36,14 @@ impl Node {
         fs::create_dir_all(&directory).expect("a directory for the node");
         let (client_port, peer_port) = (Port::reserve(), Port::reserve());
         let api = Api::new(&client_port.address());
-        Self { api, directory, client_port, peer_port, arguments, process: Process::default() }
+        let (environment, process) = (Vec::new(), Process::default());
+        Self { api, directory, client_port, peer_port, arguments, environment, process }
+    }
+
+    /// With variables set for the process.
+    #[must_use]
+    pub fn with_environment(self, variables: &[(String, String)]) -> Self {
+        Self { environment: variables.to_vec(), ..self }
     }
 
     pub fn client_address(&self) -> String {
@@ -87,7 +95,8 @@ impl Node {
         command
             .args(["serve", "--listen", &self.client_address(), "--peer-listen", peer_address, "--data-dir"])
             .arg(data_dir)
-            .args(&self.arguments);
+            .args(&self.arguments)
+            .envs(self.environment.iter().cloned());
         self.process.start(command, &self.log_path());
     }
 
@@ -150,7 +159,8 @@ impl Node {
 /// When there is no binary, saying how to build it.
 pub fn rollcall() -> Command {
     let mut command = Command::new(built("rollcall", "rollcall-cli", "ROLLCALL_BIN"));
-    for (name, _) in std::env::vars_os().filter(|(name, _)| name.to_string_lossy().starts_with("ROLLCALL_")) {
+    let foreign = |name: &str| name.starts_with("ROLLCALL_") || name.starts_with("OTEL_");
+    for (name, _) in std::env::vars_os().filter(|(name, _)| foreign(&name.to_string_lossy())) {
         command.env_remove(name);
     }
     command

@@ -28,6 +28,9 @@ const OWNED: &[(&str, &[&str])] = &[
     ("openraft", &["rollcall-storage", "rollcall-replica"]),
     ("axum", &["rollcall-server"]),
     ("tonic", &["rollcall-tests"]),
+    ("prometheus-client", &["rollcall-server"]),
+    ("opentelemetry", &["rollcall-server"]),
+    ("opentelemetry_sdk", &["rollcall-server"]),
 ];
 
 const FILE_LINES_MAX: usize = 600;

@@ -3,18 +3,38 @@
 use std::io;
 
 use rollcall_server::config::LogFormat;
-use tracing_subscriber::EnvFilter;
+use rollcall_server::telemetry::Telemetry;
+use tracing::Subscriber;
+use tracing_subscriber::layer::SubscriberExt;
+use tracing_subscriber::registry::LookupSpan;
+use tracing_subscriber::util::SubscriberInitExt;
+use tracing_subscriber::{EnvFilter, Layer};
 
 use crate::failure::Failure;
 
-/// Starts logging. `level` is a level or filter directives, as `info` or `warn,rollcall_replica=debug`.
-pub(crate) fn start(format: LogFormat, level: &str) -> Result<(), Failure> {
-    let subscriber = tracing_subscriber::fmt().with_env_filter(filter(level)?).with_writer(io::stderr);
-    match format {
-        LogFormat::Text => subscriber.with_ansi(io::IsTerminal::is_terminal(&io::stderr())).init(),
-        LogFormat::Json => subscriber.json().init(),
+/// Starts logging, and hands spans to whoever collects them. `level` is a level or filter directives, as `info` or
+/// `warn,rollcall_replica=debug`.
+pub(crate) fn start(format: LogFormat, level: &str, telemetry: Option<&Telemetry>) -> Result<(), Failure> {
+    let filter = filter(level)?;
+    match telemetry {
+        // Judged once for everything, which is the cheaper way.
+        None => tracing_subscriber::registry().with(filter).with(lines(format)).init(),
+        Some(telemetry) => {
+            tracing_subscriber::registry().with(telemetry.layer()).with(lines(format).with_filter(filter)).init();
+        }
     }
     Ok(())
+}
+
+fn lines<S>(format: LogFormat) -> Box<dyn Layer<S> + Send + Sync>
+where
+    S: Subscriber + for<'span> LookupSpan<'span> + Send + Sync,
+{
+    let lines = tracing_subscriber::fmt::layer().with_writer(io::stderr);
+    match format {
+        LogFormat::Text => lines.with_ansi(io::IsTerminal::is_terminal(&io::stderr())).boxed(),
+        LogFormat::Json => lines.json().boxed(),
+    }
 }
 
 /// Whether [`start`] would take this level.

@@ -10,7 +10,7 @@
 //! - A deterministic no is a [`Refusal`]; a broken invariant panics, and the node stops.
 //!
 //! Read in this order: [`registration`], `packed`, `instance`, [`command`], [`state`], then [`query`] over `filter`, `index`
-//! and `slots`, and `interest` for watchers.
+//! and `slots`, and `interest` for watchers. `tally` counts for operators.
 
 pub mod command;
 pub mod digest;
@@ -27,6 +27,7 @@ pub mod registration;
 pub mod selector;
 mod slots;
 pub mod state;
+mod tally;
 
 pub use command::{Beaten, Command, Condition, LeaseSet, Once, Origin, Outcome, Proposal, Refusal, Registered};
 pub use digest::Digest;
@@ -40,3 +41,4 @@ pub use packed::{Parts, Texts};
 pub use query::{Page, Position, Query, Sort, View};
 pub use registration::{Kind, PackedRegistration, Protocol, Registration, RegistrationView, Status, Visibility};
 pub use state::{Options, State};
+pub use tally::{MARGIN_PARTS, Tally};

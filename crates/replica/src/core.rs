@@ -1,12 +1,12 @@
 //! What the replica's tasks share, and what they ask of it: who leads, what time it is, how fresh this node is.
 
-use std::time::Duration;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use openraft::alias::CommittedLeaderIdOf;
 use openraft::async_runtime::WatchReceiver;
 use openraft::{Instant as _, RaftMetrics};
 use parking_lot::Mutex;
-use rollcall_registry::ClusterTime;
+use rollcall_registry::{ClusterTime, WallTime};
 use rollcall_storage::{Backups, ClusterId, LogEnd, NodeId, Roll, SnapshotReceiver, StateMachine, TypeConfig};
 use tokio::sync::Notify;
 use tokio::time::Instant;
@@ -15,10 +15,12 @@ use tokio_util::sync::CancellationToken;
 use crate::clock::{ClockOptions, LeaderClock};
 use crate::freshness::Freshness;
 use crate::message::{Lead, Stamp};
+use crate::meters::Meters;
 use crate::network::{Leadership, Network};
 use crate::options::Options;
 use crate::proposer::Queue;
 use crate::read_index::Rounds;
+use crate::wall_clocks::WallClocks;
 
 pub(crate) type Raft = openraft::Raft<TypeConfig, StateMachine>;
 pub(crate) type Metrics = RaftMetrics<TypeConfig>;
@@ -48,6 +50,14 @@ pub(crate) struct Core {
     pub stamps: Stamps,
     /// Told when a connection broke on which a leader sent its appends.
     pub contact_lost: Notify,
+    pub meters: Meters,
+    pub wall_clocks: WallClocks,
+}
+
+/// For people to read; decides nothing.
+pub(crate) fn wall() -> WallTime {
+    let since_epoch = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    WallTime(u64::try_from(since_epoch.as_millis()).unwrap_or(u64::MAX))
 }
 
 /// The clock of the leader whose append was last accepted.
@@ -97,6 +107,13 @@ impl Core {
 
     pub(crate) fn current_leader(&self) -> Option<NodeId> {
         self.raft.metrics().borrow_watched().current_leader
+    }
+
+    /// Who leads in which term, if anyone is known to.
+    pub(crate) fn leadership(&self) -> Option<(u64, NodeId)> {
+        let metrics = self.raft.metrics();
+        let metrics = metrics.borrow_watched();
+        Some((metrics.current_term, metrics.current_leader?))
     }
 
     /// Whether a peer answered this leader lately.

@@ -2,18 +2,20 @@
 //! leader where it follows, and not at all until there is a leader.
 
 use std::sync::Arc;
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::Duration;
 
 use openraft::errors::ClientWriteError;
 use openraft::impls::ProgressResponder;
-use rollcall_registry::{Origin, Proposal, WallTime};
+use rollcall_registry::{Command, Origin, Proposal};
 use rollcall_storage::{NodeId, Payload};
 use tokio::time::Instant;
+use tracing::Instrument;
 
-use crate::core::{Core, Leading};
+use crate::core::{Core, Leading, wall};
 use crate::message::{ProposeRequest, ProposeResponse};
 use crate::peer::{PeerRoute, Sent};
-use crate::proposer::{self, Answer, Commands, Pace, Pending, Sizes, SubmitError, Waiting};
+use crate::proposer::{self, Answer, Commands, Course, Pace, Pending, Sizes, SubmitError, Waiting};
+use crate::trace;
 
 /// How long a follower waits for the leader's answer to a batch. The senders' own deadlines are shorter or equal.
 const FORWARD_TIMEOUT: Duration = Duration::from_secs(60);
@@ -29,9 +31,10 @@ pub(crate) async fn drive(core: Arc<Core>, mut waiting: Waiting) {
         let Some(batch) = batch else { break };
         origin.batch += 1;
         let (requests, begun) = (batch.len(), Instant::now());
+        let span = trace::of_batch(core.options.trace, &batch, origin.batch);
         tokio::select! {
             () = core.stop.cancelled() => break,
-            () = bring(&core, batch, origin) => {}
+            () = bring(&core, batch, origin).instrument(span) => {}
         }
         pace = Pace { requests, took: begun.elapsed(), answered_at: Instant::now() };
     }
@@ -50,9 +53,23 @@ enum Attempt {
     Unknown,
 }
 
+/// A batch at the beginning of its way.
+#[derive(Clone, Copy)]
+struct Begun {
+    batch: u64,
+    taken_at: Instant,
+}
+
+impl Begun {
+    fn decided(self) -> Course {
+        Course { batch: self.batch, taken_at: self.taken_at, decided_at: Instant::now() }
+    }
+}
+
 async fn bring(core: &Arc<Core>, mut batch: Vec<Pending>, origin: Origin) {
     // Once an answer was lost nothing can be withdrawn any more; until then everything can that is not on its way.
     let mut lost = false;
+    let begun = Begun { batch: origin.batch, taken_at: Instant::now() };
     loop {
         if lost {
             if batch.iter().all(Pending::is_abandoned) {
@@ -77,8 +94,8 @@ async fn bring(core: &Arc<Core>, mut batch: Vec<Pending>, origin: Origin) {
         let commands = merged.take_commands();
         let sizes = Sizes::of(&commands);
         let attempt = match (lead, seen_leader) {
-            (Some(lead), _) => propose(core, lead, commands).await,
-            (None, Some(leader)) if leader != core.node_id => forward(core, leader, commands).await,
+            (Some(lead), _) => propose(core, lead, commands, begun).await,
+            (None, Some(leader)) if leader != core.node_id => forward(core, leader, commands, begun).await,
             (None, _) => Attempt::NotProposed,
         };
         match attempt {
@@ -115,10 +132,20 @@ async fn bring(core: &Arc<Core>, mut batch: Vec<Pending>, origin: Origin) {
     }
 }
 
-async fn propose(core: &Core, lead: Leading, (commands, once): Commands) -> Attempt {
-    let since_epoch = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-    let wall = WallTime(u64::try_from(since_epoch.as_millis()).unwrap_or(u64::MAX));
-    let payload = Payload::new(Proposal { stamp: lead.now, wall, commands, once });
+/// How many commands an entry is to those who sent them: renewals were merged.
+fn count((commands, once): &Commands) -> u64 {
+    let counts = commands.iter().chain(once.iter().flat_map(|once| &once.commands)).map(|command| match command {
+        Command::Renew { leases, .. } => leases.as_slice().len() as u64,
+        Command::Register { .. } | Command::Beat { .. } | Command::Deregister { .. } | Command::Expire { .. } => 1,
+    });
+    counts.sum()
+}
+
+async fn propose(core: &Core, lead: Leading, commands: Commands, begun: Begun) -> Attempt {
+    let (meters, proposed_at) = (&core.meters, Instant::now());
+    let size = count(&commands);
+    let (commands, once) = commands;
+    let payload = Payload::new(Proposal { stamp: lead.now, wall: wall(), commands, once });
     let (responder, answer) = ProgressResponder::complete_only();
     // Pinned to this leadership: an entry stamped by its clock must not enter the log of another.
     if core.raft.write(payload).with_leader(lead.leader).responder(responder).await.is_err() {
@@ -126,11 +153,14 @@ async fn propose(core: &Core, lead: Leading, (commands, once): Commands) -> Atte
     }
     match answer.await {
         Ok(Ok(applied)) => {
-            let index = applied.log_id.index();
+            let (index, course) = (applied.log_id.index(), begun.decided());
+            meters.entry_commands.observe(size);
+            meters.commit.observe_duration(course.decided_at - proposed_at);
             Attempt::Done(Answer {
                 outcomes: applied.response().outcomes.clone(),
                 revision: applied.response().revision,
                 index,
+                course,
             })
         }
         Ok(Err(ClientWriteError::ForwardToLeader(_))) => Attempt::NotProposed,
@@ -138,9 +168,17 @@ async fn propose(core: &Core, lead: Leading, (commands, once): Commands) -> Atte
     }
 }
 
-async fn forward(core: &Core, leader: NodeId, (commands, once): Commands) -> Attempt {
+async fn forward(core: &Core, leader: NodeId, commands: Commands, begun: Begun) -> Attempt {
+    let span = trace::of_forward(core.options.trace, leader);
+    forward_traced(core, leader, commands, begun).instrument(span).await
+}
+
+async fn forward_traced(core: &Core, leader: NodeId, (commands, once): Commands, begun: Begun) -> Attempt {
     let Some(address) = core.peer_address(leader) else { return Attempt::NotProposed };
-    let (request, sent) = (ProposeRequest { commands, once }, Sent::default());
+    let (batch, trace) = (begun.batch, trace::to_peer(core.options.trace));
+    tracing::debug!(batch, leader, "forwarding a batch");
+    let (request, sent) = (ProposeRequest { commands, once, batch, trace }, Sent::default());
+    let sent_at = Instant::now();
     let answered =
         core.network.call_telling(leader, &address, PeerRoute::Propose, request, FORWARD_TIMEOUT, sent.clone());
     let answer = tokio::select! {
@@ -152,7 +190,9 @@ async fn forward(core: &Core, leader: NodeId, (commands, once): Commands) -> Att
     };
     match answer {
         Ok(ProposeResponse::Applied { outcomes, revision, index }) => {
-            Attempt::Done(Answer { outcomes, revision, index })
+            let course = begun.decided();
+            core.meters.forward.observe_duration(course.decided_at - sent_at);
+            Attempt::Done(Answer { outcomes, revision, index, course })
         }
         Ok(ProposeResponse::NotLeader { .. }) => Attempt::NotProposed,
         Ok(ProposeResponse::Overloaded { retry_after_ms }) => Attempt::Overloaded { retry_after_ms },

@@ -10,6 +10,7 @@ use rollcall_storage::{ClusterId, NodeId, SnapshotMeta, TypeConfig, Vote};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use tokio::time::Instant;
+use tracing::Instrument;
 
 use crate::core::Core;
 use crate::membership;
@@ -19,8 +20,7 @@ use crate::message::{
 };
 use crate::peer::{ByteStream, PeerRefusal, PeerRoute};
 use crate::proposer::{Request, SubmitError};
-use crate::read_index;
-use crate::{admission, operate};
+use crate::{admission, operate, read_index, trace};
 
 /// How long the leader keeps a follower's batch before it gives up on it: the longest deadline a client may set.
 const PROPOSE_TIMEOUT: Duration = Duration::from_secs(60);
@@ -47,12 +47,14 @@ pub(crate) async fn handle(core: &Core, route: PeerRoute, body: Bytes) -> Result
             answer(&core.raft.handle_transfer_leader(request).await.map_err(unavailable)?)
         }
         PeerRoute::Propose => {
-            let ProposeRequest { commands, once } = open(core, &body)?.body;
+            let Envelope { from, body: ProposeRequest { commands, once, batch, trace }, .. } = open(core, &body)?;
             let request = Request { commands, once, stays: true };
             if !request.fits_an_entry() {
                 return Err(PeerRefusal::Malformed("a batch of more commands than an entry holds".to_owned()));
             }
-            answer(&propose(core, request).await)
+            tracing::debug!(from, batch, "a follower's batch");
+            let span = trace::from_peer(core.options.trace, trace, from);
+            answer(&propose(core, request).instrument(span).await)
         }
         PeerRoute::ReadIndex => {
             let () = open(core, &body)?.body;
@@ -144,6 +146,7 @@ pub(crate) async fn receive_snapshot(core: &Core, mut body: ByteStream) -> Resul
     let body = futures_util::stream::once(async { Ok(rest) }).chain(body);
     let refused = |error| PeerRefusal::Malformed(format!("a snapshot was refused: {error}"));
     let snapshot = core.snapshots.receive(body).await.map_err(refused)?;
+    core.meters.snapshots_received.add(1);
     if snapshot.meta != meta {
         return Err(PeerRefusal::Malformed("a snapshot holds another state than announced".to_owned()));
     }
@@ -249,6 +252,7 @@ mod tests {
             log_entries_kept: 100,
             history: rollcall_registry::HistoryLimits::default(),
             version: "test",
+            trace: None,
         };
         Replica::start(options, Nowhere).await.expect("a member starts")
     }
@@ -261,7 +265,7 @@ mod tests {
     }
 
     fn propose(target: Target, commands: Vec<Command>, once: Vec<Once>) -> Bytes {
-        request(target, ProposeRequest { commands, once })
+        request(target, ProposeRequest { commands, once, batch: 1, trace: None })
     }
 
     /// A request of every route that has an envelope.

@@ -11,8 +11,8 @@
 //! - Every request between members names the cluster and the node it is meant for.
 //!
 //! Read in this order: [`Options`], [`Replica`], `core`, `proposer` and `driver`, `clock` and `pacer`, `freshness`, `read_index`
-//! and `barrier`, `succession`, `membership`, `admission` and `operate`, `network` and `handler`, and [`offline`] for what is
-//! done without a member.
+//! and `barrier`, `succession`, `membership`, `admission` and `operate`, `network` and `handler`; [`offline`] is what is done
+//! without a member; `meters`, `wall_clocks` and `trace` are for operators.
 
 mod admission;
 mod barrier;
@@ -23,6 +23,7 @@ mod freshness;
 mod handler;
 mod membership;
 mod message;
+mod meters;
 mod network;
 pub mod offline;
 mod operate;
@@ -33,13 +34,18 @@ mod proposer;
 mod read_index;
 mod replica;
 mod succession;
+mod trace;
+mod wall_clocks;
 
 pub use admission::Door;
 pub use barrier::{BarrierError, Consistency, DigestError, Freshness};
 pub use membership::{ClusterStatus, MemberStatus};
+pub use meters::{Follower, Meters, Observation};
 pub use operate::{Objection, OperateError, Operated, Operation, Terms};
 pub use options::{Options, StartMode};
 pub use peer::{ByteStream, PeerRefusal, PeerRoute, Sent, Transport, TransportError};
-pub use proposer::SubmitError;
+pub use proposer::{Course, SubmitError};
 pub use replica::{Applied, Check, Failure, Replica, StartError};
+pub use rollcall_storage::meter;
 pub use rollcall_storage::{Backup, ClusterId, Member, Moment, NodeId, Roll};
+pub use trace::{TraceContext, TraceLink};

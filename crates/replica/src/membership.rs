@@ -10,7 +10,7 @@ use rollcall_registry::{ClusterTime, Epoch, Revision};
 use rollcall_storage::{Member, NodeId};
 use tokio::time::{Instant, MissedTickBehavior};
 
-use crate::core::{Core, Metrics};
+use crate::core::{Core, Metrics, wall};
 use crate::message::{Greeting, InfoResponse, StandingResponse};
 use crate::operate;
 use crate::peer::PeerRoute;
@@ -216,6 +216,7 @@ pub(crate) fn info(core: &Core) -> InfoResponse {
         applied_index: core.roll.applied_index(),
         last_log_id: core.log_end.last(),
         version: core.options.version.to_owned(),
+        wall: wall(),
     }
 }
 

@@ -1,10 +1,11 @@
 //! What nodes say to each other, besides what openraft has them say.
 
-use rollcall_registry::{ClusterTime, Command, Once, Outcome, Revision};
+use rollcall_registry::{ClusterTime, Command, Once, Outcome, Revision, WallTime};
 use rollcall_storage::{ClusterId, LogId, NodeId};
 use serde::{Deserialize, Serialize};
 
 use crate::operate::{Operation, Terms};
+use crate::trace::TraceContext;
 
 /// What goes around every request between members, so that none acts on what was meant for another.
 #[derive(Debug, Serialize, Deserialize)]
@@ -57,6 +58,10 @@ pub(crate) struct Stamped<T> {
 pub(crate) struct ProposeRequest {
     pub commands: Vec<Command>,
     pub once: Vec<Once>,
+    /// The follower's number of it, by which both nodes' logs tell of the same batch.
+    pub batch: u64,
+    /// Where the trace of one of its requests goes on.
+    pub trace: Option<TraceContext>,
 }
 
 #[derive(Debug, Serialize, Deserialize)]
@@ -152,4 +157,6 @@ pub(crate) struct InfoResponse {
     /// How far its log reaches, flushed or not.
     pub last_log_id: Option<LogId>,
     pub version: String,
+    /// By the node's wall clock.
+    pub wall: WallTime,
 }

@@ -17,6 +17,7 @@ use openraft::raft::{
 use parking_lot::Mutex;
 use rollcall_registry::ClusterTime;
 use rollcall_storage::codec::{self, Kind};
+use rollcall_storage::meter::Counter;
 use rollcall_storage::{ClusterId, Member, NodeId, Snapshot, SnapshotData, TypeConfig, Vote};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
@@ -87,6 +88,7 @@ pub(crate) struct Network {
     /// The least that an append is waited for: its answer comes after the peer's flush, which may take longer than the
     /// heartbeat interval that openraft grants.
     append_patience: Duration,
+    pub(crate) snapshots_sent: Arc<Counter>,
 }
 
 /// What a leader knows of its own lead.
@@ -105,7 +107,8 @@ impl Network {
         node_id: NodeId,
         append_patience: Duration,
     ) -> Self {
-        Self { transport, cluster, node_id, lead: Arc::default(), stamps: Arc::default(), append_patience }
+        let (lead, stamps, snapshots_sent) = (Arc::default(), Arc::default(), Arc::default());
+        Self { transport, cluster, node_id, lead, stamps, append_patience, snapshots_sent }
     }
 
     /// For what goes to a node outside of the cluster.
@@ -259,6 +262,7 @@ impl RaftNetworkV2<TypeConfig> for Connection {
             answer = sending => answer.map_err(|error| unreachable(&error.into()))?,
             closed = cancel => return Err(StreamingError::Closed(closed)),
         };
+        network.snapshots_sent.add(1);
         codec::decode(Kind::PeerResponse, &answer)
             .map_err(|source| unreachable(&CallError::Answer { address, source }))
     }

@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use rollcall_registry::HistoryLimits;
 
 use crate::admission::Door;
+use crate::trace::TraceLink;
 
 /// What a member needs to know to start.
 #[derive(Clone, Debug)]
@@ -28,6 +29,8 @@ pub struct Options {
     pub history: HistoryLimits,
     /// Of the program, as others are told.
     pub version: &'static str,
+    /// Where traces are collected; none if nowhere.
+    pub trace: Option<TraceLink>,
 }
 
 /// How a node without an identity comes to one. A directory that already is a node's is resumed in any mode.

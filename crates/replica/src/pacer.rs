@@ -23,10 +23,16 @@ const UNSAVED_MAX: u64 = 5_000;
 pub(crate) async fn drive(core: Arc<Core>) {
     let mut ticks = tokio::time::interval(TICK);
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    let mut seen = None;
     loop {
         tokio::select! {
             () = core.stop.cancelled() => return,
             _ = ticks.tick() => {}
+        }
+        let led = core.leadership();
+        if led.is_some() && led != seen {
+            core.meters.leader_changes.add(1);
+            seen = led;
         }
         if core.roll.read(|state| state.unsaved()) >= UNSAVED_MAX
             && let Err(error) = core.raft.trigger().snapshot().await

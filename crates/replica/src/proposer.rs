@@ -17,6 +17,7 @@ use std::time::Duration;
 use rollcall_registry::{Command, LeaseId, LeaseSet, Once, Origin, Outcome, Refusal, Revision, TenantId};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot};
 use tokio::time::Instant;
+use tracing::Span;
 
 /// Requests that may wait. Beyond it a node that cannot keep up says so at once.
 const WAITING_MAX: usize = 32_768;
@@ -73,6 +74,18 @@ pub(crate) struct Answer {
     pub outcomes: Vec<Outcome>,
     pub revision: Revision,
     pub index: u64,
+    pub course: Course,
+}
+
+/// The way that a batch took at this node.
+#[derive(Clone, Copy, Debug)]
+pub struct Course {
+    /// The node's number of it, in the logs of both nodes if it was forwarded.
+    pub batch: u64,
+    /// When it was taken out of the queue.
+    pub taken_at: Instant,
+    /// When its entry had been committed, and applied at the leader. It is applied here by the time of the answer.
+    pub decided_at: Instant,
 }
 
 /// Whether a waiting request can still be taken back.
@@ -105,9 +118,15 @@ pub(crate) struct Pending {
     ticket: Arc<Ticket>,
     kib: usize,
     _room: OwnedSemaphorePermit,
+    /// Of whoever asked; none where traces are not collected.
+    span: Span,
 }
 
 impl Pending {
+    pub(crate) fn span(&self) -> &Span {
+        &self.span
+    }
+
     pub(crate) fn is_abandoned(&self) -> bool {
         self.reply.is_closed()
     }
@@ -123,6 +142,7 @@ impl Pending {
 pub(crate) struct Queue {
     sender: mpsc::Sender<Pending>,
     room: Arc<Semaphore>,
+    traced: bool,
 }
 
 /// Where batches are taken out.
@@ -132,12 +152,19 @@ pub(crate) struct Waiting {
     held: Option<Pending>,
 }
 
-pub(crate) fn queue() -> (Queue, Waiting) {
+/// `traced` keeps each request's span, for the batch's.
+pub(crate) fn queue(traced: bool) -> (Queue, Waiting) {
     let (sender, receiver) = mpsc::channel(WAITING_MAX);
-    (Queue { sender, room: Arc::new(Semaphore::new(WAITING_KIB_MAX)) }, Waiting { receiver, held: None })
+    (Queue { sender, room: Arc::new(Semaphore::new(WAITING_KIB_MAX)), traced }, Waiting { receiver, held: None })
 }
 
 impl Queue {
+    /// How many requests wait, and how many bytes are held for them and for those on their way.
+    pub(crate) fn waiting(&self) -> (usize, usize) {
+        let kib = WAITING_KIB_MAX.saturating_sub(self.room.available_permits());
+        (WAITING_MAX.saturating_sub(self.sender.capacity()), kib << 10)
+    }
+
     /// Hands commands in and waits for the answer until `deadline`.
     pub(crate) async fn submit(&self, request: Request, deadline: Instant) -> Result<Answer, SubmitError> {
         const OVERLOADED: SubmitError = SubmitError::Overloaded { retry_after_ms: 1_000 };
@@ -152,7 +179,8 @@ impl Queue {
         let room = self.room.clone().try_acquire_many_owned(permits).map_err(|_| OVERLOADED)?;
         let (reply, answer) = oneshot::channel();
         let ticket = Arc::new(Ticket(AtomicU8::new(WAITING)));
-        let pending = Pending { request, reply, ticket: ticket.clone(), kib, _room: room };
+        let span = if self.traced { Span::current() } else { Span::none() };
+        let pending = Pending { request, reply, ticket: ticket.clone(), kib, _room: room, span };
         self.sender.try_send(pending).map_err(|error| match error {
             mpsc::error::TrySendError::Full(_) => OVERLOADED,
             mpsc::error::TrySendError::Closed(_) => SubmitError::Stopping,
@@ -343,7 +371,7 @@ impl Merged {
             if outcomes.iter().any(outdated) {
                 pending.answer(Err(SubmitError::Unknown));
             } else {
-                pending.answer(Ok(Answer { outcomes, revision: answer.revision, index: answer.index }));
+                pending.answer(Ok(Answer { outcomes, ..*answer }));
             }
         }
     }
@@ -402,7 +430,7 @@ mod tests {
 
     #[tokio::test]
     async fn a_batch_waits_for_as_many_as_were_answered_while_patience_lasts() {
-        let (queue, mut waiting) = queue();
+        let (queue, mut waiting) = queue(false);
         let submit = |n: u64| {
             let queue = queue.clone();
             tokio::spawn(async move { queue.submit(request(renew("a", &[n])), soon()).await })
@@ -435,7 +463,7 @@ mod tests {
 
     #[tokio::test]
     async fn heartbeats_of_one_tenant_share_a_command_and_get_their_own_answers() {
-        let (queue, mut waiting) = queue();
+        let (queue, mut waiting) = queue(false);
         let submit = |command| {
             let queue = queue.clone();
             tokio::spawn(async move { queue.submit(request(command), soon()).await })
@@ -455,7 +483,8 @@ mod tests {
             Outcome::Renewed { not_found: set(&[9]), superseded: set(&[5]) },
             Outcome::Renewed { not_found: set(&[]), superseded: set(&[]) },
         ];
-        let answer = Answer { outcomes, revision: Revision(1), index: 1 };
+        let course = Course { batch: 1, taken_at: Instant::now(), decided_at: Instant::now() };
+        let answer = Answer { outcomes, revision: Revision(1), index: 1, course };
         merged.distribute(batch, &answer, &Sizes::of(&commands));
         let mut answers = Vec::new();
         for asked in asked {
@@ -468,7 +497,7 @@ mod tests {
 
     #[tokio::test]
     async fn what_was_never_sent_is_certainly_not_applied() {
-        let (queue, mut waiting) = queue();
+        let (queue, mut waiting) = queue(false);
         let deadline = Instant::now() + Duration::from_millis(100);
         let error = queue.submit(request(renew("a", &[1])), deadline).await.unwrap_err();
         assert_eq!(error, SubmitError::NoLeader);
@@ -479,7 +508,7 @@ mod tests {
 
     #[tokio::test]
     async fn p1_what_nobody_waits_for_any_more_is_not_sent_later() {
-        let (queue, mut waiting) = queue();
+        let (queue, mut waiting) = queue(false);
         let asked = tokio::spawn(async move { queue.submit(request(renew("a", &[1])), soon()).await });
         let mut batch = waiting.next_batch(alone()).await.unwrap();
         take(&mut batch);
@@ -494,7 +523,7 @@ mod tests {
 
     #[tokio::test]
     async fn what_was_sent_and_not_answered_is_unknown() {
-        let (queue, mut waiting) = queue();
+        let (queue, mut waiting) = queue(false);
         let deadline = Instant::now() + Duration::from_millis(100);
         let sending = tokio::spawn(async move {
             let mut batch = waiting.next_batch(alone()).await.unwrap();
@@ -515,7 +544,7 @@ mod tests {
 
     #[tokio::test]
     async fn p11_a_renewal_finds_room_where_a_registration_does_not() {
-        let (queue, _waiting) = queue();
+        let (queue, _waiting) = queue(false);
         let deregister = || Command::Deregister {
             tenant: TenantId::parse("a").unwrap(),
             id: rollcall_registry::InstanceId::parse("i").unwrap(),
@@ -531,7 +560,7 @@ mod tests {
 
     #[tokio::test]
     async fn p11_what_waits_is_bounded_in_bytes() {
-        let (queue, mut waiting) = queue();
+        let (queue, mut waiting) = queue(false);
         // So large that the bytes run out long before the count does.
         let leases: Vec<u64> = (1..=100_000).collect();
         let command = || renew("a", &leases);
@@ -550,7 +579,7 @@ mod tests {
 
     #[tokio::test]
     async fn p11_what_waits_is_bounded_in_number() {
-        let (queue, _waiting) = queue();
+        let (queue, _waiting) = queue(false);
         for _ in 0..WAITING_MAX {
             assert_eq!(refused_at_once(&queue, renew("a", &[1])), None);
         }

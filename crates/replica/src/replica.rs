@@ -25,11 +25,13 @@ use crate::barrier::{self, BarrierError, Consistency, DigestError, Freshness};
 use crate::core::{Core, Raft, Stamps};
 use crate::membership::{self, ClusterStatus};
 use crate::message::{Greeting, JoinRequest, JoinResponse};
+use crate::meters::{self, Meters, Observation};
 use crate::network::{self, AnyTransport, Network};
 use crate::operate::{OperateError, Operated, Operation, Terms};
 use crate::options::{Options, StartMode};
 use crate::peer::{ByteStream, PeerRefusal, PeerRoute, Sent, Transport};
-use crate::proposer::{self, Request, SubmitError};
+use crate::proposer::{self, Course, Request, SubmitError};
+use crate::wall_clocks::{self, WallClocks};
 use crate::{driver, handler, operate, pacer, read_index, succession};
 
 /// The founder's id. Later ones are indexes of log entries, and the founder's own entries come before the first of them.
@@ -92,6 +94,7 @@ pub struct Applied {
     pub outcome: Outcome,
     /// The roll's revision after the entry.
     pub revision: Revision,
+    pub course: Course,
 }
 
 /// One named condition of readiness.
@@ -148,8 +151,10 @@ impl Replica {
         if node_id == FOUNDER {
             found(&raft, &options).await?;
         }
-        let (queue, waiting) = proposer::queue();
+        opened.roll.begin_tally();
+        let (queue, waiting) = proposer::queue(options.trace.is_some());
         let (rounds, readers) = read_index::rounds();
+        let meters = Meters::new(opened.flush_durations, network.snapshots_sent.clone());
         let core = Arc::new(Core {
             options,
             cluster,
@@ -170,6 +175,8 @@ impl Replica {
             told: Mutex::new(None),
             stamps: Stamps::new(),
             contact_lost: Notify::new(),
+            meters,
+            wall_clocks: WallClocks::default(),
         });
         let broken = CancellationToken::new();
         let watched = |task: JoinHandle<()>| {
@@ -188,6 +195,7 @@ impl Replica {
             watched(tokio::spawn(membership::promote(core.clone()))),
             watched(tokio::spawn(membership::watch_standing(core.clone()))),
             watched(tokio::spawn(succession::drive(core.clone()))),
+            watched(tokio::spawn(wall_clocks::drive(core.clone()))),
         ];
         tracing::info!(%cluster, node = node_id, "the member runs");
         let (tasks, release) = (Arc::new(Mutex::new(tasks)), Arc::new(Mutex::new(Some(dir.release()))));
@@ -199,7 +207,7 @@ impl Replica {
         let mut answer =
             self.core.queue.submit(Request { commands: vec![command], ..Request::default() }, deadline).await?;
         match answer.outcomes.pop() {
-            Some(outcome) => Ok(Applied { outcome, revision: answer.revision }),
+            Some(outcome) => Ok(Applied { outcome, revision: answer.revision, course: answer.course }),
             None => Err(SubmitError::Unknown),
         }
     }
@@ -239,6 +247,21 @@ impl Replica {
         deadline: Instant,
     ) -> Result<Operated, OperateError> {
         operate::bring(&self.core, operation, terms, deadline).await
+    }
+
+    /// How this member stands now, as far as it knows by itself.
+    pub fn observe(&self) -> Observation {
+        meters::observe(&self.core)
+    }
+
+    /// What this member has counted since it started.
+    pub fn meters(&self) -> &Meters {
+        &self.core.meters
+    }
+
+    /// How many bytes each store has on disk. Blocks for a moment.
+    pub fn disk_usage(&self) -> [(&'static str, u64); 3] {
+        DataDir::usage(&self.core.options.data_dir)
     }
 
     /// A digest of the whole state at exactly `index`, or where this node is now.

@@ -27,6 +27,7 @@ const HISTORY_BYTES_MAX: usize = 128 << 20;
 const HISTORY_BYTES_LEAST: usize = 1 << 20;
 const WATCHERS_MAX: usize = 20_000;
 const TENANT_WATCHERS_MAX: usize = 15_000;
+const SLOW_MS: u64 = 500;
 const LOG_LEVEL: &str = "info";
 
 /// Variables of the `ROLLCALL_` family that belong to the command line and not to a node.
@@ -149,6 +150,9 @@ settings! {
     /// Accept these tenants only [default: any].
     #[arg(long, value_name = "TENANT,…", value_delimiter = ',', env = "ROLLCALL_TENANTS")]
     tenants: Vec<String>,
+    /// A request that takes longer is logged as slow; 0 logs none [default: 500].
+    #[arg(long, value_name = "MS", env = "ROLLCALL_SLOW_MS")]
+    slow_ms: u64,
     /// Form of the log [default: text].
     #[arg(long, value_enum, value_name = "FORMAT", env = "ROLLCALL_LOG_FORMAT")]
     log_format: LogFormat,
@@ -263,6 +267,8 @@ pub struct Config {
     pub tenant_watchers_max: usize,
     /// Empty: any.
     pub tenants: Vec<TenantId>,
+    /// 0: none is slow.
+    pub slow_ms: u64,
     pub log_format: LogFormat,
     pub log_level: String,
 }
@@ -400,6 +406,7 @@ impl Config {
             watchers_max,
             tenant_watchers_max,
             tenants,
+            slow_ms: settings.slow_ms.unwrap_or(SLOW_MS),
             log_format: settings.log_format.unwrap_or_default(),
             log_level,
         })

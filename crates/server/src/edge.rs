@@ -2,23 +2,30 @@
 
 use std::panic::AssertUnwindSafe;
 use std::sync::{Arc, OnceLock};
+use std::time::{Duration, Instant};
 
 use axum::Router;
 use axum::body::Body;
 use axum::http::uri::PathAndQuery;
-use axum::http::{HeaderValue, Method, Request, Uri};
+use axum::http::{HeaderValue, Method, Request, StatusCode, Uri};
 use axum::response::{IntoResponse, Response};
 use futures_util::FutureExt;
 use parking_lot::Mutex;
 use rollcall_api::header as names;
+use rollcall_registry::TenantId;
+use rollcall_replica::Course;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tower::ServiceExt;
 use tracing::Instrument;
+use tracing::field::Empty;
 
 use crate::limits::{READS_MAX, REQUESTS_MAX, WRITES_MAX};
+use crate::listener::Counted;
+use crate::metrics::{EdgeMetrics, Refused, Route};
 use crate::native::{self, Native};
 use crate::reply::{self, Failure};
-use crate::request;
+use crate::slow::SlowLog;
+use crate::{request, telemetry};
 
 const LIVEZ: &str = "/livez";
 
@@ -26,33 +33,75 @@ const LIVEZ: &str = "/livez";
 pub(crate) struct Edge {
     running: OnceLock<Running>,
     requests: Arc<Semaphore>,
+    metrics: Arc<EdgeMetrics>,
+    slow: SlowLog,
 }
 
-/// A request's share of the node.
+/// A request's share of the node, and what is found out about it on the way.
 #[derive(Clone)]
-pub(crate) struct InWork {
-    share: Arc<Mutex<Option<OwnedSemaphorePermit>>>,
+pub(crate) struct InWork(Arc<Work>);
+
+struct Work {
     requests: Arc<Semaphore>,
+    metrics: Arc<EdgeMetrics>,
+    state: Mutex<WorkState>,
+}
+
+#[derive(Default)]
+struct WorkState {
+    share: Option<Share>,
+    rested: bool,
+    tenant: Option<TenantId>,
+    course: Option<Course>,
+}
+
+/// A place among the requests in work.
+struct Share {
+    _permit: OwnedSemaphorePermit,
+    _counted: Counted,
 }
 
 impl InWork {
+    fn new(edge: &Edge) -> Self {
+        let (requests, metrics) = (edge.requests.clone(), edge.metrics.clone());
+        Self(Arc::new(Work { requests, metrics, state: Mutex::default() }))
+    }
+
+    /// Takes a share if fewer than `max` requests are in work.
+    fn begin(&self, max: usize) -> Result<(), Failure> {
+        let work = &*self.0;
+        let in_work = REQUESTS_MAX.saturating_sub(work.requests.available_permits());
+        let permit = if in_work < max { work.requests.clone().try_acquire_owned().ok() } else { None };
+        let permit = permit.ok_or_else(|| Failure::overloaded("requests in work"))?;
+        work.state.lock().share =
+            Some(Share { _permit: permit, _counted: Counted::new(work.metrics.in_work.clone()) });
+        Ok(())
+    }
+
     /// Gives the share back for a request that from now on waits.
     pub(crate) fn rest(&self) {
-        self.share.lock().take();
+        let mut state = self.0.state.lock();
+        (state.share, state.rested) = (None, true);
     }
 
     /// Takes a share again for a read that has waited.
     pub(crate) fn resume(&self) -> Result<(), Failure> {
-        let share = share(&self.requests, READS_MAX).ok_or_else(|| Failure::overloaded("requests in work"))?;
-        *self.share.lock() = Some(share);
-        Ok(())
+        self.begin(READS_MAX)
     }
-}
 
-/// A place among the requests in work, if fewer than `max` are.
-fn share(requests: &Arc<Semaphore>, max: usize) -> Option<OwnedSemaphorePermit> {
-    let in_work = REQUESTS_MAX.saturating_sub(requests.available_permits());
-    if in_work < max { requests.clone().try_acquire_owned().ok() } else { None }
+    /// Whose request it is.
+    pub(crate) fn of(&self, tenant: &TenantId) {
+        self.0.state.lock().tenant = Some(tenant.clone());
+    }
+
+    /// The way that its write took.
+    pub(crate) fn written(&self, course: Course) {
+        self.0.state.lock().course = Some(course);
+    }
+
+    fn end(&self) -> WorkState {
+        std::mem::take(&mut *self.0.state.lock())
+    }
 }
 
 struct Running {
@@ -61,8 +110,8 @@ struct Running {
 }
 
 impl Edge {
-    pub(crate) fn new() -> Self {
-        Self { running: OnceLock::new(), requests: Arc::new(Semaphore::new(REQUESTS_MAX)) }
+    pub(crate) fn new(metrics: Arc<EdgeMetrics>, slow: SlowLog) -> Self {
+        Self { running: OnceLock::new(), requests: Arc::new(Semaphore::new(REQUESTS_MAX)), metrics, slow }
     }
 
     /// Opens the routes. Called once, when the replica runs.
@@ -74,7 +123,10 @@ impl Edge {
 
     /// Answers one request. `crowded` says that it came on a connection beyond those that are served.
     pub(crate) async fn handle(&self, mut request: Request<Body>, crowded: bool) -> Response {
+        let begun = Instant::now();
         trim_trailing_slashes(request.uri_mut());
+        let route = Route::of(request.method(), request.uri().path());
+        let work = InWork::new(self);
         let request_id = request::request_id(request.headers());
         let traceparent = request.headers().get(names::TRACEPARENT).cloned();
         let write = !matches!(*request.method(), Method::GET | Method::HEAD | Method::OPTIONS);
@@ -84,14 +136,22 @@ impl Edge {
         // names the request itself.
         let span = tracing::debug_span!(
             "request",
+            otel.name = Empty,
+            otel.kind = "server",
+            otel.status_code = Empty,
             id = %request_id,
-            %method,
-            path = request.uri().path(),
-            traceparent = traceparent.as_ref().and_then(|value| value.to_str().ok()),
+            tenant = Empty,
+            http.request.method = %method,
+            http.route = Empty,
+            http.response.status_code = Empty,
+            url.path = request.uri().path(),
         );
+        telemetry::begin_request(&span, route, traceparent.as_ref());
+        let named = span.clone();
         let mut response = async {
-            let mut response = self.answer(request, crowded).await;
+            let mut response = self.answer(request, crowded, &work).await;
             if let Some(failure) = reply::failure_of(&mut response) {
+                self.metrics.refusals.get_or_create(&Refused { code: failure.code() }).inc();
                 // A node that starts is asked again and again; that it is not ready is no failure.
                 if failure.status().is_server_error() && failure.code() != "not_ready" {
                     tracing::warn!(
@@ -106,7 +166,11 @@ impl Edge {
                 }
                 response = failure.render(&request_id, write);
             }
-            tracing::debug!(status = response.status().as_u16(), "answered");
+            let state = work.end();
+            let batch = state.course.map(|course| course.batch);
+            tracing::debug!(status = response.status().as_u16(), batch, "answered");
+            telemetry::end_request(&named, response.status(), state.tenant.as_ref());
+            self.note(route, &request_id, response.status(), begun, &state);
             response
         }
         .instrument(span)
@@ -124,8 +188,34 @@ impl Edge {
         response
     }
 
+    /// Counts an answer, and tells of it if it was slow.
+    fn note(&self, route: Route, id: &str, status: StatusCode, begun: Instant, state: &WorkState) {
+        let now = Instant::now();
+        // What waited because it was asked to is not slow.
+        let took = (!state.rested).then(|| now.saturating_duration_since(begun));
+        self.metrics.http.answered(route, status, took);
+        let Some((took, untold)) = took.and_then(|took| Some((took, self.slow.tells(took, now)?))) else { return };
+        let whole_ms = |duration: Duration| u64::try_from(duration.as_millis()).unwrap_or(u64::MAX);
+        let ms = |from: Instant, to: Instant| whole_ms(to.saturating_duration_since(from));
+        let course = state.course.map(|course| (course.taken_at.into_std(), course.decided_at.into_std()));
+        tracing::warn!(
+            id,
+            route = route.template(),
+            method = route.method(),
+            tenant = state.tenant.as_ref().map(TenantId::as_str),
+            status = status.as_u16(),
+            ms = whole_ms(took),
+            queue_ms = course.map(|(taken_at, _)| ms(begun, taken_at)),
+            commit_ms = course.map(|(taken_at, decided_at)| ms(taken_at, decided_at)),
+            apply_ms = course.map(|(_, decided_at)| ms(decided_at, now)),
+            batch = state.course.map(|course| course.batch),
+            untold,
+            "a slow request"
+        );
+    }
+
     /// A place for a request, if its kind may have one: a node with too much work refuses reads first and heartbeats last.
-    fn admit(&self, request: &Request<Body>) -> Option<OwnedSemaphorePermit> {
+    fn admit(request: &Request<Body>, work: &InWork) -> Result<(), Failure> {
         let path = request.uri().path();
         let max = if *request.method() == Method::GET {
             READS_MAX
@@ -134,10 +224,10 @@ impl Edge {
         } else {
             WRITES_MAX
         };
-        share(&self.requests, max)
+        work.begin(max)
     }
 
-    async fn answer(&self, mut request: Request<Body>, crowded: bool) -> Response {
+    async fn answer(&self, mut request: Request<Body>, crowded: bool, work: &InWork) -> Response {
         let exempt = request.uri().path() == LIVEZ;
         if crowded && !exempt {
             return Failure::overloaded("connections").into_response();
@@ -145,14 +235,11 @@ impl Edge {
         let Some(running) = self.running.get() else {
             return if exempt { native::alive() } else { Failure::not_ready([]).into_response() };
         };
-        let share = if exempt { None } else { self.admit(&request) };
-        if share.is_none() && !exempt {
-            return Failure::overloaded("requests in work").into_response();
+        if !exempt && let Err(failure) = Self::admit(&request, work) {
+            return failure.into_response();
         }
-        let work = InWork { share: Arc::new(Mutex::new(share)), requests: self.requests.clone() };
         request.extensions_mut().insert(work.clone());
         let answered = AssertUnwindSafe(running.router.clone().oneshot(request)).catch_unwind().await;
-        work.rest();
         match answered {
             Ok(Ok(response)) => response,
             Ok(Err(never)) => match never {},
@@ -208,7 +295,7 @@ mod tests {
 
     #[tokio::test]
     async fn before_the_replica_runs_only_livez_answers() {
-        let edge = Edge::new();
+        let edge = Edge::new(Arc::default(), SlowLog::new(0));
         let ask =
             |path: &str| Request::builder().uri(path).header("x-request-id", "r-1").body(Body::empty()).unwrap();
         assert_eq!(edge.handle(ask("/livez"), false).await.status(), 200);
@@ -222,7 +309,7 @@ mod tests {
     }
 
     fn running(router: Router) -> Edge {
-        let edge = Edge::new();
+        let edge = Edge::new(Arc::default(), SlowLog::new(0));
         assert!(edge.running.set(Running { router, node: HeaderValue::from(1) }).is_ok());
         edge
     }

@@ -32,6 +32,9 @@ pub mod render;
 mod reply;
 mod request;
 mod server;
+mod slow;
+mod startup;
+pub mod telemetry;
 mod translate;
 mod watch;
 

@@ -14,6 +14,7 @@ use axum::response::Response;
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
+use prometheus_client::metrics::gauge::Gauge;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::Semaphore;
@@ -26,10 +27,15 @@ use crate::limits::{CONNECTIONS_SPARE, DRAIN_TIMEOUT, HEADER_BYTES_MAX, HEADER_T
 /// After an accept failed, for want of files most likely: long enough not to spin.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 
-/// Takes connections until `stop`, then lets them finish, for a bounded time. `serve_one` is told of each whether it is
+/// Takes connections until `stop`, then lets them finish, for a bounded time; `open` counts them. `serve_one` is told of each whether it is
 /// one beyond `connections_max`; it must notice `stop` by itself, and end at once when its token is cancelled.
-pub(crate) async fn serve<S, F>(listener: TcpListener, connections_max: usize, stop: CancellationToken, serve_one: S)
-where
+pub(crate) async fn serve<S, F>(
+    listener: TcpListener,
+    connections_max: usize,
+    open: Gauge,
+    stop: CancellationToken,
+    serve_one: S,
+) where
     S: Fn(TcpStream, bool, CancellationToken) -> F,
     F: Future<Output = ()> + Send + 'static,
 {
@@ -60,9 +66,10 @@ where
             },
         };
         let connection = serve_one(stream, crowded, abort.clone());
+        let counted = Counted::new(open.clone());
         connections.spawn(async move {
             connection.await;
-            drop(permit);
+            drop((permit, counted));
         });
     }
     drop(listener);
@@ -74,10 +81,27 @@ where
     }
 }
 
+/// One of what a gauge counts, until it is dropped.
+pub(crate) struct Counted(Gauge);
+
+impl Counted {
+    pub(crate) fn new(gauge: Gauge) -> Self {
+        gauge.inc();
+        Self(gauge)
+    }
+}
+
+impl Drop for Counted {
+    fn drop(&mut self) {
+        self.0.dec();
+    }
+}
+
 /// Serves HTTP/1.1 until `stop`. The handler is told of each request whether its connection is one too many.
 pub(crate) async fn serve_http<H, F>(
     listener: TcpListener,
     connections_max: usize,
+    open: Gauge,
     stop: CancellationToken,
     handler: H,
 ) where
@@ -87,7 +111,7 @@ pub(crate) async fn serve_http<H, F>(
     let stopped = stop.clone();
     let serve_one =
         move |stream, crowded, abort| http_connection(stream, crowded, stopped.clone(), abort, handler.clone());
-    serve(listener, connections_max, stop, serve_one).await;
+    serve(listener, connections_max, open, stop, serve_one).await;
 }
 
 async fn http_connection<H, F>(

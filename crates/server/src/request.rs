@@ -8,8 +8,10 @@ use axum::http::{HeaderMap, StatusCode};
 use rollcall_api::watch::InvalidResumePoint;
 use rollcall_api::{ResumePoint, header as names};
 use rollcall_registry::{Condition, Revision, TenantId};
+use rollcall_replica::Course;
 use tokio::time::Instant;
 
+use crate::edge::InWork;
 use crate::fault::Faults;
 use crate::native::Native;
 use crate::reply::Failure;
@@ -20,14 +22,20 @@ const REQUEST_ID_BYTES_MAX: usize = 128;
 const TENANT_DEFAULT: &str = "default";
 
 /// Whose request it is and how long it may take.
-#[derive(Clone, Debug)]
+#[derive(Clone)]
 pub(crate) struct Context {
     pub(crate) tenant: TenantId,
     pub(crate) deadline: Instant,
     timeout: Duration,
+    work: InWork,
 }
 
 impl Context {
+    /// Keeps the way that the request's write took, for whoever wonders where the time went.
+    pub(crate) fn written(&self, course: Course) {
+        self.work.written(course);
+    }
+
     /// Counts the time anew, after a wait that was asked for.
     pub(crate) fn restart(&mut self) {
         self.deadline = Instant::now() + self.timeout;
@@ -46,7 +54,9 @@ impl FromRequestParts<Native> for Context {
             let detail = format!("this cluster has no tenant `{tenant}`");
             return Err(Failure::new(StatusCode::FORBIDDEN, "unknown_tenant", detail));
         }
-        Ok(Self { tenant, deadline: Instant::now() + timeout, timeout })
+        let work = parts.extensions.get::<InWork>().cloned().expect("the edge gives every request its work");
+        work.of(&tenant);
+        Ok(Self { tenant, deadline: Instant::now() + timeout, timeout, work })
     }
 }
 

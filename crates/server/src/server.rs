@@ -4,7 +4,7 @@ use std::future::Future;
 use std::io;
 use std::net::SocketAddr;
 use std::pin::{Pin, pin};
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use rollcall_registry::HistoryLimits;
@@ -17,10 +17,13 @@ use crate::config::{Config, Founding, NodeRole};
 use crate::edge::Edge;
 use crate::limits::{self, CONNECTIONS_MAX};
 use crate::listener;
-use crate::native::Native;
+use crate::metrics::EdgeMetrics;
+use crate::native::{Ends, Native, Surroundings};
 use crate::parse::TtlLimits;
 use crate::peer::{self, PeerEdge, Wires};
 use crate::probe::Probe;
+use crate::slow::SlowLog;
+use crate::telemetry;
 use crate::watch::WatcherLimits;
 
 /// Handing over the lead takes an election at most; a replica that is broken is not waited for.
@@ -43,9 +46,9 @@ pub enum RunError {
     Watches,
 }
 
-/// Runs a node until `shutdown` resolves or the node breaks.
-pub async fn run(config: Config, shutdown: impl Future<Output = ()>) -> Result<(), RunError> {
-    Server::bind(config).await?.serve(shutdown).await
+/// Runs a node until `shutdown` resolves or the node breaks. `traced` is whether spans are collected.
+pub async fn run(config: Config, traced: bool, shutdown: impl Future<Output = ()>) -> Result<(), RunError> {
+    Server::bind(config).await?.traced(traced).serve(shutdown).await
 }
 
 /// A node that has its ports and does not serve yet: clients that connect wait.
@@ -56,6 +59,7 @@ pub struct Server {
     peers: TcpListener,
     peer_address: SocketAddr,
     probe: Probe,
+    traced: bool,
 }
 
 impl Server {
@@ -64,7 +68,13 @@ impl Server {
         limits::raise_open_files();
         let (clients, client_address) = bind(&config.listen).await?;
         let (peers, peer_address) = bind(&config.peer_listen).await?;
-        Ok(Self { config, clients, client_address, peers, peer_address, probe: Probe::default() })
+        Ok(Self { config, clients, client_address, peers, peer_address, probe: Probe::default(), traced: false })
+    }
+
+    /// Whether spans are collected. Without it none is made for batches.
+    #[must_use]
+    pub fn traced(self, traced: bool) -> Self {
+        Self { traced, ..self }
     }
 
     /// Where clients connect, with the real port.
@@ -85,13 +95,19 @@ impl Server {
     /// Serves until `shutdown` resolves or the node breaks. On shutdown requests in work may finish for a few seconds,
     /// and a leader hands over before it leaves.
     pub async fn serve(self, shutdown: impl Future<Output = ()>) -> Result<(), RunError> {
-        let (edge, peer_edge) = (Arc::new(Edge::new()), PeerEdge::default());
-        let options = options(&self.config, self.client_address, self.peer_address, peer_edge.door());
+        let peer_edge = PeerEdge::default();
+        let mut options = options(&self.config, self.client_address, self.peer_address, peer_edge.door());
+        options.trace = self.traced.then_some(telemetry::LINK);
+        let metrics = Arc::<EdgeMetrics>::default();
+        let edge = Arc::new(Edge::new(metrics.clone(), SlowLog::new(self.config.slow_ms)));
+        let data_dir = self.config.data_dir.clone();
+        let surroundings = Arc::new(Surroundings { data_dir, metrics: metrics.clone(), notices: OnceLock::new() });
+        let chores = TaskTracker::new();
         let (stop_clients, clients_gone, stop_peers) =
             (CancellationToken::new(), CancellationToken::new(), CancellationToken::new());
         tracing::info!(clients = %self.client_address, peers = %self.peer_address, "listening");
 
-        let peers = peer::serve(self.peers, stop_peers.clone(), peer_edge.clone());
+        let peers = peer::serve(self.peers, metrics.peer_connections.clone(), stop_peers.clone(), peer_edge.clone());
         let answer_client = {
             let edge = edge.clone();
             move |request, crowded| {
@@ -100,7 +116,8 @@ impl Server {
             }
         };
         let clients = async {
-            listener::serve_http(self.clients, CONNECTIONS_MAX, stop_clients.clone(), answer_client).await;
+            let (open, stop) = (metrics.client_connections.clone(), stop_clients.clone());
+            listener::serve_http(self.clients, CONNECTIONS_MAX, open, stop, answer_client).await;
             clients_gone.cancel();
         };
         let life = async {
@@ -112,9 +129,8 @@ impl Server {
                     &self.config.tenants,
                     ttl(&self.config),
                     watchers(&self.config),
-                    stop_clients.clone(),
-                    sockets.clone(),
-                    broken.clone(),
+                    surroundings.clone(),
+                    Ends { draining: stop_clients.clone(), sockets: sockets.clone(), broken: broken.clone() },
                 )
             };
             let open = |replica: &Replica| {
@@ -122,6 +138,8 @@ impl Server {
                 let native = native(replica.clone());
                 self.probe.open(native.clone());
                 edge.open(native);
+                let surroundings = surroundings.clone();
+                chores.spawn_blocking(move || surroundings.look());
             };
             let mut shutdown = pin!(shutdown);
             let (replica, ended) = live(options, open, shutdown.as_mut(), &broken).await;
@@ -137,6 +155,8 @@ impl Server {
                 }
             }
             stop_peers.cancel();
+            chores.close();
+            chores.wait().await;
             ended
         };
         let ((), (), ended) = tokio::join!(peers, clients, life);
@@ -202,5 +222,6 @@ fn options(config: &Config, client_address: SocketAddr, peer_address: SocketAddr
         log_entries_kept: config.log_entries_kept,
         history: HistoryLimits { changes_max: config.history_changes_max, bytes_max: config.history_bytes_max },
         version: env!("CARGO_PKG_VERSION"),
+        trace: None,
     }
 }

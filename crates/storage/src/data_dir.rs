@@ -350,6 +350,12 @@ impl DataDir {
             .map_err(|source| DataDirError::WriteIdentity { path: self.0.path.clone(), source })
     }
 
+    /// How much each store holds. Files come and go meanwhile, so that it is a little inexact; what cannot be read
+    /// counts nothing.
+    pub fn usage(path: &Path) -> [(&'static str, u64); 3] {
+        [LOG, STATE, SNAPSHOTS].map(|store| (store, bytes_below(&path.join(store))))
+    }
+
     pub(crate) fn log_path(&self) -> PathBuf {
         self.0.path.join(LOG)
     }
@@ -366,6 +372,15 @@ impl DataDir {
     pub(crate) fn snapshots_path(&self) -> PathBuf {
         self.0.path.join(SNAPSHOTS)
     }
+}
+
+fn bytes_below(dir: &Path) -> u64 {
+    let bytes = |entry: fs::DirEntry| match entry.metadata() {
+        Ok(metadata) if metadata.is_dir() => bytes_below(&entry.path()),
+        Ok(metadata) => metadata.len(),
+        Err(_) => 0,
+    };
+    fs::read_dir(dir).into_iter().flatten().flatten().map(bytes).sum()
 }
 
 /// Whose directory it is, and what was begun on it.

@@ -9,13 +9,15 @@
 //! - The log has no gap, and reaches back to the last checkpoint of the state.
 //! - Every record on disk bears its kind, its version and a checksum.
 //!
-//! Read in this order: [`types`], [`codec`], [`data_dir`], [`log`], [`state`], then [`open()`] and `offline`.
+//! Read in this order: [`types`], [`codec`], [`data_dir`], [`log`], [`state`], then [`open()`] and `offline`. [`meter`] counts
+//! for operators.
 
 pub mod codec;
 pub mod data_dir;
 mod failure;
 mod fs;
 pub mod log;
+pub mod meter;
 mod offline;
 mod open;
 mod rocks;
@@ -29,8 +31,8 @@ pub use offline::{Dropped, Recovery, RecoveryError, RecoveryPlan, RestoreError, 
 pub use open::{OpenError, Stores, open};
 pub use state::{
     AdoptError, Backup, BackupError, BackupSummary, Backups, CheckpointBuilder, GenerationError, Moment,
-    ReceiveError, Roll, SnapshotData, SnapshotError, SnapshotReceiver, StateMachine, StateOpenError, receive_backup,
-    verify_backup,
+    ReceiveError, Roll, SnapshotData, SnapshotError, SnapshotReceiver, StateMachine, StateMeters, StateOpenError,
+    receive_backup, verify_backup,
 };
 pub use types::{
     LogEntry, LogId, Member, NodeId, Payload, Reply, Snapshot, SnapshotMeta, StoredMembership, TypeConfig, Vote,

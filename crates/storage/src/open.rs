@@ -3,6 +3,7 @@
 use std::io;
 use std::panic::resume_unwind;
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::thread;
 
 use rollcall_registry::Options;
@@ -10,6 +11,7 @@ use rollcall_registry::Options;
 use crate::data_dir::DataDir;
 use crate::failure::{FailureWatch, Health};
 use crate::log::{LogEnd, LogOpenError, LogStore};
+use crate::meter::Histogram;
 use crate::state::{self, Backups, Loaded, Roll, SnapshotReceiver, StateMachine, StateOpenError};
 use crate::types::LogId;
 
@@ -45,6 +47,8 @@ pub struct Stores {
     pub receiver: SnapshotReceiver,
     pub backups: Backups,
     pub failure: FailureWatch,
+    /// How long each flush of the log took.
+    pub flush_durations: Arc<Histogram>,
 }
 
 /// Opens and checks a node's stores; blocks for as long as reading them takes. The directory must bear an identity.
@@ -75,8 +79,8 @@ pub fn open(dir: &DataDir, options: Options) -> Result<Stores, OpenError> {
     let receiver = SnapshotReceiver::open(dir.snapshots_path(), health.clone())
         .map_err(|source| OpenError::Snapshots { path: dir.snapshots_path(), source })?;
     let (roll, backups) = (state_machine.roll().clone(), state_machine.backups());
-    let log_end = log.end();
-    Ok(Stores { log, log_end, state_machine, roll, receiver, backups, failure: health.watch() })
+    let (log_end, flush_durations) = (log.end(), log.flush_durations());
+    Ok(Stores { log, log_end, state_machine, roll, receiver, backups, failure: health.watch(), flush_durations })
 }
 
 /// Checks the log while the state is loaded: a restart waits for both.

@@ -9,4 +9,5 @@ mod operate;
 mod paused;
 mod reads;
 mod restart;
+mod traces;
 mod watches;

@@ -45,7 +45,7 @@ pub(crate) fn run(cli: Cli) -> Result<u8, Failure> {
 /// Everything but a node does with the main thread alone; programs are started on it and tied to it.
 fn block_on<T>(work: impl Future<Output = Result<T, Failure>>) -> Result<T, Failure> {
     let level = std::env::var("ROLLCALL_LOG_LEVEL").unwrap_or_else(|_| "warn".to_owned());
-    logging::start(LogFormat::Text, &level)?;
+    logging::start(LogFormat::Text, &level, None)?;
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()

@@ -2,6 +2,7 @@
 
 use rollcall_server::Server;
 use rollcall_server::config::{Settings, unknown_variables};
+use rollcall_server::telemetry::Telemetry;
 
 use crate::failure::Failure;
 use crate::logging;
@@ -10,16 +11,29 @@ use crate::supervisor;
 
 pub(super) fn run(settings: Settings) -> Result<(), Failure> {
     let config = settings.resolve().map_err(|source| Failure::Settings { source })?;
-    logging::start(config.log_format, &config.log_level)?;
-    let variables = std::env::vars_os().filter_map(|(name, _)| name.into_string().ok());
-    for name in unknown_variables(variables) {
-        tracing::warn!(name, "this environment variable means nothing; is it misspelled?");
-    }
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .enable_all()
         .build()
         .map_err(|source| Failure::Runtime { source })?;
-    runtime.block_on(async {
+    let telemetry = {
+        let _on = runtime.enter();
+        Telemetry::from_env(config.advertise.as_deref().unwrap_or(&config.listen))
+    };
+    let (telemetry, untraced) = match telemetry {
+        Ok(telemetry) => (telemetry, None),
+        // A node that cannot be looked at works all the same.
+        Err(error) => (None, Some(error)),
+    };
+    logging::start(config.log_format, &config.log_level, telemetry.as_ref())?;
+    if let Some(error) = untraced {
+        tracing::warn!(error = &error as &dyn std::error::Error, "no traces are collected");
+    }
+    let variables = std::env::vars_os().filter_map(|(name, _)| name.into_string().ok());
+    for name in unknown_variables(variables) {
+        tracing::warn!(name, "this environment variable means nothing; is it misspelled?");
+    }
+    let traced = telemetry.is_some();
+    let ended = runtime.block_on(async {
         let mut signals = Signals::new()?;
         let server = Server::bind(config).await.map_err(|source| Failure::Serve { source })?;
         let probe = server.probe();
@@ -31,6 +45,10 @@ pub(super) fn run(settings: Settings) -> Result<(), Failure> {
             tracing::info!(?signal, "shutting down");
             supervisor::tell_stopping().await;
         };
-        server.serve(shutdown).await.map_err(|source| Failure::Serve { source })
-    })
+        server.traced(traced).serve(shutdown).await.map_err(|source| Failure::Serve { source })
+    });
+    if let Some(telemetry) = telemetry {
+        telemetry.shutdown();
+    }
+    ended
 }

@@ -36,9 +36,11 @@ impl State {
             count += 1;
             let instance = self.instance(slot);
             if instance.lapsed || instance.registration().reap_after_ms == 0 {
+                self.tally.expired += 1;
                 self.strike_off(slot, ChangeKind::Expired);
             } else {
                 let instance = Instance { lapsed: true, ..Instance::clone(instance) };
+                self.tally.lapsed += 1;
                 let deadline = self.seat(slot).deadline;
                 let revision = self.next_revision();
                 self.change(slot, Instance { revision, ..instance }, deadline, ChangeKind::StatusChanged);

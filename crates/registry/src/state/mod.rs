@@ -33,6 +33,7 @@ use crate::index::{Index, Mark, Slot};
 use crate::instance::Instance;
 use crate::query::View;
 use crate::registration::PackedRegistration;
+use crate::tally::Tally;
 use schedule::Schedule;
 
 /// What a node may choose for itself: none of it changes an answer.
@@ -65,6 +66,7 @@ pub struct State {
     rows: RowSum,
     history: History,
     dirty: checkpoint::Dirty,
+    tally: Tally,
 }
 
 #[derive(Debug)]
@@ -172,6 +174,7 @@ impl State {
             rows: RowSum::default(),
             history: History::new(options.history, Revision(0)),
             dirty: checkpoint::Dirty::default(),
+            tally: Tally::default(),
         }
     }
 
@@ -255,6 +258,16 @@ impl State {
         let scalars = [self.revision.0, self.now.0, self.wall.0, self.len() as u64];
         let sessions = self.sessions.iter().flat_map(|(node, session)| [*node, session.start, session.batch]);
         self.rows.with_scalars(scalars.into_iter().chain(sessions))
+    }
+
+    /// What was applied since this began to count.
+    pub fn tally(&self) -> Tally {
+        self.tally
+    }
+
+    /// Goes on counting from here: from nothing, or from what the state before this one had counted.
+    pub fn count_from(&mut self, tally: Tally) {
+        self.tally = tally;
     }
 
     pub fn get(&self, tenant: &TenantId, id: &InstanceId) -> Option<View> {

@@ -54,6 +54,7 @@ impl State {
     }
 
     fn register_new(&mut self, tenant: &TenantId, registration: &PackedRegistration) -> Registered {
+        self.tally.created += 1;
         let revision = self.next_revision();
         let instance = Arc::new(Instance {
             tenant: self.known_tenant(tenant.clone()),
@@ -76,6 +77,7 @@ impl State {
 
     /// Other content under the same id: a new incarnation, which the holder of the older lease cannot touch.
     fn supersede(&mut self, slot: Slot, registration: &PackedRegistration) {
+        self.tally.replaced += 1;
         let revision = self.next_revision();
         let before = self.instance(slot);
         let instance = Instance {
@@ -148,6 +150,7 @@ impl State {
         self.check(slot, condition)?;
         let slot = slot.ok_or(Refusal::NotRegistered)?;
         self.check_lease(slot, lease)?;
+        self.tally.deregistered += 1;
         Ok(self.strike_off(slot, ChangeKind::Deregistered))
     }
 
@@ -193,10 +196,12 @@ impl State {
         }
     }
 
-    fn renewed_deadline(&self, slot: Slot) -> ClusterTime {
-        let seat = self.seat(slot);
-        let deadline = self.now.plus_ms(seat.ttl_ms.into());
-        assert!(seat.deadline <= deadline, "cluster time went back: a renewal would shorten a lease");
+    /// The deadline of a lease that is renewed now; counts the renewal.
+    fn renewed_deadline(&mut self, slot: Slot) -> ClusterTime {
+        let (before, ttl_ms) = (self.seat(slot).deadline, self.seat(slot).ttl_ms);
+        let deadline = self.now.plus_ms(ttl_ms.into());
+        assert!(before <= deadline, "cluster time went back: a renewal would shorten a lease");
+        self.tally.renewal(before, self.now, ttl_ms);
         deadline
     }
 

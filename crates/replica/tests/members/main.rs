@@ -137,6 +137,7 @@ impl Wires {
             log_entries_kept: 5,
             history: HistoryLimits::default(),
             version: "test",
+            trace: None,
         }
     }
 

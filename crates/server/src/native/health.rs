@@ -7,9 +7,9 @@ use rollcall_api::Problem;
 use serde::Serialize;
 use utoipa::ToSchema;
 
-use super::{Native, json};
-use crate::params;
+use super::{Native, Surroundings, json};
 use crate::reply::Failure;
+use crate::{params, startup};
 
 const OPEN_METRICS: HeaderValue =
     HeaderValue::from_static("application/openmetrics-text; version=1.0.0; charset=utf-8");
@@ -24,12 +24,21 @@ pub(crate) struct Health {
     /// With `?verbose`.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub(crate) checks: Vec<HealthCheck>,
+    /// With `?verbose`: what hurts the node and does not keep it from working.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub(crate) warnings: Vec<HealthWarning>,
 }
 
 #[derive(Serialize, ToSchema)]
 pub(crate) struct HealthCheck {
     pub(crate) name: String,
     pub(crate) ok: bool,
+    pub(crate) detail: String,
+}
+
+#[derive(Serialize, ToSchema)]
+pub(crate) struct HealthWarning {
+    pub(crate) name: String,
     pub(crate) detail: String,
 }
 
@@ -52,7 +61,7 @@ impl Native {
 
 /// What `/livez` says while there is nothing to complain of.
 pub(crate) fn alive() -> Response {
-    json(StatusCode::OK, &Health { status: "alive", checks: Vec::new() })
+    json(StatusCode::OK, &Health { status: "alive", checks: Vec::new(), warnings: Vec::new() })
 }
 
 /// Whether the process moves
@@ -76,9 +85,11 @@ pub(super) async fn livez(State(native): State<Native>) -> Result<Response, Fail
 /// Whether the node should be given work
 ///
 /// Named checks: a leader is known, the node has caught up, the disk takes writes, no shutdown was asked for.
+/// Warnings never make a node unready: `disk_space`, `clock_offset`, and what its start found: `slow_flush`,
+/// `filesystem`, `open_files`.
 #[utoipa::path(
     get, path = "/readyz", tag = "health", operation_id = "readyz",
-    params(("verbose" = Option<bool>, Query, description = "Name every check")),
+    params(("verbose" = Option<bool>, Query, description = "Name every check, and what hurts the node")),
     responses(
         (status = 200, description = "Ready", body = Health),
         (status = 503, description = "`not_ready`: the checks that failed are in `errors`", body = Problem),
@@ -91,10 +102,21 @@ pub(super) async fn readyz(State(native): State<Native>, uri: Uri) -> Result<Res
         if !verbose {
             checks.clear();
         }
-        return Ok(json(StatusCode::OK, &Health { status: "ready", checks }));
+        let warnings = if verbose { warnings(&native) } else { Vec::new() };
+        return Ok(json(StatusCode::OK, &Health { status: "ready", checks, warnings }));
     }
     let failed = checks.into_iter().filter(|check| !check.ok);
     Err(Failure::not_ready(failed.map(|check| (check.name, check.detail))))
+}
+
+fn warnings(native: &Native) -> Vec<HealthWarning> {
+    let Surroundings { data_dir, notices, .. } = &*native.surroundings;
+    let now = [
+        startup::space(data_dir).and_then(startup::scarce_space),
+        startup::clock(native.replica.observe().clock_offset_ms),
+    ];
+    let all = now.into_iter().flatten().chain(notices.get().into_iter().flatten().cloned());
+    all.map(|notice| HealthWarning { name: notice.name.to_owned(), detail: notice.detail }).collect()
 }
 
 /// What this node counts
@@ -106,7 +128,9 @@ pub(super) async fn readyz(State(native): State<Native>, uri: Uri) -> Result<Res
 )]
 pub(super) async fn metrics(State(native): State<Native>, uri: Uri) -> Result<Response, Failure> {
     params::none(&uri)?;
-    let mut response = Response::new(native.metrics.text().into());
+    let metrics = native.metrics.clone();
+    let text = tokio::task::spawn_blocking(move || metrics.text()).await;
+    let mut response = Response::new(text.expect("collecting metrics does not panic").into());
     response.headers_mut().insert(header::CONTENT_TYPE, OPEN_METRICS);
     Ok(response)
 }

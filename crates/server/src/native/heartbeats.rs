@@ -77,7 +77,7 @@ async fn renew_known(
         return Ok(None);
     };
     let command = Command::Renew { tenant: context.tenant.clone(), leases: LeaseSet::new(vec![lease]) };
-    let applied = native.replica.submit(command, context.deadline).await?;
+    let applied = native.submit(command, context).await?;
     let (not_found, superseded) = renewed(applied.outcome);
     let renewed = !not_found.contains(lease) && !superseded.contains(lease);
     Ok(renewed.then_some(Beaten { lease, ttl_ms, revision: applied.revision }))
@@ -90,13 +90,13 @@ async fn beat(
     request: HeartbeatRequest,
 ) -> Result<Beaten, Failure> {
     let command = Command::Beat {
-        tenant: context.tenant,
+        tenant: context.tenant.clone(),
         id,
         lease: request.lease_id.map(LeaseId),
         status: request.status.map(translate::status_in),
         metadata: request.metadata.map(translate::metadata_in),
     };
-    match native.replica.submit(command, context.deadline).await?.outcome {
+    match native.submit(command, &context).await?.outcome {
         Outcome::Beaten(beaten) => Ok(beaten),
         Outcome::Refused(refusal) => Err(refusal.into()),
         other => unreachable!("a heartbeat was answered by {other:?}"),
@@ -134,8 +134,8 @@ pub(super) async fn heartbeats(
     let request = parse::heartbeats(body.value).map_err(Failure::faulty)?;
     let leases = LeaseSet::new(request.leases.into_iter().map(LeaseId).collect());
     let count = leases.as_slice().len();
-    let command = Command::Renew { tenant: context.tenant, leases };
-    let applied = native.replica.submit(command, context.deadline).await?;
+    let command = Command::Renew { tenant: context.tenant.clone(), leases };
+    let applied = native.submit(command, &context).await?;
     let (not_found, superseded) = renewed(applied.outcome);
     let numbers = |leases: &LeaseSet| leases.as_slice().iter().map(|lease| lease.0).collect::<Vec<_>>();
     let (not_found, superseded) = (numbers(&not_found), numbers(&superseded));

@@ -11,7 +11,8 @@ mod services;
 mod socket;
 mod watch;
 
-use std::sync::Arc;
+use std::path::PathBuf;
+use std::sync::{Arc, OnceLock};
 
 use axum::Router;
 use axum::body::Body;
@@ -20,8 +21,8 @@ use axum::http::request::Parts;
 use axum::http::{HeaderValue, StatusCode, header};
 use axum::response::Response;
 use axum::routing::{delete, get, post};
-use rollcall_registry::{InstanceId, TenantId};
-use rollcall_replica::Replica;
+use rollcall_registry::{Command, InstanceId, TenantId};
+use rollcall_replica::{Applied, Replica};
 use serde::Serialize;
 use serde_json::Value;
 use tokio::sync::Semaphore;
@@ -32,10 +33,12 @@ use tokio_util::task::TaskTracker;
 use crate::body::{self, JsonBody};
 use crate::fault::Faults;
 use crate::limits::{BACKUPS_MAX, BODIES_KIB_MAX, BODY_BYTES_MAX};
-use crate::metrics::Metrics;
+use crate::metrics::{EdgeMetrics, Metrics};
 use crate::parse::TtlLimits;
 use crate::render::Renderer;
 use crate::reply::Failure;
+use crate::request::Context;
+use crate::startup::{self, Notice};
 use crate::watch::{Hub, Places, WatcherLimits};
 
 pub(crate) use health::alive;
@@ -51,12 +54,42 @@ pub(crate) struct Native {
     hub: Hub,
     places: Places,
     metrics: Arc<Metrics>,
+    surroundings: Arc<Surroundings>,
     /// In KiB.
     bodies: Arc<Semaphore>,
     backups: Arc<Semaphore>,
     /// Set when shutdown was asked for.
     draining: CancellationToken,
     sockets: TaskTracker,
+}
+
+/// How a node's work ends.
+pub(crate) struct Ends {
+    /// Set when shutdown was asked for.
+    pub(crate) draining: CancellationToken,
+    /// Waited for before the node ends.
+    pub(crate) sockets: TaskTracker,
+    /// To be set when watchers are told nothing any more.
+    pub(crate) broken: CancellationToken,
+}
+
+/// What a node stands on.
+pub(crate) struct Surroundings {
+    pub(crate) data_dir: PathBuf,
+    pub(crate) metrics: Arc<EdgeMetrics>,
+    /// What hurts, once it was looked at.
+    pub(crate) notices: OnceLock<Vec<Notice>>,
+}
+
+impl Surroundings {
+    /// Looks at them, and warns of what hurts. Blocks.
+    pub(crate) fn look(&self) {
+        let notices = startup::look(&self.data_dir);
+        for Notice { name, detail } in &notices {
+            tracing::warn!(check = name, detail, "this node will not do well here");
+        }
+        assert!(self.notices.set(notices).is_ok(), "a node looks around once");
+    }
 }
 
 impl Native {
@@ -66,15 +99,16 @@ impl Native {
         tenants: &[TenantId],
         ttl: TtlLimits,
         watchers: WatcherLimits,
-        draining: CancellationToken,
-        sockets: TaskTracker,
-        broken: CancellationToken,
+        surroundings: Arc<Surroundings>,
+        Ends { draining, sockets, broken }: Ends,
     ) -> Self {
-        let (renderer, metrics) = (Arc::<Renderer>::default(), Metrics::new());
+        let metrics = Metrics::new(replica.clone(), &surroundings.metrics, surroundings.data_dir.clone());
+        let renderer = Arc::<Renderer>::default();
         Self {
             hub: Hub::start(replica.clone(), renderer.clone(), metrics.watch.clone(), broken),
             places: Places::new(watchers, metrics.watch.clone()),
             metrics: Arc::new(metrics),
+            surroundings,
             replica,
             tenants: tenants.into(),
             ttl,
@@ -111,6 +145,13 @@ impl Native {
             .fallback(no_route)
             .method_not_allowed_fallback(no_method)
             .with_state(self)
+    }
+
+    /// Brings a command into the log and waits until it is applied here.
+    async fn submit(&self, command: Command, context: &Context) -> Result<Applied, Failure> {
+        let applied = self.replica.submit(command, context.deadline).await?;
+        context.written(applied.course);
+        Ok(applied)
     }
 
     async fn body(&self, request: Request, bytes_max: usize, deadline: Instant) -> Result<Option<JsonBody>, Failure> {

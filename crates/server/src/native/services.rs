@@ -50,7 +50,7 @@ pub(super) async fn register(
 
     let tenant = context.tenant.clone();
     let command = Command::Register { tenant, registration: registration.clone(), condition };
-    let registered = match native.replica.submit(command, context.deadline).await?.outcome {
+    let registered = match native.submit(command, &context).await?.outcome {
         Outcome::Registered(registered) => registered,
         Outcome::Refused(refusal) => return Err(refusal.into()),
         other => unreachable!("a registration was answered by {other:?}"),
@@ -153,8 +153,8 @@ pub(super) async fn deregister(
     let condition = request::condition(request.headers())?;
     native.parsed(request, context.deadline, parse::deregister).await?;
     let service_id = id.as_str().to_owned();
-    let command = Command::Deregister { tenant: context.tenant, id, lease, condition };
-    let revision = match native.replica.submit(command, context.deadline).await?.outcome {
+    let command = Command::Deregister { tenant: context.tenant.clone(), id, lease, condition };
+    let revision = match native.submit(command, &context).await?.outcome {
         Outcome::Deregistered { revision } => revision,
         Outcome::Refused(refusal) => return Err(refusal.into()),
         other => unreachable!("a deregistration was answered by {other:?}"),

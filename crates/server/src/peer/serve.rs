@@ -9,6 +9,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use futures_util::stream::{self, FuturesUnordered};
 use futures_util::{Stream, StreamExt};
+use prometheus_client::metrics::gauge::Gauge;
 use rollcall_replica::{ByteStream, Door, PeerRefusal, PeerRoute, Replica};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
@@ -175,8 +176,8 @@ fn rendered(answered: Result<Bytes, PeerRefusal>) -> (Verdict, Bytes) {
     (verdict, Bytes::from(refusal.to_string()))
 }
 
-/// Serves peers until `stop`.
-pub(crate) async fn serve<M: Member>(listener: TcpListener, stop: CancellationToken, edge: PeerEdge<M>) {
+/// Serves peers until `stop`; `open` counts their connections.
+pub(crate) async fn serve<M: Member>(listener: TcpListener, open: Gauge, stop: CancellationToken, edge: PeerEdge<M>) {
     let connection = {
         let stop = stop.clone();
         move |stream: TcpStream, crowded: bool, abort: CancellationToken| {
@@ -195,7 +196,7 @@ pub(crate) async fn serve<M: Member>(listener: TcpListener, stop: CancellationTo
             }
         }
     };
-    listener::serve(listener, PEER_CONNECTIONS_MAX, stop, connection).await;
+    listener::serve(listener, PEER_CONNECTIONS_MAX, open, stop, connection).await;
 }
 
 /// Tells the member when a connection ends on which appends came.

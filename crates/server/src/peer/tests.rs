@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use bytes::{BufMut, Bytes, BytesMut};
 use futures_util::{StreamExt, stream};
+use prometheus_client::metrics::gauge::Gauge;
 use rollcall_replica::{ByteStream, PeerRefusal, PeerRoute, Sent, Transport, TransportError};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpSocket, TcpStream};
@@ -81,7 +82,7 @@ async fn served(edge: PeerEdge<Echo>) -> (String, CancellationToken, JoinHandle<
     let listener = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
     let address = listener.local_addr().expect("an address").to_string();
     let stop = CancellationToken::new();
-    let server = tokio::spawn(serve(listener, stop.clone(), edge));
+    let server = tokio::spawn(serve(listener, Gauge::default(), stop.clone(), edge));
     (address, stop, server)
 }
 

@@ -6,6 +6,7 @@ mod discovery;
 mod events;
 mod lifecycle;
 mod node;
+mod observability;
 mod operations;
 mod refusals;
 mod socket;

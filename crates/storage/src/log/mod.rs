@@ -36,6 +36,7 @@ use flusher::{Flush, Flusher};
 use crate::codec::{self, Kind};
 use crate::data_dir::DataDir;
 use crate::failure::{Health, StoreFailure};
+use crate::meter::Histogram;
 use crate::types::{LogEntry, LogId, NodeId, TypeConfig, Vote};
 
 /// Encoded bytes that one read of a range gives at most, if it may be cut short: what a follower takes in one request.
@@ -149,6 +150,11 @@ impl LogStore {
     /// Everything up to here is known to be committed; none if nothing is.
     pub(crate) fn committed(&self) -> Option<LogId> {
         self.shared.position.lock().committed
+    }
+
+    /// How long each flush took.
+    pub(crate) fn flush_durations(&self) -> Arc<Histogram> {
+        self.flusher.durations.clone()
     }
 
     /// Everything up to here is purged; none if nothing was.

@@ -2,6 +2,7 @@
 
 use std::collections::VecDeque;
 use std::sync::Arc;
+use std::time::Instant;
 
 use parking_lot::Mutex;
 use rocksdb::{WriteBatch, WriteOptions};
@@ -112,6 +113,7 @@ impl Checkpoints {
         let taken = std::mem::take(&mut *self.taken.lock());
         let generation = self.current.lock().clone();
         if let Some(newest) = taken.back() {
+            let begun = Instant::now();
             // A batch that grows by doubling would take twice the memory, and keep it.
             let bytes = taken.iter().map(|taken| delta_bytes(&taken.delta)).sum();
             let mut batch = WriteBatch::with_capacity_bytes(bytes);
@@ -126,6 +128,7 @@ impl Checkpoints {
             self.log.flush()?;
             self.health.guard("write a checkpoint", generation.db.write(batch))?;
             self.health.guard("flush a checkpoint", generation.db.flush_wal(true))?;
+            self.roll.meters().checkpoint.observe_duration(begun.elapsed());
         }
         self.view(generation)
     }
@@ -164,7 +167,7 @@ impl Checkpoints {
         let before = self.current.lock().clone();
         let next = before.make_next()?;
         let filled: Result<_, InstallError> = fill(&next, self.options, |header| header, |take| data.read(take));
-        let (replicated, header) = filled?.ok_or(InstallError::Empty)?;
+        let (mut replicated, header) = filled?.ok_or(InstallError::Empty)?;
         if header.meta() != *meta {
             return Err(InstallError::OtherPosition);
         }
@@ -178,6 +181,7 @@ impl Checkpoints {
         let replaced = self.roll.with(|current| {
             // What was taken belongs to the rows that are gone.
             self.taken.lock().clear();
+            replicated.state.count_from(current.state.tally());
             std::mem::replace(current, replicated)
         });
         self.roll.publish();

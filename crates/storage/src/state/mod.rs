@@ -43,7 +43,7 @@ use generation::Generation;
 pub use generation::GenerationError;
 pub use receive::{ReceiveError, SnapshotReceiver};
 use roll::Replicated;
-pub use roll::Roll;
+pub use roll::{Roll, StateMeters};
 use rows::StateHeader;
 pub use snapshot::SnapshotData;
 use snapshot::View;

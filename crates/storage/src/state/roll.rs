@@ -7,10 +7,11 @@ use std::time::Instant;
 use openraft::EntryPayload;
 use openraft::entry::RaftEntry;
 use parking_lot::{Mutex, RwLock};
-use rollcall_registry::{ClusterTime, Digest, State, Term};
+use rollcall_registry::{ClusterTime, Digest, State, Tally, Term};
 use tokio::sync::watch;
 
 use super::rows::StateHeader;
+use crate::meter::Histogram;
 use crate::types::{LogEntry, LogId, Reply, StoredMembership};
 
 /// Digests kept: at 100 entries per second, a minute and a half of them.
@@ -27,6 +28,16 @@ struct Shared {
     replicated: RwLock<Replicated>,
     applied: watch::Sender<u64>,
     applying_since: Mutex<Option<Instant>>,
+    meters: StateMeters,
+}
+
+/// How long work on the state took.
+#[derive(Debug)]
+pub struct StateMeters {
+    /// Applying one log entry.
+    pub apply: Histogram,
+    /// Writing one checkpoint.
+    pub checkpoint: Histogram,
 }
 
 #[derive(Debug)]
@@ -92,7 +103,8 @@ impl Roll {
     pub(super) fn new(replicated: Replicated) -> Self {
         let applied = watch::Sender::new(replicated.applied.map_or(0, |applied| applied.index));
         let applying_since = Mutex::new(None);
-        Self(Arc::new(Shared { replicated: RwLock::new(replicated), applied, applying_since }))
+        let meters = StateMeters { apply: Histogram::of_durations(), checkpoint: Histogram::of_durations() };
+        Self(Arc::new(Shared { replicated: RwLock::new(replicated), applied, applying_since, meters }))
     }
 
     /// Shows the state as it is after some log entry. `f` runs under a shared lock that holds up apply: collect `Arc`s
@@ -136,6 +148,15 @@ impl Roll {
         *self.0.applying_since.lock()
     }
 
+    pub fn meters(&self) -> &StateMeters {
+        &self.0.meters
+    }
+
+    /// Counts what is applied from here on, and not what a start replayed.
+    pub fn begin_tally(&self) {
+        self.with(|replicated| replicated.state.count_from(Tally::default()));
+    }
+
     /// Marks a round of apply until the guard is dropped.
     pub(super) fn begin_round(&self) -> Round<'_> {
         *self.0.applying_since.lock() = Some(Instant::now());
@@ -143,7 +164,10 @@ impl Roll {
     }
 
     pub(super) fn apply(&self, entry: LogEntry) -> Reply {
-        self.0.replicated.write().apply(entry)
+        let begun = Instant::now();
+        let reply = self.0.replicated.write().apply(entry);
+        self.0.meters.apply.observe_duration(begun.elapsed());
+        reply
     }
 
     /// Tells the applied index to subscribers.

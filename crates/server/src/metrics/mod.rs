@@ -1,0 +1,96 @@
+//! What a node counts for its operators, as Prometheus text. Hot paths add to atomics; everything else is looked up when
+//! somebody asks.
+
+mod encode;
+mod http;
+mod node;
+#[cfg(target_os = "linux")]
+mod process;
+
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use prometheus_client::encoding::EncodeLabelSet;
+use prometheus_client::encoding::text::encode;
+use prometheus_client::metrics::counter::Counter;
+use prometheus_client::metrics::family::Family;
+use prometheus_client::metrics::gauge::Gauge;
+use prometheus_client::registry::Registry;
+use rollcall_replica::Replica;
+
+pub(crate) use http::{Http, Route};
+
+/// All metrics of a node.
+#[derive(Debug)]
+pub(crate) struct Metrics {
+    registry: Registry,
+    pub(crate) watch: WatchMetrics,
+}
+
+/// What is counted around every request and connection, before the replica runs too.
+#[derive(Debug, Default)]
+pub(crate) struct EdgeMetrics {
+    pub(crate) http: Http,
+    pub(crate) refusals: Family<Refused, Counter>,
+    pub(crate) in_work: Gauge,
+    pub(crate) client_connections: Gauge,
+    pub(crate) peer_connections: Gauge,
+}
+
+/// The `code` of a problem document; there are some thirty.
+#[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
+pub(crate) struct Refused {
+    pub(crate) code: &'static str,
+}
+
+/// Cheap to clone; clones count together.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct WatchMetrics {
+    pub(crate) watchers: Gauge,
+    pub(crate) feeds: Gauge,
+    pub(crate) events: Counter,
+    pub(crate) refused: Counter,
+    pub(crate) resyncs: Counter,
+}
+
+impl Metrics {
+    pub(crate) fn new(replica: Replica, edge: &Arc<EdgeMetrics>, data_dir: PathBuf) -> Self {
+        let mut whole = Registry::default();
+        let registry = whole.sub_registry_with_prefix("rollcall");
+        let watch = WatchMetrics::default();
+        let WatchMetrics { watchers, feeds, events, refused, resyncs } = watch.clone();
+        registry.register(
+            "watchers",
+            "Places taken by watchers: streams, long polls that wait, WebSocket connections and their subscriptions",
+            watchers,
+        );
+        registry.register("watch_feeds", "Distinct filters that are watched", feeds);
+        registry.register("watch_events", "Changes rendered for watchers, once for all that share them", events);
+        registry.register("watchers_refused", "Watchers refused with 429 because of a limit", refused);
+        registry.register("watch_resyncs", "Watchers that were cut because they were too slow", resyncs);
+        registry.register("refusals", "Answers that say no, by the code of the problem", edge.refusals.clone());
+        registry.register(
+            "http_requests_in_work",
+            "Requests being answered, without those that wait",
+            edge.in_work.clone(),
+        );
+        registry.register("client_connections", "Connections of clients", edge.client_connections.clone());
+        registry.register(
+            "peer_connections",
+            "Connections that other nodes made to this one",
+            edge.peer_connections.clone(),
+        );
+        registry.register_collector(Box::new(http::Collected(edge.clone())));
+        registry.register_collector(Box::new(node::Collected { replica, data_dir }));
+        #[cfg(target_os = "linux")]
+        whole.register_collector(Box::new(process::Collected));
+        Self { registry: whole, watch }
+    }
+
+    /// In the text format of OpenMetrics, which Prometheus reads. Looks at files: blocks for a moment.
+    pub(crate) fn text(&self) -> String {
+        let mut text = String::new();
+        encode(&mut text, &self.registry).expect("writing into memory does not fail");
+        text
+    }
+}
