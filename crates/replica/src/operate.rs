@@ -300,7 +300,9 @@ impl Change<'_> {
         let member = self.member(node_id)?;
         let (after, warnings) = self.without(node_id).await?;
         if self.terms.dry_run {
-            return Ok(self.would(Some(node_id), after, warnings));
+            let mut would = self.would(Some(node_id), after, warnings);
+            would.learners.remove(&node_id);
+            return Ok(would);
         }
         self.give_up_lead(node_id, &after).await?;
         let change = if self.voters.contains(&node_id) {

@@ -89,7 +89,7 @@ fn slow_flush(median: io::Result<Duration>) -> Option<Notice> {
 
 #[cfg(target_os = "linux")]
 fn filesystem(data_dir: &Path) -> i64 {
-    rustix::fs::statfs(data_dir).map_or(0, |stat| stat.f_type as i64)
+    rustix::fs::statfs(data_dir).map_or(0, |stat| stat.f_type)
 }
 
 /// Other systems do not number them.

@@ -65,6 +65,9 @@ async fn a_node_that_waits_is_added_and_votes() {
 async fn a_removed_node_is_told_and_does_not_come_back() {
     let (dir, wires) = (TempDir::new().unwrap(), Wires::default());
     let [a, b, c] = wires.three(&dir).await;
+    let plan = Terms { dry_run: true, ..Terms::default() };
+    let plan = b.operate(Operation::Remove { node_id: a.node_id() }, plan, soon()).await.unwrap();
+    assert_eq!((plan.voters.len(), plan.learners.len()), (2, 0), "{plan:?}");
     // The leader, of all: it hands over and is removed by the next.
     let gone = operate(&b, Operation::Remove { node_id: a.node_id() }).await.unwrap();
     assert_ne!(gone.leader_id, a.node_id());

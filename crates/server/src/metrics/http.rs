@@ -24,6 +24,7 @@ const ROUTES: &[&str] = &[
     "/api/services/{id}",
     "/api/cluster/status",
     "/api/cluster/digest",
+    "/api/cluster/backup",
     "/api/cluster/members",
     "/api/cluster/members/{id}/promote",
     "/api/cluster/members/{id}/demote",
