@@ -8,6 +8,8 @@ use clap::{ArgAction, Args, ValueEnum};
 use rollcall_registry::TenantId;
 use serde::Deserialize;
 
+use crate::secret::Secret;
+
 /// Longest TTL an operator may allow, 49 days: the state machine counts a lease's milliseconds in 32 bits.
 pub const TTL_MS_MAX: u64 = u32::MAX as u64;
 
@@ -103,7 +105,7 @@ settings! {
     join: Vec<String>,
     /// Proves to the members that this node may join.
     #[arg(long, value_name = "TOKEN", env = "ROLLCALL_JOIN_TOKEN", hide_env_values = true)]
-    join_token: String,
+    join_token: Secret,
     /// Whether this node votes once it has caught up [default: voter].
     #[arg(long, value_enum, value_name = "ROLE", env = "ROLLCALL_NODE_ROLE")]
     node_role: NodeRole,
@@ -234,7 +236,7 @@ pub enum Founding {
     /// Founds a cluster of its own.
     Bootstrap,
     /// Joins the cluster of any of these peer addresses.
-    Join { peers: Vec<String>, token: Option<String> },
+    Join { peers: Vec<String>, token: Option<Secret> },
     /// Waits until an operator adds it to a cluster.
     Existing,
 }

@@ -31,6 +31,7 @@ mod probe;
 pub mod render;
 mod reply;
 mod request;
+mod secret;
 mod server;
 mod slow;
 mod startup;
@@ -42,4 +43,5 @@ pub use config::{Config, ConfigError, Settings};
 pub use probe::Probe;
 /// What an operator does to a directory whose node does not run.
 pub use rollcall_replica::offline;
+pub use secret::Secret;
 pub use server::{RunError, Server, run};

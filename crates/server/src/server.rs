@@ -206,7 +206,9 @@ async fn bind(address: &str) -> Result<(TcpListener, SocketAddr), RunError> {
 fn options(config: &Config, client_address: SocketAddr, peer_address: SocketAddr, door: Door) -> Options {
     let start = match &config.founding {
         Founding::Bootstrap => StartMode::Bootstrap,
-        Founding::Join { peers, token } => StartMode::Join { peers: peers.clone(), token: token.clone() },
+        Founding::Join { peers, token } => {
+            StartMode::Join { peers: peers.clone(), token: token.as_ref().map(|token| token.expose().to_owned()) }
+        }
         Founding::Existing => StartMode::Wait(door),
     };
     Options {
