@@ -35,6 +35,8 @@ const ROUTES: &[&str] = &[
     "/readyz",
     "/metrics",
     "/openapi.json",
+    "/",
+    "/docs",
 ];
 
 /// What is at no route.
@@ -169,7 +171,7 @@ mod tests {
     #[test]
     fn what_clients_make_up_adds_no_series() {
         for path in
-            ["/", "/api/services/a/b", "/api/services//heartbeat", "/api/services/a/heartbeat/x", "/favicon.ico"]
+            ["/x", "/api/services/a/b", "/api/services//heartbeat", "/api/services/a/heartbeat/x", "/favicon.ico"]
         {
             assert_eq!(Route::of(&Method::GET, path).template(), ELSEWHERE, "{path}");
         }

@@ -7,6 +7,7 @@ mod health;
 mod heartbeats;
 mod members;
 mod openapi;
+mod pages;
 mod services;
 mod socket;
 mod watch;
@@ -142,6 +143,7 @@ impl Native {
             .route("/readyz", get(health::readyz))
             .route("/metrics", get(health::metrics))
             .route("/openapi.json", get(openapi::document))
+            .merge(pages::router())
             .fallback(no_route)
             .method_not_allowed_fallback(no_method)
             .with_state(self)
@@ -175,7 +177,11 @@ fn body_missing() -> Failure {
 }
 
 async fn no_route(request: Request) -> Failure {
-    let detail = format!("there is nothing at {}", request.uri().path().escape_debug());
+    no_route_at(request.uri().path())
+}
+
+fn no_route_at(path: &str) -> Failure {
+    let detail = format!("there is nothing at {}", path.escape_debug());
     Failure::new(StatusCode::NOT_FOUND, "no_such_route", detail)
 }
 

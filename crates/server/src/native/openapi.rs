@@ -11,7 +11,7 @@ use utoipa::openapi::schema::{ArrayBuilder, ObjectBuilder, Type};
 use utoipa::openapi::{self, RefOr, Required};
 use utoipa::{Modify, OpenApi};
 
-use super::{backup, cluster, discovery, health, heartbeats, members, services, socket, watch};
+use super::{backup, cluster, discovery, health, heartbeats, members, pages, services, socket, watch};
 
 #[derive(OpenApi)]
 #[openapi(
@@ -44,6 +44,8 @@ use super::{backup, cluster, discovery, health, heartbeats, members, services, s
         health::readyz,
         health::metrics,
         document,
+        pages::dashboard,
+        pages::docs,
     ),
     components(schemas(ServiceUpdate, Snapshot, Reached, WsRequest, WsResponse)),
     tags(
@@ -51,6 +53,7 @@ use super::{backup, cluster, discovery, health, heartbeats, members, services, s
         (name = "heartbeats", description = "Staying on it"),
         (name = "cluster", description = "The nodes that keep it"),
         (name = "health", description = "For orchestrators"),
+        (name = "pages", description = "For people"),
     ),
 )]
 struct Document;
