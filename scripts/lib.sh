@@ -119,17 +119,28 @@ need_docker() {
     die "no Docker engine answers; start it (systemctl start docker, or dockerd as root) or join the group that may use it"
 }
 
-# What checks the manifests below cluster/, in an environment of its own. Without it those checks are skipped.
-need_manifest_lints() {
-  local home="${XDG_CACHE_HOME:-$HOME/.cache}/rollcall/lints" wanted=(yamllint==1.38.0 kubernetes-validate==1.37.0) log
-  [[ -r "$home/installed" && "$(<"$home/installed")" == "${wanted[*]}" ]] && return 0
-  say "Installing ${wanted[*]}, which check the manifests."
+# Python packages of exactly these versions in an environment of their own below the cache.
+python_environment() {
+  local home="${XDG_CACHE_HOME:-$HOME/.cache}/rollcall/$1" log
+  shift
+  [[ -r "$home/installed" && "$(<"$home/installed")" == "$*" ]] && return 0
+  say "Installing $*."
   log=$(mktemp)
-  if { python3 -m venv --clear "$home" && "$home/bin/pip" install -q "${wanted[@]}"; } >"$log" 2>&1; then
-    say "${wanted[*]}" >"$home/installed"
+  if { python3 -m venv --clear "$home" && "$home/bin/pip" install -q "$@"; } >"$log" 2>&1; then
+    say "$*" >"$home/installed"
+    rm -f "$log"
   else
     tail -n 5 "$log"
-    say "They cannot be installed here; the manifests will not be checked."
+    rm -f "$log"
+    return 1
   fi
-  rm -f "$log"
 }
+
+# What checks the manifests below cluster/. Without it those checks are skipped.
+need_manifest_lints() {
+  python_environment lints yamllint==1.38.0 kubernetes-validate==1.37.0 ||
+    say "They cannot be installed here; the manifests will not be checked."
+}
+
+# The SDK of Protolink's agents, as its authors publish it.
+need_protolink() { python_environment protolink 'protolink[http]==0.8.3'; }

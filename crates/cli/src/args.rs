@@ -450,6 +450,7 @@ pub(crate) struct Discover {
 enum Order {
     Id,
     Rank,
+    Lease,
 }
 
 impl From<Discover> for DiscoverQuery {
@@ -462,6 +463,7 @@ impl From<Discover> for DiscoverQuery {
             sort: args.sort.map(|order| match order {
                 Order::Id => Sort::Id,
                 Order::Rank => Sort::Rank,
+                Order::Lease => Sort::Lease,
             }),
         }
     }

@@ -33,7 +33,10 @@ impl Consistency {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Sort {
     Id,
+    /// The healthiest first.
     Rank,
+    /// In the order of registration.
+    Lease,
 }
 
 /// Which registrations are meant. Empty lists do not filter. All of `tags`, `capabilities` and `selectors` must hold; of
@@ -112,6 +115,7 @@ impl DiscoverQuery {
             let word = match sort {
                 Sort::Id => "id",
                 Sort::Rank => "rank",
+                Sort::Lease => "lease",
             };
             parameters.push(("sort", word.to_owned()));
         }

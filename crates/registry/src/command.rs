@@ -93,7 +93,7 @@ pub enum Command {
     },
 }
 
-/// What must hold for a write to take place.
+/// What must hold for a write to take place, and what it makes of what stands there.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Condition {
     None,
@@ -103,6 +103,9 @@ pub enum Condition {
     Present,
     /// `If-Match: "REVISION"`: the id's last change is this one.
     Unchanged(Revision),
+    /// Nothing must hold, and a registration is a new incarnation even if it says what the one before it said: for
+    /// contracts whose clients know no leases and are listed in the order in which they last registered.
+    Anew,
 }
 
 /// Distinct lease ids in ascending order. In a log entry each costs the few bytes of its distance to the one before.

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use serde::{Deserialize, Serialize};
 
 use crate::filter::Filter;
-use crate::ids::{ClusterTime, InstanceId, Revision, TenantId};
+use crate::ids::{ClusterTime, InstanceId, LeaseId, Revision, TenantId};
 use crate::index::{Slot, Wanted};
 use crate::instance::Instance;
 use crate::registration::Status;
@@ -23,24 +23,28 @@ pub enum Sort {
     Id,
     /// By score, the best first; equal scores by id.
     Rank,
+    /// By lease: in the order in which what is on the roll was registered.
+    Lease,
 }
 
 /// Where in a sorted result a page ended.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Position {
-    /// Descending; the same for all when sorted by id.
+    /// Descending; the same for all unless sorted by rank.
     score: Reverse<u32>,
+    /// The same for all unless sorted by lease.
+    lease: LeaseId,
     id: InstanceId,
     /// How many the whole result has: all pages show one revision, so that it is counted for the first alone.
     total: u64,
 }
 
 /// What results are sorted by.
-type Rank<'a> = (Reverse<u32>, &'a str);
+type Rank<'a> = (Reverse<u32>, LeaseId, &'a str);
 
 impl Position {
     fn rank(&self) -> Rank<'_> {
-        (self.score, self.id.as_str())
+        (self.score, self.lease, self.id.as_str())
     }
 }
 
@@ -91,11 +95,12 @@ fn score(instance: &Instance) -> u32 {
 
 impl Sort {
     fn rank(self, instance: &Instance) -> Rank<'_> {
-        let score = match self {
-            Self::Id => 0,
-            Self::Rank => score(instance),
+        let (score, lease) = match self {
+            Self::Id => (0, LeaseId(0)),
+            Self::Rank => (score(instance), LeaseId(0)),
+            Self::Lease => (0, instance.lease),
         };
-        (Reverse(score), instance.id())
+        (Reverse(score), lease, instance.id())
     }
 }
 
@@ -138,8 +143,8 @@ impl Page {
     }
 
     fn end(&self, sort: Sort) -> Option<Position> {
-        let (score, id) = sort.rank(&self.found.last()?.instance);
-        Some(Position { score, id: InstanceId::kept(id), total: self.total })
+        let (score, lease, id) = sort.rank(&self.found.last()?.instance);
+        Some(Position { score, lease, id: InstanceId::kept(id), total: self.total })
     }
 }
 
@@ -211,7 +216,7 @@ impl State {
         let removed = history.replaced_after(revision, &anything).filter(|(_, record)| record.after.is_none());
         let removed = removed.map(|(before, _)| before).filter(|before| {
             let rank = query.sort.rank(before);
-            before.tenant == query.tenant && query.is_after(rank) && last.is_none_or(|last| rank.1 < last)
+            before.tenant == query.tenant && query.is_after(rank) && last.is_none_or(|last| rank.2 < last)
         });
         let removed = removed.filter_map(|before| history.version_at(before, revision));
         let removed = removed.filter(|before| query.filter.matches(before));

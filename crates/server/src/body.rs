@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use axum::body::{Body, HttpBody};
-use axum::http::{HeaderMap, Request, StatusCode, header};
+use axum::http::{HeaderMap, HeaderValue, Request, StatusCode, header};
 use bytes::BytesMut;
 use futures_util::StreamExt;
 
@@ -22,6 +22,12 @@ pub(crate) struct JsonBody {
     _share: OwnedSemaphorePermit,
 }
 
+/// A body as it came in, with its share of the memory that bodies may take.
+pub(crate) struct TextBody {
+    pub(crate) text: BytesMut,
+    share: OwnedSemaphorePermit,
+}
+
 /// Reads JSON of at most `bytes_max`; none if there is no body.
 pub(crate) async fn read_json(
     request: Request<Body>,
@@ -29,6 +35,25 @@ pub(crate) async fn read_json(
     deadline: Instant,
     bodies: &Arc<Semaphore>,
 ) -> Result<Option<JsonBody>, Failure> {
+    let content_type = request.headers().get(header::CONTENT_TYPE).cloned();
+    let Some(body) = read_text(request, bytes_max, deadline, bodies).await? else { return Ok(None) };
+    check_content_type(content_type.as_ref())?;
+    let value = parse(&body.text)?;
+    Ok(Some(JsonBody { value, _share: body.share }))
+}
+
+/// Parses what [`read_text`] read.
+pub(crate) fn parse(text: &[u8]) -> Result<Value, Failure> {
+    json::parse(text).map_err(|error| Failure::new(StatusCode::BAD_REQUEST, "malformed_json", error.to_string()))
+}
+
+/// Reads a body of at most `bytes_max`, whatever its type is said to be; none if there is no body.
+pub(crate) async fn read_text(
+    request: Request<Body>,
+    bytes_max: usize,
+    deadline: Instant,
+    bodies: &Arc<Semaphore>,
+) -> Result<Option<TextBody>, Failure> {
     if request.body().is_end_stream() {
         return Ok(None);
     }
@@ -50,10 +75,8 @@ pub(crate) async fn read_json(
     if text.is_empty() {
         return Ok(None);
     }
-    check_content_type(&parts.headers)?;
-    let value = json::parse(&text)
-        .map_err(|error| Failure::new(StatusCode::BAD_REQUEST, "malformed_json", error.to_string()))?;
-    Ok(Some(JsonBody { value, _share: share }))
+    check_content_encoding(&parts.headers)?;
+    Ok(Some(TextBody { text, share }))
 }
 
 async fn collect(body: Body, bytes_max: usize) -> Result<BytesMut, Failure> {
@@ -86,14 +109,20 @@ fn too_large(bytes_max: usize) -> Failure {
     Failure::new(StatusCode::PAYLOAD_TOO_LARGE, "body_too_large", detail)
 }
 
-/// JSON by name or by silence.
-fn check_content_type(headers: &HeaderMap) -> Result<(), Failure> {
-    let unsupported =
-        |detail: String| Failure::new(StatusCode::UNSUPPORTED_MEDIA_TYPE, "unsupported_media_type", detail);
-    if let Some(encoding) = headers.get(header::CONTENT_ENCODING).filter(|encoding| *encoding != "identity") {
-        return Err(unsupported(format!("the content encoding {encoding:?} is not understood")));
+fn unsupported(detail: String) -> Failure {
+    Failure::new(StatusCode::UNSUPPORTED_MEDIA_TYPE, "unsupported_media_type", detail)
+}
+
+fn check_content_encoding(headers: &HeaderMap) -> Result<(), Failure> {
+    match headers.get(header::CONTENT_ENCODING).filter(|encoding| *encoding != "identity") {
+        Some(encoding) => Err(unsupported(format!("the content encoding {encoding:?} is not understood"))),
+        None => Ok(()),
     }
-    let Some(content_type) = headers.get(header::CONTENT_TYPE) else { return Ok(()) };
+}
+
+/// JSON by name or by silence.
+fn check_content_type(content_type: Option<&HeaderValue>) -> Result<(), Failure> {
+    let Some(content_type) = content_type else { return Ok(()) };
     let text = content_type.to_str().unwrap_or_default();
     let media_type = text.split(';').next().unwrap_or_default().trim().to_ascii_lowercase();
     let is_json = media_type == "application/json" || (media_type.contains('/') && media_type.ends_with("+json"));

@@ -21,6 +21,8 @@ const ELECTION_TIMEOUT_MS_MAX: u64 = 800;
 const TTL_MS_LEAST: u64 = 1_000;
 const TTL_MS_DEFAULT: u64 = 30_000;
 const TTL_MS_MOST: u64 = 86_400_000;
+/// 30 days: an agent that never sends a heartbeat is listed for as long as anybody will look for it, and yet not for ever.
+const PROTOLINK_TTL_MS: u64 = 2_592_000_000;
 const SNAPSHOT_ENTRIES: u64 = 20_000;
 const LOG_ENTRIES_KEPT: u64 = 20_000;
 const HISTORY_CHANGES_MAX: usize = 250_000;
@@ -127,6 +129,10 @@ settings! {
     /// Longest TTL a registration may ask for [default: 86400000].
     #[arg(long, value_name = "MS", env = "ROLLCALL_TTL_MS_MAX")]
     ttl_ms_max: u64,
+    /// TTL of an agent that registers by Protolink's contract, which names none [default: ttl_ms_default where that is set,
+    /// else 2592000000, 30 days: such agents send heartbeats only if told to].
+    #[arg(long, value_name = "MS", env = "ROLLCALL_PROTOLINK_TTL_MS")]
+    protolink_ttl_ms: u64,
     /// A snapshot is taken after so many log entries [default: 20000].
     #[arg(long, value_name = "N", env = "ROLLCALL_SNAPSHOT_ENTRIES")]
     snapshot_entries: u64,
@@ -261,6 +267,7 @@ pub struct Config {
     pub ttl_ms_min: u32,
     pub ttl_ms_default: u32,
     pub ttl_ms_max: u32,
+    pub protolink_ttl_ms: u32,
     pub snapshot_entries: u64,
     pub log_entries_kept: u64,
     pub history_changes_max: usize,
@@ -356,6 +363,12 @@ impl Config {
             fault("ttl_ms_default", "must be ttl_ms_min to ttl_ms_max");
         }
 
+        // Whoever said what is given to those who ask for nothing meant these too.
+        let protolink_ttl_ms = settings.protolink_ttl_ms.or(settings.ttl_ms_default).unwrap_or(PROTOLINK_TTL_MS);
+        if !(1..=TTL_MS_MAX).contains(&protolink_ttl_ms) {
+            fault("protolink_ttl_ms", &format!("must be 1 to {TTL_MS_MAX}"));
+        }
+
         let history_changes_max = settings.history_changes_max.unwrap_or(HISTORY_CHANGES_MAX);
         if history_changes_max == 0 {
             fault("history_changes_max", "must be at least 1");
@@ -401,6 +414,7 @@ impl Config {
             ttl_ms_min: u32::try_from(ttl_ms_min).ok()?,
             ttl_ms_default: u32::try_from(ttl_ms_default).ok()?,
             ttl_ms_max: u32::try_from(ttl_ms_max).ok()?,
+            protolink_ttl_ms: u32::try_from(protolink_ttl_ms).ok()?,
             snapshot_entries,
             log_entries_kept: settings.log_entries_kept.unwrap_or(LOG_ENTRIES_KEPT),
             history_changes_max,
@@ -452,6 +466,18 @@ mod tests {
         assert_eq!(config.listen, "127.0.0.1:7900");
         assert_eq!(config.founding, Founding::Bootstrap);
         assert_eq!((config.ttl_ms_min, config.ttl_ms_default, config.ttl_ms_max), (1_000, 30_000, 86_400_000));
+    }
+
+    #[test]
+    fn agents_that_name_no_ttl_stay_unless_told_otherwise() {
+        let ttl_ms = |text: &str| {
+            let (settings, mut faults) = Settings::from_toml(&format!("data_dir = \"d\"\n{text}")).unwrap();
+            Config::new(settings, &mut faults).map(|config| config.protolink_ttl_ms)
+        };
+        assert_eq!(ttl_ms(""), Some(2_592_000_000));
+        assert_eq!(ttl_ms("ttl_ms_default = 5000"), Some(5_000));
+        assert_eq!(ttl_ms("ttl_ms_default = 5000\nprotolink_ttl_ms = 700"), Some(700));
+        assert_eq!(faults("data_dir = \"d\"\nprotolink_ttl_ms = 0"), ["protolink_ttl_ms: must be 1 to 4294967295"]);
     }
 
     #[test]

@@ -89,7 +89,7 @@ mod tests {
 
     fn cursor(tenant: &TenantId, filter: &Filter) -> Cursor {
         // A position is what the registry says it is; this is its shape.
-        let position = serde_json::from_str(r#"{"score":490,"id":"web-1\u00e9","total":9}"#).unwrap();
+        let position = serde_json::from_str(r#"{"score":490,"lease":0,"id":"web-1\u00e9","total":9}"#).unwrap();
         Cursor::new(Epoch(3), Revision(7), position, (tenant, filter, Sort::Rank))
     }
 

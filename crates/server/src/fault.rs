@@ -69,7 +69,12 @@ impl<'f> Fields<'f> {
     }
 
     pub(crate) fn take(&mut self, member: &str) -> Option<Value> {
-        self.members.shift_remove(member).filter(|value| !value.is_null())
+        self.take_nullable(member).filter(|value| !value.is_null())
+    }
+
+    /// As [`Self::take`], where null is not the same as nothing.
+    pub(crate) fn take_nullable(&mut self, member: &str) -> Option<Value> {
+        self.members.shift_remove(member)
     }
 
     /// Any text.

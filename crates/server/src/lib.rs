@@ -11,13 +11,14 @@
 //! - Wire types and the roll's types meet in `translate` and, on the way that is taken most, in `render`; statuses are
 //!   given in `reply`.
 //!
-//! Read in this order: [`config`], [`Server`], [`Probe`], `listener`, `edge`, `native`, `watch`; then `request`, `params`, `body`, `json`,
+//! Read in this order: [`config`], [`Server`], [`Probe`], `listener`, `edge`, `native`, `faces`, `watch`; then `request`, `params`, `body`, `json`,
 //! `fault`, `parse` for what comes in, `translate`, [`render`], `cursor`, `reply` for what goes out, and `peer`.
 
 mod body;
 pub mod config;
 mod cursor;
 mod edge;
+mod faces;
 mod fault;
 mod json;
 mod limits;

@@ -34,6 +34,22 @@ pub(crate) const BODIES_KIB_MAX: usize = 65_536;
 /// One registration, heartbeat or deregistration.
 pub(crate) const BODY_BYTES_MAX: usize = 64 << 10;
 
+/// One agent card: a hundred tools with the schemas of their input and output.
+pub(crate) const CARD_BYTES_MAX: usize = 256 << 10;
+
+/// What a card may become on the roll, where its skills are kept as capabilities beside it. Two fit into a log entry's
+/// usual 1 MiB.
+pub(crate) const CARD_PACKED_BYTES_MAX: usize = 512 << 10;
+
+/// Cards of one answer: of the smallest, this many are as large as an answer may be.
+pub(crate) const CARDS_MAX: usize = 32_768;
+
+/// All cards of one answer: a Protolink client takes 16 MiB, and wants to read what is wrong if there is more.
+pub(crate) const CARDS_BYTES_MAX: usize = 15 << 20;
+
+/// Agents shown by name on the status page.
+pub(crate) const STATUS_AGENTS_MAX: usize = 1_000;
+
 /// One batch.
 pub(crate) const BATCH_BYTES_MAX: usize = 4 << 20;
 

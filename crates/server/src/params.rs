@@ -262,7 +262,8 @@ pub(crate) fn filter_of(path: &str, members: Map<String, Value>, faults: &mut Fa
 pub(crate) fn discovery(uri: &Uri) -> Result<Discovery, Failure> {
     let mut params = Params::of(uri);
     let filter = params.filter();
-    let sort = params.one_of("sort", &[("id", Sort::Id), ("rank", Sort::Rank)]).unwrap_or_default();
+    let sort =
+        params.one_of("sort", &[("id", Sort::Id), ("rank", Sort::Rank), ("lease", Sort::Lease)]).unwrap_or_default();
     let limit = params.number("limit", 1, LIMIT_MAX as u64).and_then(|limit| usize::try_from(limit).ok());
     let cursor = params.single("cursor");
     let poll = poll(&mut params, cursor.is_some());

@@ -229,7 +229,7 @@ const REQUIRED: &str = "is required";
 
 impl Fields<'_> {
     /// Text that must be there and that `check` accepts.
-    fn required<E: std::fmt::Display>(
+    pub(crate) fn required<E: std::fmt::Display>(
         &mut self,
         member: &str,
         check: impl FnOnce(&str) -> Result<(), E>,
@@ -255,7 +255,7 @@ impl Fields<'_> {
     }
 }
 
-fn name_rule(text: &str) -> Result<(), NameError> {
+pub(crate) fn name_rule(text: &str) -> Result<(), NameError> {
     check_name(text, NAME_BYTES_MAX)
 }
 
@@ -281,7 +281,7 @@ fn is_scheme(text: &str) -> bool {
 }
 
 /// Without repetitions, each where it stood first.
-fn distinct(mut texts: Vec<String>) -> Vec<String> {
+pub(crate) fn distinct(mut texts: Vec<String>) -> Vec<String> {
     let mut seen = std::collections::HashSet::new();
     texts.retain(|text| seen.insert(text.clone()));
     texts

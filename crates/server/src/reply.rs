@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use axum::body::Body;
-use axum::http::{HeaderValue, StatusCode, header};
+use axum::http::{HeaderMap, HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use rollcall_api::{Problem, WriteOutcome, header as names};
 use rollcall_registry::{NameError, Refusal, Revision};
@@ -35,7 +35,8 @@ struct Parts {
     current_revision: Option<u64>,
     outcome: Option<WriteOutcome>,
     shown: Option<Shown>,
-    allow: Option<HeaderValue>,
+    /// What the router or a layer around it put beside the failure.
+    headers: HeaderMap,
 }
 
 impl Failure {
@@ -49,7 +50,7 @@ impl Failure {
             current_revision: None,
             outcome: None,
             shown: None,
-            allow: None,
+            headers: HeaderMap::new(),
         }))
     }
 
@@ -164,13 +165,11 @@ impl Failure {
         let body = serde_json::to_vec(&problem).expect("a problem has no failing serializer");
         let mut response = Response::new(Body::from(body));
         *response.status_mut() = parts.status;
+        *response.headers_mut() = parts.headers;
         let headers = response.headers_mut();
         headers.insert(header::CONTENT_TYPE, HeaderValue::from_static(names::PROBLEM_JSON));
         if let Some(ms) = parts.retry_after_ms {
             headers.insert(header::RETRY_AFTER, HeaderValue::from(ms.div_ceil(1_000).max(1)));
-        }
-        if let Some(allow) = parts.allow {
-            headers.insert(header::ALLOW, allow);
         }
         if let Some(shown) = parts.shown {
             show(&mut response, shown);
@@ -188,11 +187,12 @@ impl IntoResponse for Failure {
     }
 }
 
-/// Takes the failure out of a response that carries one. What the router itself answered (a method it does not know)
-/// keeps its `Allow` header.
+/// Takes the failure out of a response that carries one. Headers that were added on the way out stay: the router's `Allow`,
+/// and what a face's contract wants on every answer.
 pub(crate) fn failure_of(response: &mut Response) -> Option<Failure> {
     let mut failure = response.extensions_mut().remove::<Failure>()?;
-    failure.0.allow = response.headers_mut().remove(header::ALLOW);
+    failure.0.headers = std::mem::take(response.headers_mut());
+    failure.0.headers.remove(header::CONTENT_LENGTH);
     Some(failure)
 }
 

@@ -15,6 +15,7 @@ use tokio_util::task::TaskTracker;
 
 use crate::config::{Config, Founding, NodeRole};
 use crate::edge::Edge;
+use crate::faces::Faces;
 use crate::limits::{self, CONNECTIONS_MAX};
 use crate::listener;
 use crate::metrics::EdgeMetrics;
@@ -101,7 +102,10 @@ impl Server {
         let metrics = Arc::<EdgeMetrics>::default();
         let edge = Arc::new(Edge::new(metrics.clone(), SlowLog::new(self.config.slow_ms)));
         let data_dir = self.config.data_dir.clone();
-        let surroundings = Arc::new(Surroundings { data_dir, metrics: metrics.clone(), notices: OnceLock::new() });
+        let client_address = self.config.advertise.clone().unwrap_or_else(|| self.client_address.to_string());
+        let url = format!("http://{client_address}");
+        let notices = OnceLock::new();
+        let surroundings = Arc::new(Surroundings { data_dir, url, metrics: metrics.clone(), notices });
         let chores = TaskTracker::new();
         let (stop_clients, clients_gone, stop_peers) =
             (CancellationToken::new(), CancellationToken::new(), CancellationToken::new());
@@ -128,6 +132,7 @@ impl Server {
                     replica,
                     &self.config.tenants,
                     ttl(&self.config),
+                    Faces { protolink_ttl_ms: self.config.protolink_ttl_ms },
                     watchers(&self.config),
                     surroundings.clone(),
                     Ends { draining: stop_clients.clone(), sockets: sockets.clone(), broken: broken.clone() },

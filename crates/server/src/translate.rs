@@ -102,7 +102,7 @@ fn protocol_in(protocol: api::Protocol) -> Protocol {
 }
 
 /// The protocol that a URL's scheme stands for; `http` where it stands for none that is known.
-fn protocol_of_url(url: &str) -> Protocol {
+pub(crate) fn protocol_of_url(url: &str) -> Protocol {
     let scheme = url.split(':').next().unwrap_or_default().to_ascii_lowercase();
     match scheme.as_str() {
         "https" => Protocol::Https,
@@ -137,7 +137,7 @@ fn texts_in(texts: Option<Vec<String>>) -> Box<[Box<str>]> {
     texts.unwrap_or_default().into_iter().map(Into::into).collect()
 }
 
-fn json_text(value: &impl Serialize) -> JsonText {
+pub(crate) fn json_text(value: &impl Serialize) -> JsonText {
     let text = serde_json::to_string(value).expect("wire types have text keys and no failing serializer");
     JsonText(text.into())
 }

@@ -89,7 +89,7 @@ impl Kind {
             Self::LogEntry => (4 << 20) + 256,
             // Carries at least one log entry, whatever its size, and no more than 1 MiB of them otherwise.
             Self::PeerRequest | Self::PeerResponse => 5 << 20,
-            // A registration has at most 64 KiB; what heartbeats report of it comes on top.
+            // A registration has at most 512 KiB; what heartbeats report of it comes on top.
             Self::Instance => 4 << 20,
             // Small ones, and at most one that is not.
             Self::History => 8 << 20,

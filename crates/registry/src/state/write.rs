@@ -42,7 +42,7 @@ impl State {
         self.check(slot, condition)?;
         match slot {
             None => Ok(self.register_new(tenant, registration)),
-            Some(slot) if self.instance(slot).registration == *registration => {
+            Some(slot) if condition != Condition::Anew && self.instance(slot).registration == *registration => {
                 self.renew_slot(slot);
                 Ok(self.registered(slot, false))
             }
@@ -75,7 +75,7 @@ impl State {
         self.registered(slot, true)
     }
 
-    /// Other content under the same id: a new incarnation, which the holder of the older lease cannot touch.
+    /// Other content under the same id, or the same anew: a new incarnation, which the holder of the older lease cannot touch.
     fn supersede(&mut self, slot: Slot, registration: &PackedRegistration) {
         self.tally.replaced += 1;
         let revision = self.next_revision();
@@ -220,7 +220,7 @@ impl State {
     fn check(&self, slot: Option<Slot>, condition: Condition) -> Result<(), Refusal> {
         let current = slot.map(|slot| self.instance(slot).revision);
         let holds = match condition {
-            Condition::None => true,
+            Condition::None | Condition::Anew => true,
             Condition::Absent => current.is_none(),
             Condition::Present => current.is_some(),
             Condition::Unchanged(revision) => current == Some(revision),

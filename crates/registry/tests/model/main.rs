@@ -183,7 +183,7 @@ impl<'a> World<'a> {
     fn query(&mut self) {
         let random = &mut self.random;
         let wishes = Wish::random(random);
-        let sort = random.pick(&[Sort::Id, Sort::Rank]);
+        let sort = random.pick(&[Sort::Id, Sort::Rank, Sort::Lease]);
         let limit = random.pick(&[1, 2, 3, 1_000]);
         let query = Query { tenant: random::tenant(random), filter: Wish::filter(&wishes), sort, after: None, limit };
         let newest = self.model.revision();
@@ -234,7 +234,7 @@ impl<'a> World<'a> {
 
     fn compare_page(&self, cursor: &Cursor, page: &Page) -> Option<Position> {
         let Cursor { query, wishes, revision, shown } = cursor;
-        let all = self.model.found(*revision, &query.tenant, wishes, query.sort == Sort::Rank);
+        let all = self.model.found(*revision, &query.tenant, wishes, query.sort);
         let expected = &all[(*shown).min(all.len())..(*shown + query.limit).min(all.len())];
         let ids: Vec<&str> = page.found.iter().map(|view| view.instance.id()).collect();
         let agrees = page.found.len() == expected.len()

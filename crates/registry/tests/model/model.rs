@@ -6,7 +6,7 @@ use std::collections::BTreeMap;
 
 use rollcall_registry::{
     Beaten, ChangeKind, ClusterTime, Command, Condition, Instance, InstanceId, LeaseId, LeaseSet, MetadataValue,
-    Outcome, Pair, Proposal, Refusal, Registered, Registration, Revision, Status, TenantId, Term, WallTime,
+    Outcome, Pair, Proposal, Refusal, Registered, Registration, Revision, Sort, Status, TenantId, Term, WallTime,
 };
 
 use crate::wish::Wish;
@@ -98,7 +98,7 @@ impl Model {
                 let registration = registration.view().to_registration();
                 let key = (tenant.clone(), registration.id.clone());
                 self.check(&key, *condition)?;
-                Ok(Outcome::Registered(self.register(key, registration)))
+                Ok(Outcome::Registered(self.register(key, registration, *condition == Condition::Anew)))
             }
             Command::Renew { tenant, leases } => Ok(self.renew_all(tenant, leases)),
             Command::Beat { tenant, id, lease, status, metadata } => {
@@ -140,7 +140,7 @@ impl Model {
         }
     }
 
-    fn register(&mut self, key: Key, registration: Registration) -> Registered {
+    fn register(&mut self, key: Key, registration: Registration, anew: bool) -> Registered {
         let revision = Revision(self.revision().0 + 1);
         let before = self.roll.get(&key).cloned();
         let fresh = Entry {
@@ -156,7 +156,7 @@ impl Model {
         };
         match &before {
             None => self.change(&key, fresh, ChangeKind::Registered),
-            Some(before) if before.registration == fresh.registration => {}
+            Some(before) if !anew && before.registration == fresh.registration => {}
             Some(before) => {
                 let mut superseded = before.superseded.clone();
                 superseded.push(before.lease);
@@ -248,7 +248,7 @@ impl Model {
     fn check(&self, key: &Key, condition: Condition) -> Result<(), Refusal> {
         let current = self.roll.get(key).map(|entry| entry.revision);
         let holds = match condition {
-            Condition::None => true,
+            Condition::None | Condition::Anew => true,
             Condition::Absent => current.is_none(),
             Condition::Present => current.is_some(),
             Condition::Unchanged(revision) => current == Some(revision),
@@ -257,15 +257,22 @@ impl Model {
     }
 
     /// All that match at a revision, in order.
-    pub(crate) fn found(&self, revision: Revision, tenant: &TenantId, wishes: &[Wish], rank: bool) -> Vec<&Entry> {
+    pub(crate) fn found(&self, revision: Revision, tenant: &TenantId, wishes: &[Wish], sort: Sort) -> Vec<&Entry> {
         let mut found: Vec<_> = self
             .at(revision)
             .iter()
             .filter(|(key, entry)| key.0 == *tenant && Wish::all_hold(wishes, entry))
-            .map(|(key, entry)| (Reverse(if rank { health(entry) } else { 0 }), &key.1, entry))
+            .map(|(key, entry)| {
+                let (health, lease) = match sort {
+                    Sort::Id => (0, LeaseId(0)),
+                    Sort::Rank => (health(entry), LeaseId(0)),
+                    Sort::Lease => (0, entry.lease),
+                };
+                ((Reverse(health), lease, &key.1), entry)
+            })
             .collect();
-        found.sort_by_key(|(health, id, _)| (*health, *id));
-        found.into_iter().map(|(_, _, entry)| entry).collect()
+        found.sort_by_key(|(rank, _)| *rank);
+        found.into_iter().map(|(_, entry)| entry).collect()
     }
 }
 

@@ -133,6 +133,7 @@ fn condition(random: &mut Random, revision: Revision) -> Condition {
         0 => Condition::Absent,
         1 => Condition::Present,
         2 | 3 => Condition::Unchanged(Revision(recent(random, revision))),
+        4 => Condition::Anew,
         _ => Condition::None,
     }
 }

@@ -286,6 +286,7 @@ impl Session {
         let sort = match arguments.take("sort").as_deref() {
             None | Some("id") => Sort::Id,
             Some("rank") => Sort::Rank,
+            Some("lease") => Sort::Lease,
             Some(other) => return Err(format!("sort: `{other}`")),
         };
         let limit = arguments.number("limit")?.unwrap_or(100);
@@ -385,6 +386,7 @@ fn condition(arguments: &mut Arguments) -> Result<Condition, String> {
         None => Ok(Condition::None),
         Some("absent") => Ok(Condition::Absent),
         Some("present") => Ok(Condition::Present),
+        Some("anew") => Ok(Condition::Anew),
         Some(text) => match text.strip_prefix('r').and_then(|n| n.parse().ok()) {
             Some(revision) => Ok(Condition::Unchanged(Revision(revision))),
             None => Err(format!("if: `{text}`")),

@@ -12,6 +12,7 @@ use rollcall_replica::meter::{Counter, Counts, Histogram};
 
 use super::EdgeMetrics;
 use super::encode::{NS_PER_SECOND, Writer};
+use crate::faces::protolink;
 
 /// All routes, as the contract writes them.
 const ROUTES: &[&str] = &[
@@ -31,6 +32,10 @@ const ROUTES: &[&str] = &[
     "/api/cluster/members/{id}/replace",
     "/api/cluster/members/{id}",
     "/api/cluster/leader",
+    "/agents",
+    "/agents/heartbeat",
+    "/status",
+    "/healthz",
     "/livez",
     "/readyz",
     "/metrics",
@@ -55,6 +60,7 @@ pub(crate) struct Route {
 
 impl Route {
     pub(crate) fn of(method: &Method, path: &str) -> Self {
+        let path = protolink::without_namespace(path);
         let route = ROUTES.iter().position(|route| *route == path).or_else(|| {
             ROUTES.iter().position(|route| {
                 let Some((before, behind)) = route.split_once("{id}") else { return false };
@@ -101,6 +107,14 @@ impl Http {
         if let Some(took) = took {
             cell.durations.observe_duration(took);
         }
+    }
+
+    /// Requests that were answered, and those that were refused or failed.
+    pub(crate) fn succeeded_and_failed(&self) -> (u64, u64) {
+        let of = |classes: std::ops::Range<usize>| {
+            self.0.iter().flat_map(|cell| &cell.classes[classes.clone()]).map(Counter::get).sum()
+        };
+        (of(0..3), of(3..CLASSES.len()))
     }
 
     /// With their routes and methods.
@@ -165,6 +179,15 @@ mod tests {
                 let route = Route::of(&method, &template.replace("{id}", "a-1"));
                 assert_eq!((route.template(), route.method()), (template.as_str(), method.as_str()));
             }
+        }
+    }
+
+    #[test]
+    fn what_is_below_a_namespace_is_counted_as_what_is_above() {
+        assert_eq!(Route::of(&Method::GET, "/ns/a/agents").template(), "/agents");
+        assert_eq!(Route::of(&Method::POST, "/ns/a/agents/heartbeat").template(), "/agents/heartbeat");
+        for path in ["/ns/a", "/ns//agents", "/ns/a/api/services", "/ns/a/ns/b/agents"] {
+            assert_eq!(Route::of(&Method::GET, path).template(), ELSEWHERE, "{path}");
         }
     }
 

@@ -31,7 +31,7 @@ const PAGE_BYTES_MAX: usize = 16 << 20;
     params(
         ("limit" = Option<u32>, Query, minimum = 1, maximum = 1000, description = "Size of the page, default 50"),
         ("cursor" = Option<String>, Query, description = "`next_cursor` of the page before"),
-        ("sort" = Option<String>, Query, description = "`id` (default) or `rank`"),
+        ("sort" = Option<String>, Query, description = "`id` (default), `rank`, or `lease`: in the order of registration"),
         ("after_revision" = Option<u64>, Query, description = "Long poll: answer when something that is asked for changed after this revision"),
         ("wait_ms" = Option<u64>, Query, minimum = 0, maximum = 300000, description = "Long poll: answer after this time at the latest, default 30000"),
         ("consistency" = Option<String>, Query, description = "`local` (default) or `linearizable`"),

@@ -21,6 +21,9 @@ pub(super) const STOPPING: &str = "shutdown was asked for";
 #[derive(Serialize, ToSchema)]
 pub(crate) struct Health {
     pub(crate) status: &'static str,
+    /// All but `/livez`.
+    #[serde(flatten)]
+    pub(crate) served: Option<Served>,
     /// With `?verbose`.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub(crate) checks: Vec<HealthCheck>,
@@ -42,7 +45,69 @@ pub(crate) struct HealthWarning {
     pub(crate) detail: String,
 }
 
+/// What the probes of Protolink look for in a registry's `/healthz` and `/readyz`.
+#[derive(Serialize, ToSchema)]
+pub(crate) struct Served {
+    pub(crate) ready: bool,
+    transport: &'static str,
+    /// Where clients reach this node.
+    url: String,
+    capabilities: TransportCapabilities,
+    metrics: TransportMetrics,
+}
+
+#[derive(Serialize, ToSchema)]
+struct TransportCapabilities {
+    networked: bool,
+    streaming: bool,
+    tls: bool,
+    bidirectional: bool,
+    persistent_connections: bool,
+}
+
+/// Requests of all faces since this process started.
+#[derive(Serialize, ToSchema)]
+struct TransportMetrics {
+    requests_started: u64,
+    requests_succeeded: u64,
+    requests_failed: u64,
+    active_requests: u64,
+}
+
 impl Native {
+    pub(crate) fn served(&self, ready: bool) -> Served {
+        let Surroundings { url, metrics, .. } = &*self.surroundings;
+        let (requests_succeeded, requests_failed) = metrics.http.succeeded_and_failed();
+        let active_requests = u64::try_from(metrics.in_work.get()).unwrap_or(0);
+        Served {
+            ready,
+            transport: "http",
+            url: url.clone(),
+            capabilities: TransportCapabilities {
+                networked: true,
+                streaming: false,
+                tls: false,
+                bidirectional: false,
+                persistent_connections: true,
+            },
+            metrics: TransportMetrics {
+                requests_started: requests_succeeded + requests_failed + active_requests,
+                requests_succeeded,
+                requests_failed,
+                active_requests,
+            },
+        }
+    }
+
+    /// Fails if the process is stuck.
+    pub(crate) fn alive(&self) -> Result<(), Failure> {
+        if self.replica.is_alive() {
+            Ok(())
+        } else {
+            Err(Failure::new(StatusCode::SERVICE_UNAVAILABLE, "stuck", "the apply loop does not move"))
+        }
+    }
+
     /// What must hold for this node to be given work.
     pub(crate) fn readiness(&self) -> Vec<HealthCheck> {
         let stopping = self.draining.is_cancelled();
@@ -61,7 +126,7 @@ impl Native {
 
 /// What `/livez` says while there is nothing to complain of.
 pub(crate) fn alive() -> Response {
-    json(StatusCode::OK, &Health { status: "alive", checks: Vec::new(), warnings: Vec::new() })
+    json(StatusCode::OK, &Health { status: "alive", served: None, checks: Vec::new(), warnings: Vec::new() })
 }
 
 /// Whether the process moves
@@ -75,11 +140,8 @@ pub(crate) fn alive() -> Response {
     ),
 )]
 pub(super) async fn livez(State(native): State<Native>) -> Result<Response, Failure> {
-    if native.replica.is_alive() {
-        Ok(alive())
-    } else {
-        Err(Failure::new(StatusCode::SERVICE_UNAVAILABLE, "stuck", "the apply loop does not move"))
-    }
+    native.alive()?;
+    Ok(alive())
 }
 
 /// Whether the node should be given work
@@ -95,7 +157,7 @@ pub(super) async fn livez(State(native): State<Native>) -> Result<Response, Fail
         (status = 503, description = "`not_ready`: the checks that failed are in `errors`", body = Problem),
     ),
 )]
-pub(super) async fn readyz(State(native): State<Native>, uri: Uri) -> Result<Response, Failure> {
+pub(crate) async fn readyz(State(native): State<Native>, uri: Uri) -> Result<Response, Failure> {
     let verbose = params::verbose(&uri)?;
     let mut checks = native.readiness();
     if checks.iter().all(|check| check.ok) {
@@ -103,7 +165,8 @@ pub(super) async fn readyz(State(native): State<Native>, uri: Uri) -> Result<Res
             checks.clear();
         }
         let warnings = if verbose { warnings(&native) } else { Vec::new() };
-        return Ok(json(StatusCode::OK, &Health { status: "ready", checks, warnings }));
+        let served = Some(native.served(true));
+        return Ok(json(StatusCode::OK, &Health { status: "ready", served, checks, warnings }));
     }
     let failed = checks.into_iter().filter(|check| !check.ok);
     Err(Failure::not_ready(failed.map(|check| (check.name, check.detail))))

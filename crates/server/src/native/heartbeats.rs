@@ -7,7 +7,7 @@ use jiff::Timestamp;
 use rollcall_api::{
     HeartbeatRequest, HeartbeatResponse, HeartbeatsRequest, HeartbeatsResponse, Problem, RenewedLease,
 };
-use rollcall_registry::{Beaten, Command, InstanceId, LeaseId, LeaseSet, Outcome, WallTime};
+use rollcall_registry::{Beaten, Command, InstanceId, LeaseId, LeaseSet, Outcome, Refusal, WallTime};
 
 use super::{Id, Native, body_missing, json};
 use crate::limits::BATCH_BYTES_MAX;
@@ -39,10 +39,7 @@ pub(super) async fn heartbeat(
 ) -> Result<Response, Failure> {
     params::none(request.uri())?;
     let request = native.parsed(request, context.deadline, parse::heartbeat).await?.unwrap_or_default();
-    let beaten = match renew_known(&native, &context, &id, &request).await? {
-        Some(beaten) => beaten,
-        None => beat(&native, context, id.clone(), request).await?,
-    };
+    let beaten = native.beat(&context, &id, request).await??;
     let interval_ms = translate::heartbeat_interval_ms(beaten.ttl_ms);
     let now_ms = u64::try_from(Timestamp::now().as_millisecond()).unwrap_or(0);
     let answer = HeartbeatResponse {
@@ -55,6 +52,21 @@ pub(super) async fn heartbeat(
     let mut response = json(StatusCode::OK, &answer);
     reply::written(&mut response, beaten.revision);
     Ok(response)
+}
+
+impl Native {
+    /// Takes a heartbeat of one instance.
+    pub(crate) async fn beat(
+        &self,
+        context: &Context,
+        id: &InstanceId,
+        request: HeartbeatRequest,
+    ) -> Result<Result<Beaten, Refusal>, Failure> {
+        match renew_known(self, context, id, &request).await? {
+            Some(beaten) => Ok(Ok(beaten)),
+            None => beat(self, context, id.clone(), request).await,
+        }
+    }
 }
 
 /// The usual heartbeat says no more than that the instance lives. Where this node knows its lease, the log is spared
@@ -85,10 +97,10 @@ async fn renew_known(
 
 async fn beat(
     native: &Native,
-    context: Context,
+    context: &Context,
     id: InstanceId,
     request: HeartbeatRequest,
-) -> Result<Beaten, Failure> {
+) -> Result<Result<Beaten, Refusal>, Failure> {
     let command = Command::Beat {
         tenant: context.tenant.clone(),
         id,
@@ -96,9 +108,9 @@ async fn beat(
         status: request.status.map(translate::status_in),
         metadata: request.metadata.map(translate::metadata_in),
     };
-    match native.submit(command, &context).await?.outcome {
-        Outcome::Beaten(beaten) => Ok(beaten),
-        Outcome::Refused(refusal) => Err(refusal.into()),
+    match native.submit(command, context).await?.outcome {
+        Outcome::Beaten(beaten) => Ok(Ok(beaten)),
+        Outcome::Refused(refusal) => Ok(Err(refusal)),
         other => unreachable!("a heartbeat was answered by {other:?}"),
     }
 }

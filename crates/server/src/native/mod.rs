@@ -31,7 +31,8 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
-use crate::body::{self, JsonBody};
+use crate::body::{self, JsonBody, TextBody};
+use crate::faces::{Faces, protolink};
 use crate::fault::Faults;
 use crate::limits::{BACKUPS_MAX, BODIES_KIB_MAX, BODY_BYTES_MAX};
 use crate::metrics::{EdgeMetrics, Metrics};
@@ -42,7 +43,7 @@ use crate::request::Context;
 use crate::startup::{self, Notice};
 use crate::watch::{Hub, Places, WatcherLimits};
 
-pub(crate) use health::alive;
+pub(crate) use health::{Health, alive, readyz};
 
 /// What the handlers share. Cheap to clone.
 #[derive(Clone)]
@@ -51,11 +52,12 @@ pub(crate) struct Native {
     /// Empty: any.
     pub(crate) tenants: Arc<[TenantId]>,
     ttl: TtlLimits,
+    pub(crate) faces: Faces,
     renderer: Arc<Renderer>,
     hub: Hub,
     places: Places,
     metrics: Arc<Metrics>,
-    surroundings: Arc<Surroundings>,
+    pub(crate) surroundings: Arc<Surroundings>,
     /// In KiB.
     bodies: Arc<Semaphore>,
     backups: Arc<Semaphore>,
@@ -77,6 +79,8 @@ pub(crate) struct Ends {
 /// What a node stands on.
 pub(crate) struct Surroundings {
     pub(crate) data_dir: PathBuf,
+    /// Where clients reach this node.
+    pub(crate) url: String,
     pub(crate) metrics: Arc<EdgeMetrics>,
     /// What hurts, once it was looked at.
     pub(crate) notices: OnceLock<Vec<Notice>>,
@@ -99,6 +103,7 @@ impl Native {
         replica: Replica,
         tenants: &[TenantId],
         ttl: TtlLimits,
+        faces: Faces,
         watchers: WatcherLimits,
         surroundings: Arc<Surroundings>,
         Ends { draining, sockets, broken }: Ends,
@@ -113,6 +118,7 @@ impl Native {
             replica,
             tenants: tenants.into(),
             ttl,
+            faces,
             renderer,
             bodies: Arc::new(Semaphore::new(BODIES_KIB_MAX)),
             backups: Arc::new(Semaphore::new(BACKUPS_MAX)),
@@ -140,17 +146,18 @@ impl Native {
             .route("/api/cluster/leader", post(members::transfer))
             .route("/api/cluster/backup", get(backup::backup))
             .route("/livez", get(health::livez))
-            .route("/readyz", get(health::readyz))
+            .route("/readyz", get(readyz))
             .route("/metrics", get(health::metrics))
             .route("/openapi.json", get(openapi::document))
             .merge(pages::router())
+            .merge(protolink::router())
             .fallback(no_route)
             .method_not_allowed_fallback(no_method)
             .with_state(self)
     }
 
     /// Brings a command into the log and waits until it is applied here.
-    async fn submit(&self, command: Command, context: &Context) -> Result<Applied, Failure> {
+    pub(crate) async fn submit(&self, command: Command, context: &Context) -> Result<Applied, Failure> {
         let applied = self.replica.submit(command, context.deadline).await?;
         context.written(applied.course);
         Ok(applied)
@@ -158,6 +165,16 @@ impl Native {
 
     async fn body(&self, request: Request, bytes_max: usize, deadline: Instant) -> Result<Option<JsonBody>, Failure> {
         body::read_json(request, bytes_max, deadline, &self.bodies).await
+    }
+
+    /// A body as it came in, whatever its type is said to be.
+    pub(crate) async fn text(
+        &self,
+        request: Request,
+        bytes_max: usize,
+        deadline: Instant,
+    ) -> Result<Option<TextBody>, Failure> {
+        body::read_text(request, bytes_max, deadline, &self.bodies).await
     }
 
     /// A body of ordinary size, parsed; none if there is none. The text's share of memory is given back on return.
@@ -172,7 +189,7 @@ impl Native {
     }
 }
 
-fn body_missing() -> Failure {
+pub(crate) fn body_missing() -> Failure {
     Failure::fault("", "a JSON body is required")
 }
 
@@ -185,7 +202,7 @@ fn no_route_at(path: &str) -> Failure {
     Failure::new(StatusCode::NOT_FOUND, "no_such_route", detail)
 }
 
-async fn no_method(request: Request) -> Failure {
+pub(crate) async fn no_method(request: Request) -> Failure {
     let detail = format!("{} is not possible here", request.method());
     Failure::new(StatusCode::METHOD_NOT_ALLOWED, "method_not_allowed", detail)
 }
@@ -204,12 +221,12 @@ impl FromRequestParts<Native> for Id {
     }
 }
 
-fn json(status: StatusCode, body: &impl Serialize) -> Response {
+pub(crate) fn json(status: StatusCode, body: &impl Serialize) -> Response {
     json_text(status, serde_json::to_vec(body).expect("wire types have no failing serializer"))
 }
 
 /// An answer that is JSON text already.
-fn json_text(status: StatusCode, text: Vec<u8>) -> Response {
+pub(crate) fn json_text(status: StatusCode, text: Vec<u8>) -> Response {
     let mut response = Response::new(Body::from(text));
     *response.status_mut() = status;
     response.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));

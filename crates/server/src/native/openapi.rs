@@ -12,6 +12,7 @@ use utoipa::openapi::{self, RefOr, Required};
 use utoipa::{Modify, OpenApi};
 
 use super::{backup, cluster, discovery, health, heartbeats, members, pages, services, socket, watch};
+use crate::faces::protolink;
 
 #[derive(OpenApi)]
 #[openapi(
@@ -40,6 +41,12 @@ use super::{backup, cluster, discovery, health, heartbeats, members, pages, serv
         members::replace,
         members::transfer,
         backup::backup,
+        protolink::register,
+        protolink::unregister,
+        protolink::heartbeat,
+        protolink::discover,
+        protolink::status_page,
+        protolink::healthz,
         health::livez,
         health::readyz,
         health::metrics,
@@ -52,6 +59,7 @@ use super::{backup, cluster, discovery, health, heartbeats, members, pages, serv
         (name = "services", description = "The roll"),
         (name = "heartbeats", description = "Staying on it"),
         (name = "cluster", description = "The nodes that keep it"),
+        (name = "protolink", description = "The registry contract of Protolink, for its agents; each path also below `/ns/{tenant}`"),
         (name = "health", description = "For orchestrators"),
         (name = "pages", description = "For people"),
     ),
@@ -69,7 +77,7 @@ impl Modify for Conventions {
                 if matches!(operation.operation_id.as_deref(), Some("discover" | "watch")) {
                     operation.parameters.get_or_insert_default().splice(..0, filters());
                 }
-                if path.starts_with("/api/") {
+                if ["/api/", "/agents", "/status"].iter().any(|beginning| path.starts_with(beginning)) {
                     operation.parameters.get_or_insert_default().extend(common_headers());
                 }
                 for (status, response) in &mut operation.responses.responses {

@@ -8,6 +8,7 @@ mod lifecycle;
 mod node;
 mod observability;
 mod operations;
+mod protolink;
 mod refusals;
 mod socket;
 mod watch;

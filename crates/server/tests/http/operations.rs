@@ -9,7 +9,11 @@ use crate::node::{Node, answer};
 async fn health_names_its_checks() {
     let node = Node::start().await;
     assert_eq!(node.get("/livez").await.status, 200);
-    assert_eq!(node.get("/readyz").await.body, json!({"status": "ready"}));
+    let ready = node.get("/readyz").await.body;
+    assert_eq!(
+        (&ready["status"], &ready["checks"], &ready["warnings"]),
+        (&json!("ready"), &Value::Null, &Value::Null)
+    );
     for path in ["/readyz?verbose", "/readyz?verbose=true"] {
         let verbose = node.get(path).await;
         let checks = verbose.body["checks"].as_array().unwrap();
