@@ -1,20 +1,24 @@
 //! Takes batches from the queue and brings them into the log: as one entry where this node leads, as one request to the
 //! leader where it follows, and not at all until there is a leader.
 
+use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
 
+use futures_util::FutureExt;
+use futures_util::future::FusedFuture;
 use openraft::errors::ClientWriteError;
 use openraft::impls::ProgressResponder;
+use openraft::raft::AppendEntriesRequest;
 use rollcall_registry::{Command, Origin, Proposal};
-use rollcall_storage::{NodeId, Payload};
+use rollcall_storage::{LogId, NodeId, Payload, Vote};
 use tokio::time::Instant;
 use tracing::Instrument;
 
 use crate::core::{Core, Leading, wall};
 use crate::message::{ProposeRequest, ProposeResponse};
 use crate::peer::{PeerRoute, Sent};
-use crate::proposer::{self, Answer, Commands, Course, Pace, Pending, Sizes, SubmitError, Waiting};
+use crate::proposer::{self, Answer, COMPANY_MIN, Commands, Course, Pace, Pending, Sizes, SubmitError, Waiting};
 use crate::trace;
 
 /// How long a follower waits for the leader's answer to a batch. The senders' own deadlines are shorter or equal.
@@ -100,16 +104,24 @@ async fn bring(core: &Arc<Core>, mut batch: Vec<Pending>, origin: Origin) {
         };
         match attempt {
             Attempt::Done(answer) if answer.outcomes.len() == sizes.all => {
-                if core.roll.applied_index() >= answer.index {
+                if core.roll.applied_index() >= answer.log_id.index() {
                     return merged.distribute(batch, &answer, &sizes);
                 }
                 // Applied at the leader, but not here yet: whoever is answered must find it at this node too. The next
                 // batch does not wait for that.
                 let core = core.clone();
                 tokio::spawn(async move {
-                    tokio::select! {
-                        () = core.stop.cancelled() => {}
-                        _ = core.wait_applied(answer.index, Instant::now() + FORWARD_TIMEOUT) => {}
+                    // Told and not waited for: it is answered after a flush here, which nobody needs who is answered.
+                    let mut told = pin!(learn_committed(&core, answer.log_id).fuse());
+                    let applied = core.wait_applied(answer.log_id.index(), Instant::now() + FORWARD_TIMEOUT);
+                    let mut applied = pin!(applied);
+                    loop {
+                        tokio::select! {
+                            biased;
+                            () = core.stop.cancelled() => break,
+                            () = &mut told, if !told.is_terminated() => {}
+                            _ = &mut applied => break,
+                        }
                     }
                     merged.distribute(batch, &answer, &sizes);
                 });
@@ -144,6 +156,7 @@ fn count((commands, once): &Commands) -> u64 {
 async fn propose(core: &Core, lead: Leading, commands: Commands, begun: Begun) -> Attempt {
     let (meters, proposed_at) = (&core.meters, Instant::now());
     let size = count(&commands);
+    core.network.set_crowd(size >= COMPANY_MIN as u64);
     let (commands, once) = commands;
     let payload = Payload::new(Proposal { stamp: lead.now, wall: wall(), commands, once });
     let (responder, answer) = ProgressResponder::complete_only();
@@ -153,13 +166,13 @@ async fn propose(core: &Core, lead: Leading, commands: Commands, begun: Begun) -
     }
     match answer.await {
         Ok(Ok(applied)) => {
-            let (index, course) = (applied.log_id.index(), begun.decided());
+            let (log_id, course) = (applied.log_id, begun.decided());
             meters.entry_commands.observe(size);
             meters.commit.observe_duration(course.decided_at - proposed_at);
             Attempt::Done(Answer {
                 outcomes: applied.response().outcomes.clone(),
                 revision: applied.response().revision,
-                index,
+                log_id,
                 course,
             })
         }
@@ -189,10 +202,10 @@ async fn forward_traced(core: &Core, leader: NodeId, (commands, once): Commands,
         }
     };
     match answer {
-        Ok(ProposeResponse::Applied { outcomes, revision, index }) => {
+        Ok(ProposeResponse::Applied { outcomes, revision, log_id }) => {
             let course = begun.decided();
             core.meters.forward.observe_duration(course.decided_at - sent_at);
-            Attempt::Done(Answer { outcomes, revision, index, course })
+            Attempt::Done(Answer { outcomes, revision, log_id, course })
         }
         Ok(ProposeResponse::NotLeader { .. }) => Attempt::NotProposed,
         Ok(ProposeResponse::Overloaded { retry_after_ms }) => Attempt::Overloaded { retry_after_ms },
@@ -201,6 +214,22 @@ async fn forward_traced(core: &Core, leader: NodeId, (commands, once): Commands,
             tracing::debug!(%error, leader, "a batch did not reach the leader");
             if error.was_not_sent() { Attempt::NotProposed } else { Attempt::Unknown }
         }
+    }
+}
+
+/// The leader's answer says that an entry of its own is committed, which is what it would say by an append that holds
+/// nothing. A leader with much to do says it with its next entry only (`network::without_mere_commits`).
+async fn learn_committed(core: &Core, log_id: LogId) {
+    let leader = log_id.committed_leader_id();
+    let append = AppendEntriesRequest {
+        vote: Vote::new_committed(leader.term, leader.node_id),
+        prev_log_id: Some(log_id),
+        entries: Vec::new(),
+        leader_commit: Some(log_id),
+    };
+    // Whatever is wrong with it, the leader's own appends settle it.
+    if let Err(error) = core.raft.append_entries(append).await {
+        tracing::debug!(%error, "what the leader answered was not learnt from");
     }
 }
 

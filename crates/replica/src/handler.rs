@@ -115,7 +115,7 @@ async fn propose(core: &Core, request: Request) -> ProposeResponse {
     }
     match core.queue.submit(request, Instant::now() + PROPOSE_TIMEOUT).await {
         Ok(answer) => {
-            ProposeResponse::Applied { outcomes: answer.outcomes, revision: answer.revision, index: answer.index }
+            ProposeResponse::Applied { outcomes: answer.outcomes, revision: answer.revision, log_id: answer.log_id }
         }
         Err(SubmitError::Overloaded { retry_after_ms }) => ProposeResponse::Overloaded { retry_after_ms },
         Err(SubmitError::NoLeader | SubmitError::Stopping) => not_leader(),

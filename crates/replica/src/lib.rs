@@ -10,12 +10,13 @@
 //! - A read is never answered from a node that was not current since it started.
 //! - Every request between members names the cluster and the node it is meant for.
 //!
-//! Read in this order: [`Options`], [`Replica`], `core`, `proposer` and `driver`, `clock` and `pacer`, `freshness`, `read_index`
-//! and `barrier`, `succession`, `membership`, `admission` and `operate`, `network` and `handler`; [`offline`] is what is done
-//! without a member; `meters`, `wall_clocks` and `trace` are for operators.
+//! Read in this order: [`Options`], [`Replica`], `core`, `bell`, `proposer` and `driver`, `clock` and `pacer`, `freshness`,
+//! `read_index` and `barrier`, `succession`, `membership`, `admission` and `operate`, `network` and `handler`; [`offline`] is
+//! what is done without a member; `meters`, `wall_clocks` and `trace` are for operators.
 
 mod admission;
 mod barrier;
+mod bell;
 mod clock;
 mod core;
 mod driver;

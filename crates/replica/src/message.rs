@@ -69,16 +69,13 @@ pub(crate) enum ProposeResponse {
     Applied {
         outcomes: Vec<Outcome>,
         revision: Revision,
-        index: u64,
+        /// Where the entry stands: as good as the leader's word that it is committed.
+        log_id: LogId,
     },
     /// Not proposed: ask the leader named, or wait for one.
-    NotLeader {
-        leader: Option<NodeId>,
-    },
+    NotLeader { leader: Option<NodeId> },
     /// Not proposed: too much is waiting.
-    Overloaded {
-        retry_after_ms: u64,
-    },
+    Overloaded { retry_after_ms: u64 },
     /// Proposed, and lost sight of.
     Unknown,
 }

@@ -4,15 +4,17 @@ use std::collections::BTreeMap;
 use std::future::Future;
 use std::pin::Pin;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use bytes::Bytes;
-use futures_util::StreamExt;
+use futures_util::{Stream, StreamExt, stream};
+use openraft::base::{BoxFuture, BoxStream};
 use openraft::errors::{RPCError, ReplicationClosed, StreamingError, Unreachable};
-use openraft::network::{RPCOption, RaftNetworkFactory, RaftNetworkV2};
+use openraft::network::{RPCOption, RaftNetworkFactory, RaftNetworkV2, stream_append_sequential};
 use openraft::raft::{
-    AppendEntriesRequest, AppendEntriesResponse, SnapshotResponse, TransferLeaderRequest, TransferLeaderResponse,
-    VoteRequest, VoteResponse,
+    AppendEntriesRequest, AppendEntriesResponse, SnapshotResponse, StreamAppendResult, TransferLeaderRequest,
+    TransferLeaderResponse, VoteRequest, VoteResponse,
 };
 use parking_lot::Mutex;
 use rollcall_registry::ClusterTime;
@@ -28,6 +30,11 @@ use crate::peer::{ByteStream, PeerRoute, Sent, Transport, TransportError};
 
 /// How long a snapshot may take. Large states on slow disks and wires need minutes.
 const SNAPSHOT_TIMEOUT: Duration = Duration::from_secs(600);
+
+/// How long a commit waits for an entry that tells it along: what a loaded node takes from one to the next.
+const COMMIT_WAIT: Duration = Duration::from_millis(3);
+
+type Append = AppendEntriesRequest<TypeConfig>;
 
 type CallFuture = Pin<Box<dyn Future<Output = Result<Bytes, TransportError>> + Send>>;
 
@@ -88,6 +95,8 @@ pub(crate) struct Network {
     /// The least that an append is waited for: its answer comes after the peer's flush, which may take longer than the
     /// heartbeat interval that openraft grants.
     append_patience: Duration,
+    /// Whether entries follow one another, so that one will soon tell what was committed before.
+    crowd: Arc<AtomicBool>,
     pub(crate) snapshots_sent: Arc<Counter>,
 }
 
@@ -107,8 +116,8 @@ impl Network {
         node_id: NodeId,
         append_patience: Duration,
     ) -> Self {
-        let (lead, stamps, snapshots_sent) = (Arc::default(), Arc::default(), Arc::default());
-        Self { transport, cluster, node_id, lead, stamps, append_patience, snapshots_sent }
+        let (lead, stamps, crowd, snapshots_sent) = Default::default();
+        Self { transport, cluster, node_id, lead, stamps, append_patience, crowd, snapshots_sent }
     }
 
     /// For what goes to a node outside of the cluster.
@@ -122,6 +131,11 @@ impl Network {
 
     pub(crate) fn set_lead(&self, lead: Option<Leadership>) {
         *self.lead.lock() = lead;
+    }
+
+    /// Tells whether the entry at hand was asked for by many.
+    pub(crate) fn set_crowd(&self, crowd: bool) {
+        self.crowd.store(crowd, Ordering::Relaxed);
     }
 
     fn envelope<T>(&self, target: NodeId, body: T) -> Envelope<T> {
@@ -202,8 +216,45 @@ impl Connection {
     }
 }
 
+/// Leaves out of a leader's appends those that hold nothing and tell of a commit, when the next one follows soon.
+///
+/// Nobody waits for them: whose batch was committed learns it with the answer, and after [`COMMIT_WAIT`] they go. What is
+/// answered later answers for what was left out, and counts from when it was itself sent.
+fn without_mere_commits<S>(appends: S, crowd: Arc<AtomicBool>) -> impl Stream<Item = Append> + Send + Unpin + 'static
+where
+    S: Stream<Item = Append> + Send + Unpin + 'static,
+{
+    // Fused: the end is seen when a commit is held back, and then once more.
+    Box::pin(stream::unfold((appends.fuse(), crowd), async |(mut appends, crowd)| {
+        let mut append = appends.next().await?;
+        let until = Instant::now() + COMMIT_WAIT;
+        while append.entries.is_empty() && crowd.load(Ordering::Relaxed) {
+            match tokio::time::timeout_at(until, appends.next()).await {
+                Ok(Some(next)) => append = next,
+                Ok(None) | Err(_) => break,
+            }
+        }
+        Some((append, (appends, crowd)))
+    }))
+}
+
 impl RaftNetworkV2<TypeConfig> for Connection {
     type SnapshotData = SnapshotData;
+
+    fn stream_append<'s, S>(
+        &'s mut self,
+        input: S,
+        option: RPCOption,
+    ) -> BoxFuture<
+        's,
+        Result<BoxStream<'s, Result<StreamAppendResult<TypeConfig>, RPCError<TypeConfig>>>, RPCError<TypeConfig>>,
+    >
+    where
+        S: Stream<Item = Append> + Send + Unpin + 'static,
+    {
+        let appends = without_mere_commits(input, self.network.crowd.clone());
+        stream_append_sequential(self, appends, option)
+    }
 
     async fn append_entries(
         &mut self,
@@ -255,8 +306,7 @@ impl RaftNetworkV2<TypeConfig> for Connection {
         // The envelope's length comes first, because the stream has no other seam.
         let length = u32::try_from(head.len()).expect("an envelope is small").to_le_bytes();
         let head = Bytes::from([&length[..], &head].concat());
-        let body: ByteStream =
-            Box::pin(futures_util::stream::once(async { Ok(head) }).chain(snapshot.snapshot.into_stream()));
+        let body: ByteStream = Box::pin(stream::once(async { Ok(head) }).chain(snapshot.snapshot.into_stream()));
         let sending = network.transport.call_streaming(address.clone(), PeerRoute::Snapshot, body, SNAPSHOT_TIMEOUT);
         let answer = tokio::select! {
             answer = sending => answer.map_err(|error| unreachable(&error.into()))?,
@@ -265,5 +315,66 @@ impl RaftNetworkV2<TypeConfig> for Connection {
         network.snapshots_sent.add(1);
         codec::decode(Kind::PeerResponse, &answer)
             .map_err(|source| unreachable(&CallError::Answer { address, source }))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use openraft::entry::RaftEntry;
+    use rollcall_storage::{LogEntry, LogId, Vote};
+
+    use super::*;
+
+    fn log_id(index: u64) -> LogId {
+        openraft::testing::log_id::<TypeConfig>(1, 1, index)
+    }
+
+    fn append(entry: Option<u64>, commit: u64) -> Append {
+        Append {
+            vote: Vote::new_committed(1, 1),
+            prev_log_id: Some(log_id(entry.map_or(commit, |index| index - 1))),
+            entries: entry.map(|index| LogEntry::new_blank(log_id(index))).into_iter().collect(),
+            leader_commit: Some(log_id(commit)),
+        }
+    }
+
+    /// Whether it holds entries, and the commit that it tells.
+    fn seen(append: Option<Append>) -> Option<(bool, Option<u64>)> {
+        append.map(|append| (!append.entries.is_empty(), append.leader_commit.map(|commit| commit.index())))
+    }
+
+    #[tokio::test]
+    async fn a_commit_waits_for_an_entry_where_many_write_and_not_for_long() {
+        let crowd = Arc::new(AtomicBool::new(true));
+        let (tell, told) = tokio::sync::mpsc::channel(3);
+        // Like openraft's, it must not be asked again once it ended.
+        let told = Box::pin(stream::unfold(told, async |mut told| Some((told.recv().await?, told))));
+        let mut sent = without_mere_commits(told, crowd.clone());
+        let say = |append| tell.try_send(append).expect("there is room");
+
+        say(append(None, 4));
+        say(append(None, 5));
+        say(append(Some(6), 5));
+        assert_eq!(seen(sent.next().await), Some((true, Some(5))));
+
+        // No entry comes.
+        say(append(None, 6));
+        let said_at = Instant::now();
+        assert_eq!(seen(sent.next().await), Some((false, Some(6))));
+        assert!(said_at.elapsed() >= COMMIT_WAIT);
+
+        // Where few write, each is told at once.
+        crowd.store(false, Ordering::Relaxed);
+        say(append(None, 7));
+        say(append(Some(8), 7));
+        assert_eq!(seen(sent.next().await), Some((false, Some(7))));
+        assert_eq!(seen(sent.next().await), Some((true, Some(7))));
+
+        // The last one is not swallowed.
+        crowd.store(true, Ordering::Relaxed);
+        say(append(None, 8));
+        drop(tell);
+        assert_eq!(seen(sent.next().await), Some((false, Some(8))));
+        assert_eq!(seen(sent.next().await), None);
     }
 }

@@ -15,9 +15,12 @@ use std::sync::atomic::{AtomicU8, Ordering};
 use std::time::Duration;
 
 use rollcall_registry::{Command, LeaseId, LeaseSet, Once, Origin, Outcome, Refusal, Revision, TenantId};
+use rollcall_storage::LogId;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot};
 use tokio::time::Instant;
 use tracing::Span;
+
+use crate::bell::Bell;
 
 /// Requests that may wait. Beyond it a node that cannot keep up says so at once.
 const WAITING_MAX: usize = 32_768;
@@ -36,7 +39,7 @@ const BATCH_KIB_MAX: usize = 1_024;
 const BATCH_COMMANDS_MAX: usize = 4_096;
 
 /// Requests in the batch before from which on the next one waits for as many.
-const COMPANY_MIN: usize = 8;
+pub(crate) const COMPANY_MIN: usize = 8;
 
 /// The longest such wait: what a loaded node takes for an entry.
 const COMPANY_WAIT_MAX: Duration = Duration::from_millis(3);
@@ -73,7 +76,7 @@ impl SubmitError {
 pub(crate) struct Answer {
     pub outcomes: Vec<Outcome>,
     pub revision: Revision,
-    pub index: u64,
+    pub log_id: LogId,
     pub course: Course,
 }
 
@@ -141,6 +144,7 @@ impl Pending {
 #[derive(Clone)]
 pub(crate) struct Queue {
     sender: mpsc::Sender<Pending>,
+    bell: Arc<Bell>,
     room: Arc<Semaphore>,
     traced: bool,
 }
@@ -148,6 +152,7 @@ pub(crate) struct Queue {
 /// Where batches are taken out.
 pub(crate) struct Waiting {
     receiver: mpsc::Receiver<Pending>,
+    bell: Arc<Bell>,
     /// What did not fit into the batch before.
     held: Option<Pending>,
 }
@@ -155,7 +160,8 @@ pub(crate) struct Waiting {
 /// `traced` keeps each request's span, for the batch's.
 pub(crate) fn queue(traced: bool) -> (Queue, Waiting) {
     let (sender, receiver) = mpsc::channel(WAITING_MAX);
-    (Queue { sender, room: Arc::new(Semaphore::new(WAITING_KIB_MAX)), traced }, Waiting { receiver, held: None })
+    let (bell, room) = (Arc::new(Bell::new()), Arc::new(Semaphore::new(WAITING_KIB_MAX)));
+    (Queue { sender, bell: bell.clone(), room, traced }, Waiting { receiver, bell, held: None })
 }
 
 impl Queue {
@@ -185,6 +191,7 @@ impl Queue {
             mpsc::error::TrySendError::Full(_) => OVERLOADED,
             mpsc::error::TrySendError::Closed(_) => SubmitError::Stopping,
         })?;
+        self.bell.ring_at(WAITING_MAX - self.sender.capacity());
         match tokio::time::timeout_at(deadline, answer).await {
             Ok(Ok(answer)) => answer,
             Ok(Err(_)) if ticket.claim(WITHDRAWN) => Err(SubmitError::Stopping),
@@ -208,18 +215,21 @@ impl Waiting {
         let (mut kib, mut commands) = (first.kib, first.request.each().count());
         let mut batch = vec![first];
         let mut patience = pin!(tokio::time::sleep_until(before.answered_at + before.took.min(COMPANY_WAIT_MAX)));
+        let mut patient = before.requests >= COMPANY_MIN;
         while kib < BATCH_KIB_MAX && commands < BATCH_COMMANDS_MAX {
             let next = match self.receiver.try_recv() {
                 Ok(next) => next,
-                Err(_) if before.requests < COMPANY_MIN || batch.len() >= before.requests => break,
-                Err(_) => tokio::select! {
-                    biased;
-                    next = self.receiver.recv() => match next {
-                        Some(next) => next,
-                        None => break,
-                    },
-                    () = patience.as_mut() => break,
-                },
+                Err(_) if !patient || batch.len() >= before.requests => break,
+                Err(_) => {
+                    let missing = before.requests - batch.len();
+                    tokio::select! {
+                        biased;
+                        () = self.bell.wait_for(missing, || self.receiver.len()) => {}
+                        () = patience.as_mut() => patient = false,
+                    }
+                    self.bell.rest();
+                    continue;
+                }
             };
             kib += next.kib;
             commands += next.request.each().count();
@@ -484,7 +494,7 @@ mod tests {
             Outcome::Renewed { not_found: set(&[]), superseded: set(&[]) },
         ];
         let course = Course { batch: 1, taken_at: Instant::now(), decided_at: Instant::now() };
-        let answer = Answer { outcomes, revision: Revision(1), index: 1, course };
+        let answer = Answer { outcomes, revision: Revision(1), log_id: LogId::default(), course };
         merged.distribute(batch, &answer, &Sizes::of(&commands));
         let mut answers = Vec::new();
         for asked in asked {

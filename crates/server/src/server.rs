@@ -10,8 +10,9 @@ use std::time::Duration;
 use rollcall_registry::HistoryLimits;
 use rollcall_replica::{Door, Failure, Options, Replica, StartError, StartMode};
 use tokio::net::TcpListener;
+use tokio::runtime::Handle;
 use tokio_util::sync::CancellationToken;
-use tokio_util::task::TaskTracker;
+use tokio_util::task::{AbortOnDropHandle, TaskTracker};
 
 use crate::config::{Config, Founding, NodeRole};
 use crate::edge::Edge;
@@ -43,6 +44,8 @@ pub enum RunError {
     Start(#[source] StartError),
     #[error("the replica broke")]
     Broke(#[source] Failure),
+    #[error("peers are answered no more because of a bug; the log has the panic")]
+    Peers,
     #[error("watchers are told nothing any more because of a bug; the log has the panic")]
     Watches,
 }
@@ -61,6 +64,7 @@ pub struct Server {
     peer_address: SocketAddr,
     probe: Probe,
     traced: bool,
+    consensus: Handle,
 }
 
 impl Server {
@@ -69,7 +73,15 @@ impl Server {
         limits::raise_open_files();
         let (clients, client_address) = bind(&config.listen).await?;
         let (peers, peer_address) = bind(&config.peer_listen).await?;
-        Ok(Self { config, clients, client_address, peers, peer_address, probe: Probe::default(), traced: false })
+        let (probe, consensus) = (Probe::default(), Handle::current());
+        Ok(Self { config, clients, client_address, peers, peer_address, probe, traced: false, consensus })
+    }
+
+    /// Has the replica and what its peers ask answered by another runtime. One with a single thread hands the steps of a
+    /// write on without waking anybody, and what blocks there for a moment, a flush, holds up no reader.
+    #[must_use]
+    pub fn consensus_on(self, consensus: Handle) -> Self {
+        Self { consensus, ..self }
     }
 
     /// Whether spans are collected. Without it none is made for batches.
@@ -111,7 +123,10 @@ impl Server {
             (CancellationToken::new(), CancellationToken::new(), CancellationToken::new());
         tracing::info!(clients = %self.client_address, peers = %self.peer_address, "listening");
 
-        let peers = peer::serve(self.peers, metrics.peer_connections.clone(), stop_peers.clone(), peer_edge.clone());
+        let peers = {
+            let (open, stop, edge) = (metrics.peer_connections.clone(), stop_peers.clone(), peer_edge.clone());
+            moved(&self.consensus, self.peers, move |peers| peer::serve(peers, open, stop, edge))?
+        };
         let answer_client = {
             let edge = edge.clone();
             move |request, crowded| {
@@ -147,7 +162,7 @@ impl Server {
                 chores.spawn_blocking(move || surroundings.look());
             };
             let mut shutdown = pin!(shutdown);
-            let (replica, ended) = live(options, open, shutdown.as_mut(), &broken).await;
+            let (replica, ended) = live(&self.consensus, options, open, shutdown.as_mut(), &broken).await;
             tracing::info!("shutting down");
             stop_clients.cancel();
             clients_gone.cancelled().await;
@@ -164,25 +179,29 @@ impl Server {
             chores.wait().await;
             ended
         };
-        let ((), (), ended) = tokio::join!(peers, clients, life);
+        let (peers, (), ended) = tokio::join!(peers, clients, life);
+        peers.map_err(|_| RunError::Peers)?;
         ended
     }
 }
 
 /// Starts the replica, opens the ports to it, and waits for the end: asked for, or of its own.
 async fn live(
+    consensus: &Handle,
     options: Options,
     open: impl FnOnce(&Replica),
     mut shutdown: Pin<&mut impl Future<Output = ()>>,
     broken: &CancellationToken,
 ) -> (Option<Replica>, Result<(), RunError>) {
+    let starting = AbortOnDropHandle::new(consensus.spawn(Replica::start(options, Wires::default())));
     let started = tokio::select! {
-        started = Replica::start(options, Wires::default()) => started,
+        started = starting => started,
         () = shutdown.as_mut() => return (None, Ok(())),
     };
     let replica = match started {
-        Ok(replica) => replica,
-        Err(error) => return (None, Err(RunError::Start(error))),
+        Ok(Ok(replica)) => replica,
+        Ok(Err(error)) => return (None, Err(RunError::Start(error))),
+        Err(panicked) => std::panic::resume_unwind(panicked.into_panic()),
     };
     open(&replica);
     let ended = tokio::select! {
@@ -191,6 +210,22 @@ async fn live(
         () = broken.cancelled() => Err(RunError::Watches),
     };
     (Some(replica), ended)
+}
+
+/// Serves a listener on another runtime: sockets belong to the one on which they were made.
+fn moved<F>(
+    runtime: &Handle,
+    listener: TcpListener,
+    serve: impl FnOnce(TcpListener) -> F,
+) -> Result<AbortOnDropHandle<()>, RunError>
+where
+    F: Future<Output = ()> + Send + 'static,
+{
+    let address = listener.local_addr().map_or_else(|_| "the peer port".to_owned(), |address| address.to_string());
+    let _there = runtime.enter();
+    let moved = listener.into_std().and_then(TcpListener::from_std);
+    let listener = moved.map_err(|source| RunError::Bind { address, source })?;
+    Ok(AbortOnDropHandle::new(runtime.spawn(serve(listener))))
 }
 
 fn ttl(config: &Config) -> TtlLimits {

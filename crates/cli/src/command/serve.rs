@@ -3,6 +3,7 @@
 use rollcall_server::Server;
 use rollcall_server::config::{Settings, unknown_variables};
 use rollcall_server::telemetry::Telemetry;
+use tokio::runtime::Builder;
 
 use crate::failure::Failure;
 use crate::logging;
@@ -11,10 +12,9 @@ use crate::supervisor;
 
 pub(super) fn run(settings: Settings) -> Result<(), Failure> {
     let config = settings.resolve().map_err(|source| Failure::Settings { source })?;
-    let runtime = tokio::runtime::Builder::new_multi_thread()
-        .enable_all()
-        .build()
-        .map_err(|source| Failure::Runtime { source })?;
+    let runtime = |threads: &mut Builder| threads.enable_all().build().map_err(|source| Failure::Runtime { source });
+    let consensus = runtime(Builder::new_multi_thread().worker_threads(1).thread_name("consensus"))?;
+    let runtime = runtime(&mut Builder::new_multi_thread())?;
     let telemetry = {
         let _on = runtime.enter();
         Telemetry::from_env(config.advertise.as_deref().unwrap_or(&config.listen))
@@ -45,7 +45,12 @@ pub(super) fn run(settings: Settings) -> Result<(), Failure> {
             tracing::info!(?signal, "shutting down");
             supervisor::tell_stopping().await;
         };
-        server.traced(traced).serve(shutdown).await.map_err(|source| Failure::Serve { source })
+        server
+            .traced(traced)
+            .consensus_on(consensus.handle().clone())
+            .serve(shutdown)
+            .await
+            .map_err(|source| Failure::Serve { source })
     });
     if let Some(telemetry) = telemetry {
         telemetry.shutdown();

@@ -3,13 +3,16 @@
 use std::io;
 use std::path::Path;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::thread::ThreadId;
+use std::time::{Duration, Instant};
 
 use openraft::entry::RaftEntry;
 use openraft::storage::{IOFlushed, RaftLogStorage};
 use openraft::type_config::TypeConfigExt;
+use parking_lot::Mutex;
 
-use super::flusher::Flush;
+use super::flusher::{BRISK, Flush};
 use super::{FlushWal, LogStore, Shared};
 use crate::data_dir::{ClusterId, DataDir, Identity};
 use crate::failure::{FailureWatch, Health};
@@ -29,14 +32,28 @@ impl<F: FnMut(u64) -> io::Result<()> + Send + 'static> Flush for Scripted<F> {
     }
 }
 
+/// A disk that is nothing but fast or slow.
+struct Imagined(Box<dyn FnMut() + Send>);
+
+impl Flush for Imagined {
+    fn flush(&mut self) -> io::Result<()> {
+        (self.0)();
+        Ok(())
+    }
+}
+
+fn shared(path: &Path, health: &Health) -> Arc<Shared> {
+    let dir = DataDir::lock(path).unwrap();
+    dir.write_identity(Identity { cluster_id: ClusterId(1), node_id: 1, removed: false }).unwrap();
+    Shared::open(&dir.log_path(), true, dir.clone(), health.clone()).unwrap()
+}
+
 fn log(
     path: &Path,
     script: impl FnMut(u64) -> io::Result<()> + Send + 'static,
 ) -> (LogStore, FailureWatch, Arc<AtomicU64>) {
-    let dir = DataDir::lock(path).unwrap();
-    dir.write_identity(Identity { cluster_id: ClusterId(1), node_id: 1, removed: false }).unwrap();
     let health = Health::new();
-    let shared = Shared::open(&dir.log_path(), true, dir.clone(), health.clone()).unwrap();
+    let shared = shared(path, &health);
     let calls = Arc::new(AtomicU64::new(0));
     let flush = Scripted { disk: FlushWal(shared.clone()), calls: calls.clone(), script };
     (LogStore::with_flush(shared, flush).unwrap(), health.watch(), calls)
@@ -115,4 +132,35 @@ async fn appends_during_a_flush_share_the_next_one() {
         wait.await.expect("a callback is always called").unwrap();
     }
     assert_eq!(calls.load(Ordering::SeqCst), 2);
+}
+
+#[tokio::test]
+async fn the_writer_s_own_thread_flushes_unless_the_flush_before_was_slow() {
+    let dir = tempfile::tempdir().unwrap();
+    let (slow, flushed_on) = (Arc::new(AtomicBool::new(false)), Arc::new(Mutex::new(None::<ThreadId>)));
+    let disk = {
+        let (slow, flushed_on) = (slow.clone(), flushed_on.clone());
+        Imagined(Box::new(move || {
+            *flushed_on.lock() = Some(std::thread::current().id());
+            if slow.load(Ordering::SeqCst) {
+                std::thread::sleep(2 * BRISK);
+            }
+        }))
+    };
+    let mut log = LogStore::with_flush(shared(dir.path(), &Health::new()), disk).unwrap();
+    let mut indexes = 0..;
+    let mut next = async || {
+        append(&mut log, indexes.next().unwrap()).await.unwrap().unwrap();
+        flushed_on.lock().unwrap()
+    };
+    let here = std::thread::current().id();
+    assert_ne!(next().await, here, "nothing is known of the disk yet");
+    // On a busy machine a flush that does nothing may take long as well, but not every time.
+    let deadline = Instant::now() + Duration::from_secs(30);
+    while next().await != here {
+        assert!(Instant::now() < deadline, "no flush was ever the writer's");
+    }
+    slow.store(true, Ordering::SeqCst);
+    next().await;
+    assert_ne!(next().await, here, "a slow disk holds up the writer's thread");
 }
