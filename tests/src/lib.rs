@@ -8,7 +8,7 @@
 //! - Nobody sleeps: [`wait_until`] waits for a condition with a deadline, and is the only place that pauses.
 //! - When a test fails the end of every node's log is shown; when it passes, no log may tell of a panic.
 //!
-//! Read in this order: [`Cluster`], [`Node`], [`Api`], [`Events`], [`Collector`]; [`Docker`] runs nodes in containers instead;
+//! Read in this order: [`Cluster`], [`Node`], [`Api`], [`Events`], [`Collector`], [`Proxy`]; [`Docker`] runs nodes in containers instead;
 //! [`etcd`] is the same for the neighbour that is measured beside.
 //! The binary is `$ROLLCALL_BIN`, else `rollcall` in the target directory that the test was built in.
 
@@ -20,6 +20,7 @@ pub mod etcd;
 mod node;
 mod ports;
 mod process;
+mod proxy;
 mod wait;
 mod watch;
 
@@ -30,5 +31,6 @@ pub use docker::{Docker, skip, workspace};
 pub use node::{Node, rollcall};
 pub use ports::Port;
 pub use process::{Process, built};
+pub use proxy::Proxy;
 pub use wait::{pass, wait_until};
 pub use watch::{Event, Events};

@@ -109,3 +109,20 @@ async fn failover_kills_the_leader_and_measures_the_gap() {
     cluster.nodes[leader].start();
     cluster.ready().await;
 }
+
+#[tokio::test]
+async fn transfer_hands_the_lead_over_and_measures_each_gap() {
+    let cluster = Cluster::start(3).await;
+    let window = ["--warm-up", "300ms", "--duration", "4s", "--every", "1s"];
+    let (code, report) = bench(&cluster, "transfer", &window).await;
+    assert_eq!((code, &report["errors"]), (Some(0), &Value::from(0)), "{report:#}");
+    let extra = &report["extra"];
+    assert!(number(&extra["transfers"]) >= 1.0, "{report:#}");
+    assert_eq!(
+        extra["gaps_ms"].as_array().map(|gaps| gaps.len() as f64),
+        Some(number(&extra["transfers"])),
+        "{report:#}"
+    );
+    assert!(number(&extra["gap_max_ms"]) >= number(&extra["gap_p50_ms"]), "{report:#}");
+    assert_eq!(extra["acknowledged_and_lost"], 0);
+}

@@ -20,7 +20,7 @@ const ARROWS: &[(&str, &[&str])] = &[
 
 /// Small data structures and codings: nothing that could do I/O, read a clock or start a task.
 const REGISTRY_DEPENDENCIES: &[&str] =
-    &["arcstr", "hashbrown", "roaring", "semver", "serde", "smallvec", "thiserror", "xxhash-rust"];
+    &["arcstr", "hashbrown", "roaring", "semver", "serde", "smallvec", "subtle", "thiserror", "xxhash-rust"];
 
 /// A library and the only crates that may name it.
 const OWNED: &[(&str, &[&str])] = &[

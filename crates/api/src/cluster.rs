@@ -21,9 +21,56 @@ pub struct ClusterStatusResponse {
     /// The log entry that set the membership: `if_membership` of a change.
     #[serde(default)]
     pub membership_index: u64,
+    /// What all nodes can read: the lowest of the members'. What needs a higher one is refused.
+    #[serde(default)]
+    pub feature_level: u64,
     /// Of the applied state: milliseconds that some leader held a quorum since the cluster was founded.
     pub cluster_time_ms: u64,
+    /// What the leader does about the members by itself; absent while none answers.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub autopilot: Option<AutopilotInfo>,
     pub members: Vec<MemberInfo>,
+}
+
+/// What the leader does about the members by itself.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct AutopilotInfo {
+    /// After how long out of reach a node is removed; 0 for never.
+    pub dead_node_removal_ms: u64,
+    /// Fewer voters are never left.
+    pub voters_min: u64,
+    /// How long a learner must have kept up before it votes.
+    pub learner_stable_ms: u64,
+    /// The last node that this leader removed.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub last_removed: Option<u64>,
+    /// Who is out of reach, the longest first.
+    pub findings: Vec<AutopilotFinding>,
+}
+
+/// A node that the leader does not reach.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct AutopilotFinding {
+    pub node_id: u64,
+    /// Since this leader leads, at most.
+    pub silent_ms: u64,
+    /// When it will be removed; absent if it will not be.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub removal_in_ms: Option<u64>,
+    /// Why it is kept although its time is over.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub kept_because: Option<KeptBecause>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum KeptBecause {
+    /// Fewer voters than the minimum would be left.
+    VotersMin,
+    /// Of those who would be left too few answer.
+    QuorumAtRisk,
+    /// Another is about to take its place.
+    BeingReplaced,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
@@ -48,6 +95,9 @@ pub struct MemberInfo {
     /// Of the program it runs; `null` while the answering node does not know it.
     #[schema(required)]
     pub version: Option<String>,
+    /// What its program can read.
+    #[serde(default)]
+    pub feature_level: u64,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
@@ -77,6 +127,16 @@ pub struct ReplaceMemberRequest {
     /// `host:port` of the peer port of a node that waits to be added, or of a learner.
     pub peer_address: String,
     /// `host:port` of its client port; what it says itself, if absent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub api_address: Option<String>,
+}
+
+/// `POST /api/cluster/members/{id}/address`: where a node is reached from now on.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct RelocateMemberRequest {
+    /// `host:port` of the peer port. The node must answer there.
+    pub peer_address: String,
+    /// `host:port` of the client port; as before, if absent.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub api_address: Option<String>,
 }

@@ -13,16 +13,20 @@
 pub mod cluster;
 pub mod discovery;
 pub mod header;
+pub mod join_token;
 pub mod lease;
 pub mod problem;
 pub mod service;
 pub mod watch;
 
 pub use cluster::{
-    AddMemberRequest, ClusterChangeResponse, ClusterStatusResponse, DigestResponse, MemberInfo, ReplaceMemberRequest,
-    Role, TransferLeaderRequest,
+    AddMemberRequest, AutopilotFinding, AutopilotInfo, ClusterChangeResponse, ClusterStatusResponse, DigestResponse,
+    KeptBecause, MemberInfo, RelocateMemberRequest, ReplaceMemberRequest, Role, TransferLeaderRequest,
 };
 pub use discovery::DiscoverResponse;
+pub use join_token::{
+    CreateJoinTokenRequest, CreatedJoinToken, JoinTokenInfo, JoinTokensResponse, RevokeJoinTokenResponse,
+};
 pub use lease::{
     HeartbeatRequest, HeartbeatResponse, HeartbeatsRequest, HeartbeatsResponse, LeaseGrant, LeaseInfo, RenewedLease,
 };

@@ -1,5 +1,7 @@
 //! The command line: names, flags, and the environment variables behind them.
 
+mod cluster;
+
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -8,6 +10,8 @@ use rollcall_client::{Consistency, DiscoverQuery, Filters, Sort, WatchQuery, Wat
 use rollcall_server::config::Settings;
 
 use crate::output::Format;
+
+pub(crate) use cluster::{Backup, Cluster, Follow, JoinToken, JoinTokenStep, Recover, Restore, StatusView, Wait};
 
 /// The live roll of agents and services: who is here now, what they can do, and how to reach them.
 #[derive(Debug, Parser)]
@@ -19,8 +23,7 @@ pub(crate) struct Cli {
     pub(crate) command: Command,
 }
 
-const EXIT_CODES: &str =
-    "Exit codes: 0 ok, 1 error, 2 usage, 3 not found, 4 conflict, 5 not allowed, 6 unavailable, 7 timeout";
+const EXIT_CODES: &str = "Exit codes: 0 ok, 1 error, 2 usage, 3 not found, 4 conflict, 5 not allowed, 6 unavailable, 7 timeout,\n            8 this node was removed from its cluster";
 
 #[derive(Args, Debug)]
 #[command(next_help_heading = "Global options")]
@@ -99,157 +102,6 @@ pub(crate) struct Dev {
     /// The first node's client port; its peer port is the next, and further nodes stand ten ports apart
     #[arg(long, default_value_t = rollcall_api::CLIENT_PORT, value_name = "BASE", value_parser = clap::value_parser!(u16).range(1..=65_000))]
     pub(crate) port: u16,
-}
-
-#[derive(Debug, Subcommand)]
-pub(crate) enum Cluster {
-    /// Show the members, the leader, and how far each node is
-    Status,
-    /// Take in a node that waits to be added: `rollcall serve` on an empty directory, with neither --bootstrap nor --join
-    Add(Add),
-    /// Make a learner a voter, once it has caught up
-    Promote(Change),
-    /// Make a voter a learner, for good
-    Demote(Change),
-    /// Remove a node: it is told so and ends
-    Remove(Change),
-    /// Have a node that waits to be added take the place of another
-    Replace(Replace),
-    /// Hand the lead to a voter, or to the one whose log reaches furthest
-    Transfer(Transfer),
-    /// Wait until the cluster can do its work
-    Wait(Wait),
-    /// Write the whole roll of all tenants into a file, while the cluster serves
-    Backup(Backup),
-    /// Read a backup as a restore does, and say what it holds
-    Verify { file: PathBuf },
-    /// Make a new cluster of a backup, in a directory without a node
-    Restore(Restore),
-    /// Make a cluster of what one node kept, when the others are gone for good
-    Recover(Recover),
-}
-
-#[derive(Args, Debug)]
-pub(crate) struct Backup {
-    /// Where to; `-` writes to standard output. The file has its name only once all of it was checked and is durable
-    pub(crate) file: PathBuf,
-    /// Replace the file if it is there
-    #[arg(long)]
-    pub(crate) overwrite: bool,
-}
-
-#[derive(Args, Debug)]
-pub(crate) struct Restore {
-    /// The backup
-    pub(crate) file: PathBuf,
-    /// Where the first node of the new cluster is to keep its data: a new or an empty directory
-    #[arg(long, value_name = "DIR")]
-    pub(crate) data_dir: PathBuf,
-    /// `host:port` where clients will reach that node
-    #[arg(long, value_name = "ADDRESS")]
-    pub(crate) advertise: String,
-    /// `host:port` where other nodes will reach it
-    #[arg(long, value_name = "ADDRESS")]
-    pub(crate) peer_advertise: String,
-    /// The new cluster's epoch, if the backup's next was in use already: by a cluster that was restored from the same
-    /// backup before [default: the backup's + 1]
-    #[arg(long)]
-    pub(crate) epoch: Option<u64>,
-}
-
-#[derive(Args, Debug)]
-pub(crate) struct Recover {
-    /// The data directory of the node that is left; the node must not run
-    #[arg(long, value_name = "DIR")]
-    pub(crate) data_dir: PathBuf,
-    /// `host:port` where clients will reach the node [default: as before]
-    #[arg(long, value_name = "ADDRESS")]
-    pub(crate) advertise: Option<String>,
-    /// `host:port` where other nodes will reach it [default: as before]
-    #[arg(long, value_name = "ADDRESS")]
-    pub(crate) peer_advertise: Option<String>,
-    /// Do not ask
-    #[arg(long)]
-    pub(crate) yes: bool,
-    /// Say what would be kept and dropped, and change nothing
-    #[arg(long, conflicts_with = "yes")]
-    pub(crate) dry_run: bool,
-}
-
-#[derive(Args, Debug)]
-pub(crate) struct Add {
-    /// HOST:PORT of the peer port at which the node waits
-    #[arg(value_name = "PEER_ADDRESS")]
-    pub(crate) peer_address: String,
-    /// HOST:PORT of its client port [default: what the node says itself]
-    #[arg(long, value_name = "ADDRESS")]
-    pub(crate) api_address: Option<String>,
-    /// Keep it a learner: it holds everything and answers reads, but has no vote
-    #[arg(long)]
-    pub(crate) learner: bool,
-    #[command(flatten)]
-    pub(crate) follow: Follow,
-}
-
-#[derive(Args, Debug)]
-pub(crate) struct Change {
-    /// The node's number, as the status shows it
-    #[arg(value_name = "NODE")]
-    pub(crate) node: u64,
-    /// Even if fewer voters can be reached than are needed
-    #[arg(long)]
-    pub(crate) force: bool,
-    #[command(flatten)]
-    pub(crate) follow: Follow,
-}
-
-#[derive(Args, Debug)]
-pub(crate) struct Replace {
-    /// The number of the node that leaves, as the status shows it
-    #[arg(value_name = "NODE")]
-    pub(crate) node: u64,
-    /// HOST:PORT of the peer port at which its successor waits, or of a learner
-    #[arg(value_name = "PEER_ADDRESS")]
-    pub(crate) peer_address: String,
-    /// HOST:PORT of the successor's client port [default: what it says itself]
-    #[arg(long, value_name = "ADDRESS")]
-    pub(crate) api_address: Option<String>,
-    /// Even if fewer voters can be reached than are needed
-    #[arg(long)]
-    pub(crate) force: bool,
-    #[command(flatten)]
-    pub(crate) follow: Follow,
-}
-
-#[derive(Args, Debug)]
-pub(crate) struct Transfer {
-    /// Who is to lead [default: the voter whose log reaches furthest]
-    #[arg(value_name = "NODE")]
-    pub(crate) node: Option<u64>,
-    /// Check everything and change nothing
-    #[arg(long)]
-    pub(crate) dry_run: bool,
-}
-
-#[derive(Args, Debug)]
-pub(crate) struct Follow {
-    /// Check everything and change nothing
-    #[arg(long)]
-    pub(crate) dry_run: bool,
-    /// Do not wait until the node has caught up and the change is complete
-    #[arg(long)]
-    pub(crate) no_wait: bool,
-}
-
-#[derive(Args, Debug)]
-#[group(required = true, multiple = true)]
-pub(crate) struct Wait {
-    /// Until every endpoint is ready to serve
-    #[arg(long)]
-    pub(crate) ready: bool,
-    /// Until the cluster has this many voters and all of them are reachable
-    #[arg(long, value_name = "N")]
-    pub(crate) voters: Option<usize>,
 }
 
 #[derive(Args, Debug)]
@@ -500,12 +352,14 @@ pub(crate) enum Config {
 /// A number of seconds, or a number with `ms`, `s` or `m`. Above zero.
 fn parse_duration(text: &str) -> Result<Duration, String> {
     let digits = text.trim_end_matches(|c: char| c.is_ascii_alphabetic());
-    let number: u64 = digits.parse().map_err(|_| "expected a number with `ms`, `s` or `m`".to_owned())?;
+    let number: u64 = digits.parse().map_err(|_| "expected a number with `ms`, `s`, `m`, `h` or `d`".to_owned())?;
     let ms_per_unit: u64 = match &text[digits.len()..] {
         "ms" => 1,
         "" | "s" => 1_000,
         "m" => 60_000,
-        unit => return Err(format!("unknown unit `{unit}`; use `ms`, `s` or `m`")),
+        "h" => 3_600_000,
+        "d" => 86_400_000,
+        unit => return Err(format!("unknown unit `{unit}`; use `ms`, `s`, `m`, `h` or `d`")),
     };
     match number.checked_mul(ms_per_unit) {
         None => Err("too long".to_owned()),

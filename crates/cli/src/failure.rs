@@ -22,6 +22,8 @@ pub(crate) enum ExitCode {
     NotAllowed = 5,
     Unavailable = 6,
     Timeout = 7,
+    /// The node was removed from its cluster: starting it again is of no use, and who supervises it must not.
+    Removed = 8,
 }
 
 #[derive(Debug, thiserror::Error)]
@@ -182,6 +184,7 @@ impl Failure {
             | Self::Settings { .. }
             | Self::Unconfirmed => ExitCode::Usage,
             Self::FileExists { .. } => ExitCode::Conflict,
+            Self::Serve { source } if source.is_removed() => ExitCode::Removed,
             Self::Request { source, .. } => of_client(source),
             Self::Bench { source } => of_bench(source),
             Self::KeepAlive { source } => match source {

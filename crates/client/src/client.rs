@@ -8,8 +8,9 @@ use reqwest::header::{AUTHORIZATION, HeaderMap, HeaderValue, IF_MATCH, IF_NONE_M
 use reqwest::{Method, Url};
 use rollcall_api::header::TENANT_ID;
 use rollcall_api::{
-    ClusterChangeResponse, ClusterStatusResponse, DeregisterResponse, DigestResponse, DiscoverResponse,
-    HeartbeatRequest, HeartbeatResponse, HeartbeatsRequest, HeartbeatsResponse, RegisterResponse, ServiceObject,
+    ClusterChangeResponse, ClusterStatusResponse, CreateJoinTokenRequest, CreatedJoinToken, DeregisterResponse,
+    DigestResponse, DiscoverResponse, HeartbeatRequest, HeartbeatResponse, HeartbeatsRequest, HeartbeatsResponse,
+    JoinTokensResponse, RegisterResponse, RevokeJoinTokenResponse, ServiceObject,
 };
 
 use serde::Serialize;
@@ -26,6 +27,8 @@ use crate::watch::Watch;
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(1);
 
 const REGISTER: [&str; 3] = ["api", "services", "register"];
+
+const JOIN_TOKENS: [&str; 3] = ["api", "cluster", "tokens"];
 
 const TIMEOUT_DEFAULT: Duration = Duration::from_secs(10);
 
@@ -285,6 +288,33 @@ impl Client {
     ) -> Result<ClusterChangeResponse, Error> {
         let request = change.request()?.query(terms.parameters());
         self.send(&request).await
+    }
+
+    /// Makes a token with which nodes join. Not repeated when its outcome is unknown: one may be there whose secret
+    /// nobody knows, and that expires by itself.
+    ///
+    /// # Errors
+    /// 400 for a lifetime or a number of uses beyond the bounds; 409 `too_many_join_tokens`.
+    pub async fn create_join_token(&self, token: &CreateJoinTokenRequest) -> Result<CreatedJoinToken, Error> {
+        self.send(&Request::new(Method::POST, &JOIN_TOKENS, Repeat::IfNotApplied).json(token)?).await
+    }
+
+    /// All join tokens, without their secrets.
+    ///
+    /// # Errors
+    /// 503 while no leader is known.
+    pub async fn join_tokens(&self) -> Result<JoinTokensResponse, Error> {
+        self.send(&Request::new(Method::GET, &JOIN_TOKENS, Repeat::Safe)).await
+    }
+
+    /// Revokes a join token by its id.
+    ///
+    /// # Errors
+    /// 404 `join_token_not_found`.
+    pub async fn revoke_join_token(&self, id: &str) -> Result<RevokeJoinTokenResponse, Error> {
+        let [api, cluster, tokens] = JOIN_TOKENS;
+        let path = [api, cluster, tokens, addressable(id)?];
+        self.send(&Request::new(Method::DELETE, &path, Repeat::IfNotApplied)).await
     }
 
     /// The digest of a node's whole state at exactly log index `index`, or where the node now is.

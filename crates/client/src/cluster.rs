@@ -1,7 +1,7 @@
 //! Changes of the cluster itself, for operators.
 
 use reqwest::Method;
-use rollcall_api::{AddMemberRequest, ReplaceMemberRequest, TransferLeaderRequest};
+use rollcall_api::{AddMemberRequest, RelocateMemberRequest, ReplaceMemberRequest, TransferLeaderRequest};
 
 use crate::error::Error;
 use crate::request::{Repeat, Request};
@@ -26,6 +26,11 @@ pub enum ClusterChange {
     Replace {
         node_id: u64,
         successor: ReplaceMemberRequest,
+    },
+    /// Says where a node is reached from now on.
+    Relocate {
+        node_id: u64,
+        to: RelocateMemberRequest,
     },
     /// Hands over the lead.
     Transfer(TransferLeaderRequest),
@@ -55,6 +60,7 @@ impl ClusterChange {
             Self::Demote { node_id } => Ok(member(Method::POST, node_id, &["demote"])),
             Self::Remove { node_id } => Ok(member(Method::DELETE, node_id, &[])),
             Self::Replace { node_id, successor } => member(Method::POST, node_id, &["replace"]).json(successor),
+            Self::Relocate { node_id, to } => member(Method::POST, node_id, &["address"]).json(to),
             Self::Transfer(to) => of(Method::POST, &["api", "cluster", "leader"]).json(to),
         }
     }

@@ -5,9 +5,10 @@ use std::fmt;
 
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
-use crate::ids::{ClusterTime, InstanceId, LeaseId, Revision, TenantId, Term, WallTime};
+use crate::ids::{ClusterTime, FeatureLevel, InstanceId, LeaseId, Revision, TenantId, Term, WallTime};
 use crate::metadata::Metadata;
 use crate::registration::{PackedRegistration, Status};
+use crate::state::{JoinToken, JoinTokenCommand, JoinTokenRefusal};
 
 /// The payload of one log entry: what was collected while the entry before it was in flight.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -91,6 +92,22 @@ pub enum Command {
         up_to: ClusterTime,
         limit: u32,
     },
+    /// About the tokens with which nodes join.
+    JoinToken(JoinTokenCommand),
+}
+
+impl Command {
+    /// What a node must be able to read to take part in a cluster whose log has this.
+    pub fn feature_level(&self) -> FeatureLevel {
+        match self {
+            Self::Register { .. }
+            | Self::Renew { .. }
+            | Self::Beat { .. }
+            | Self::Deregister { .. }
+            | Self::Expire { .. } => FeatureLevel(1),
+            Self::JoinToken(_) => FeatureLevel(2),
+        }
+    }
 }
 
 /// What must hold for a write to take place, and what it makes of what stands there.
@@ -175,6 +192,8 @@ pub enum Outcome {
         more: bool,
     },
     Refused(Refusal),
+    /// The token as it is now, or was when it was revoked.
+    JoinToken(Box<JoinToken>),
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -215,6 +234,8 @@ pub enum Refusal {
     /// What heartbeats merged in so far and this patch together are more than an instance may report.
     #[error("the reported metadata would be {bytes} bytes long, at most {bytes_max} are allowed")]
     MetadataTooLarge { bytes: u64, bytes_max: u64 },
+    #[error(transparent)]
+    JoinToken(#[from] JoinTokenRefusal),
 }
 
 #[cfg(test)]

@@ -9,6 +9,7 @@ use xxhash_rust::xxh3::{Xxh3, xxh3_128};
 use crate::ids::{ClusterTime, LeaseId, TENANT_BYTES_MAX};
 use crate::instance::Instance;
 use crate::metadata::Metadata;
+use crate::state::JoinToken;
 
 /// Equal states have equal digests; different ones differ but for a chance of 2⁻¹²⁸.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -68,6 +69,19 @@ pub(crate) fn of_instance(instance: &Instance) -> u128 {
     numbers.into_iter().for_each(|number| row.number(number));
     row.number(superseded.len() as u64);
     superseded.iter().for_each(|lease| row.number(lease.0));
+    xxh3_128(&row.0)
+}
+
+pub(crate) fn of_join_token(token: &JoinToken) -> u128 {
+    let JoinToken { id, secret, learners_only, expires_at, uses_max, uses, admitted, created_at } = token;
+    let mut row = Row(Vec::new());
+    row.text("join_token");
+    let secret = secret.0.chunks_exact(8).map(|part| u64::from_le_bytes(part.try_into().expect("eight bytes")));
+    let limit = [u64::from(uses_max.is_some()), u64::from(uses_max.unwrap_or(0))];
+    let numbers = [id.0, u64::from(*learners_only), expires_at.0, u64::from(*uses), created_at.0];
+    secret.chain(numbers).chain(limit).for_each(|number| row.number(number));
+    row.number(admitted.len() as u64);
+    admitted.iter().for_each(|address| row.text(address));
     xxh3_128(&row.0)
 }
 

@@ -188,6 +188,16 @@ number! {
     WallTime
 }
 
+number! {
+    /// What a program can read of what others write. Every node tells its own, and what needs a level is refused until
+    /// all nodes have it.
+    FeatureLevel
+}
+
+/// The level of this program. It is raised by one when something is added that an older program cannot read, with the
+/// level named in [`Command::feature_level`](crate::Command::feature_level).
+pub const FEATURE_LEVEL: FeatureLevel = FeatureLevel(2);
+
 impl ClusterTime {
     pub fn plus_ms(self, ms: u64) -> Self {
         Self(self.0.saturating_add(ms))

@@ -33,12 +33,18 @@ pub use command::{Beaten, Command, Condition, LeaseSet, Once, Origin, Outcome, P
 pub use digest::Digest;
 pub use filter::{Filter, VersionRange};
 pub use history::{Change, ChangeKind, HistoryLimits};
-pub use ids::{ClusterTime, Epoch, InstanceId, LeaseId, NameError, Revision, ServiceName, TenantId, Term, WallTime};
+pub use ids::{
+    ClusterTime, Epoch, FEATURE_LEVEL, FeatureLevel, InstanceId, LeaseId, NameError, Revision, ServiceName, TenantId,
+    Term, WallTime,
+};
 pub use instance::{Instance, Seldom};
 pub use interest::Interests;
 pub use metadata::{Metadata, MetadataValue, Pair, Pairs};
 pub use packed::{Parts, Texts};
 pub use query::{Page, Position, Query, Sort, View};
 pub use registration::{Kind, PackedRegistration, Protocol, Registration, RegistrationView, Status, Visibility};
-pub use state::{Options, State};
+pub use state::{
+    Admission, JoinToken, JoinTokenCommand, JoinTokenId, JoinTokenIdError, JoinTokenRefusal, NODE_ADDRESS_BYTES_MAX,
+    Options, SecretDigest, State,
+};
 pub use tally::{MARGIN_PARTS, Tally};

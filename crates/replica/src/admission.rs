@@ -7,22 +7,38 @@ use std::time::Duration;
 use bytes::Bytes;
 use openraft::ChangeMembers;
 use parking_lot::Mutex;
+use rollcall_registry::{
+    Admission, Command, FeatureLevel, JoinTokenCommand, JoinTokenRefusal, NODE_ADDRESS_BYTES_MAX, Outcome, Refusal,
+};
 use rollcall_storage::codec::{self, Kind};
 use rollcall_storage::{ClusterId, Member, NodeId};
 use tokio::sync::{mpsc, oneshot};
+use tokio::time::Instant;
 
 use crate::core::Core;
+use crate::join_secret::JoinSecret;
+use crate::membership::cluster_feature_level;
 use crate::message::{Adoption, Greeting, JoinRequest, JoinResponse};
 use crate::network;
 use crate::operate::{Objection, OperateError, commit, refused};
 use crate::peer::{PeerRefusal, PeerRoute, Sent};
+use crate::proposer::Request;
 
 /// How long a node may take to say who it is, and to write down who it has become.
 const GREET_TIMEOUT: Duration = Duration::from_secs(2);
 const ADOPT_TIMEOUT: Duration = Duration::from_secs(5);
 
+/// How long the members may take to note that a token was used.
+const SPEND_TIMEOUT: Duration = Duration::from_secs(5);
+
 /// Takes in a node that has no identity yet and asks for one: an id from the log, then a learner.
 pub(crate) async fn take_in(core: &Core, request: JoinRequest) -> JoinResponse {
+    // Said by whichever member was asked, so that a rule that not all of them were told is kept by most.
+    if core.options.join_token_required && request.token.is_none() {
+        let reason = "this cluster takes in nobody without a join token: make one by `rollcall cluster join-token` and \
+                      give it to the node by --join-token or ROLLCALL_JOIN_TOKEN";
+        return JoinResponse::Refused { reason: reason.to_owned() };
+    }
     let _one_at_a_time = core.membership.lock().await;
     let not_leader = || JoinResponse::NotLeader {
         leader_peer_address: core
@@ -32,6 +48,14 @@ pub(crate) async fn take_in(core: &Core, request: JoinRequest) -> JoinResponse {
     };
     if core.lead().is_none() {
         return not_leader();
+    }
+    // Before anything about the members is told.
+    let admission = match admission(core, &request) {
+        Ok(admission) => admission,
+        Err(reason) => return JoinResponse::Refused { reason },
+    };
+    if let Some(reason) = too_old(core, request.feature_level) {
+        return JoinResponse::Refused { reason };
     }
     let membership = core.metrics().membership_config;
     let voters: BTreeSet<NodeId> = membership.membership().voter_ids().collect();
@@ -55,11 +79,74 @@ pub(crate) async fn take_in(core: &Core, request: JoinRequest) -> JoinResponse {
             return not_leader();
         }
     }
-    let JoinRequest { api_address, peer_address, learner, token: _ } = request;
-    match enrol(core, Member { api_address, peer_address, learner, replaces: None }).await {
+    if let Some(admission) = admission {
+        match spend(core, admission).await {
+            Ok(()) => {}
+            Err(Some(refusal)) => return JoinResponse::Refused { reason: advised(refusal) },
+            Err(None) => return not_leader(),
+        }
+    }
+    let JoinRequest { api_address, peer_address, learner, token: _, feature_level } = request;
+    match enrol(core, Member { api_address, peer_address, learner, replaces: None, feature_level }).await {
         Ok(node_id) => JoinResponse::Welcome { cluster: core.cluster, node_id },
         Err(_) => not_leader(),
     }
+}
+
+/// Why a program of this feature level cannot take part: it could not read the log.
+fn too_old(core: &Core, feature_level: FeatureLevel) -> Option<String> {
+    let level = cluster_feature_level(core);
+    (feature_level < level).then(|| {
+        format!(
+            "its program has feature level {feature_level}, and the cluster is at {level}: run a version as new as that of \
+             the members"
+        )
+    })
+}
+
+/// What a node that asks to be taken in proves by its token; none if it brought none.
+fn admission(core: &Core, request: &JoinRequest) -> Result<Option<Admission>, String> {
+    for address in [&request.peer_address, &request.api_address] {
+        if address.len() > NODE_ADDRESS_BYTES_MAX {
+            let bytes = address.len();
+            return Err(format!("an address of {bytes} bytes; at most {NODE_ADDRESS_BYTES_MAX} are allowed"));
+        }
+    }
+    let Some(token) = &request.token else { return Ok(None) };
+    let secret = JoinSecret::parse(token)
+        .ok_or_else(|| "what it brings is no join token; `rollcall cluster join-token` makes one".to_owned())?;
+    let admission = secret.admission(&request.peer_address, request.learner);
+    let now = core.cluster_time();
+    core.roll.read(|state| state.check_admission(&admission, now)).map_err(advised)?;
+    Ok(Some(admission))
+}
+
+/// Notes in the log that a token was used, where it is judged once more. None of a refusal: it was not noted.
+async fn spend(core: &Core, admission: Admission) -> Result<(), Option<JoinTokenRefusal>> {
+    let id = admission.id;
+    let spend = Command::JoinToken(JoinTokenCommand::Spend(admission));
+    let request = Request { commands: vec![spend], ..Request::default() };
+    let answer = core.queue.submit(request, Instant::now() + SPEND_TIMEOUT).await.map_err(|error| {
+        tracing::warn!(%error, token = %id, "cannot note that a join token was used");
+        None
+    })?;
+    match answer.outcomes.as_slice() {
+        [Outcome::JoinToken(token)] => {
+            tracing::info!(token = %id, uses = token.uses, "a join token was used");
+            Ok(())
+        }
+        [Outcome::Refused(Refusal::JoinToken(refusal))] => Err(Some(*refusal)),
+        outcomes => unreachable!("a join token was answered by {outcomes:?}"),
+    }
+}
+
+/// A refusal with what the operator can do.
+fn advised(refusal: JoinTokenRefusal) -> String {
+    let step = match refusal {
+        JoinTokenRefusal::LearnersOnly => "start the node with --node-role learner, or make a token for voters",
+        _ => "make a new one by `rollcall cluster join-token`",
+    };
+    format!("{refusal}; {step}")
 }
 
 /// Gives a new member an id and makes it a learner.
@@ -95,7 +182,10 @@ pub(crate) async fn greet(core: &Core, peer_address: &str) -> Result<Greeting, O
         refused(Objection::NodeUnreachable, reason)
     })?;
     match greeting.identity {
-        None => Ok(greeting),
+        None => match too_old(core, greeting.feature_level) {
+            Some(reason) => Err(refused(Objection::FeatureLevel, format!("the node at {peer_address}: {reason}"))),
+            None => Ok(greeting),
+        },
         Some((cluster, node_id)) if cluster == core.cluster => {
             let reason = format!(
                 "the node at {peer_address} is node {node_id} of this cluster by its directory; an id is never given \

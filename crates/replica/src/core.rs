@@ -12,6 +12,7 @@ use tokio::sync::Notify;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
+use crate::autopilot;
 use crate::clock::{ClockOptions, LeaderClock};
 use crate::freshness::Freshness;
 use crate::message::{Lead, Stamp};
@@ -52,6 +53,8 @@ pub(crate) struct Core {
     pub contact_lost: Notify,
     pub meters: Meters,
     pub wall_clocks: WallClocks,
+    /// What this leader sees of the others.
+    pub autopilot: Mutex<autopilot::Watch>,
 }
 
 /// For people to read; decides nothing.
@@ -78,6 +81,10 @@ pub(crate) struct Stamps {
 impl Stamps {
     pub(crate) fn new() -> Self {
         Self { process: rand::random(), start: Instant::now() }
+    }
+
+    pub(crate) fn process(&self) -> u64 {
+        self.process
     }
 
     pub(crate) fn now(&self) -> Stamp {

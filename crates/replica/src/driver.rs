@@ -148,7 +148,11 @@ async fn bring(core: &Arc<Core>, mut batch: Vec<Pending>, origin: Origin) {
 fn count((commands, once): &Commands) -> u64 {
     let counts = commands.iter().chain(once.iter().flat_map(|once| &once.commands)).map(|command| match command {
         Command::Renew { leases, .. } => leases.as_slice().len() as u64,
-        Command::Register { .. } | Command::Beat { .. } | Command::Deregister { .. } | Command::Expire { .. } => 1,
+        Command::Register { .. }
+        | Command::Beat { .. }
+        | Command::Deregister { .. }
+        | Command::Expire { .. }
+        | Command::JoinToken(_) => 1,
     });
     counts.sum()
 }

@@ -15,12 +15,12 @@ use tracing::Instrument;
 use crate::core::Core;
 use crate::membership;
 use crate::message::{
-    Adoption, Envelope, EnvelopeHead, JoinRequest, OperateRequest, ProposeRequest, ProposeResponse,
+    Adoption, Announcement, Envelope, EnvelopeHead, JoinRequest, OperateRequest, ProposeRequest, ProposeResponse,
     ReadIndexResponse, Stamped,
 };
 use crate::peer::{ByteStream, PeerRefusal, PeerRoute};
 use crate::proposer::{Request, SubmitError};
-use crate::{admission, operate, read_index, trace};
+use crate::{admission, announce, operate, read_index, trace};
 
 /// How long the leader keeps a follower's batch before it gives up on it: the longest deadline a client may set.
 const PROPOSE_TIMEOUT: Duration = Duration::from_secs(60);
@@ -94,6 +94,10 @@ pub(crate) async fn handle(core: &Core, route: PeerRoute, body: Bytes) -> Result
             let envelope: Envelope<()> = open(core, &body)?;
             answer(&membership::standing(core, envelope.from))
         }
+        PeerRoute::Announce => {
+            let Envelope { from, body, .. } = open::<Announcement>(core, &body)?;
+            answer(&announce::note(core, from, &body).await)
+        }
         PeerRoute::Snapshot => Err(PeerRefusal::Malformed("a snapshot comes as a stream".to_owned())),
     }
 }
@@ -118,7 +122,8 @@ async fn propose(core: &Core, request: Request) -> ProposeResponse {
             ProposeResponse::Applied { outcomes: answer.outcomes, revision: answer.revision, log_id: answer.log_id }
         }
         Err(SubmitError::Overloaded { retry_after_ms }) => ProposeResponse::Overloaded { retry_after_ms },
-        Err(SubmitError::NoLeader | SubmitError::Stopping) => not_leader(),
+        // What the cluster cannot read yet is refused where it came in.
+        Err(SubmitError::NoLeader | SubmitError::Stopping | SubmitError::FeatureLevel { .. }) => not_leader(),
         Err(SubmitError::Unknown) => ProposeResponse::Unknown,
     }
 }
@@ -245,6 +250,9 @@ mod tests {
             peer_address: "a:2".to_owned(),
             start: StartMode::Bootstrap,
             learner: false,
+            feature_level: rollcall_registry::FEATURE_LEVEL,
+            join_token_required: false,
+            autopilot: crate::Autopilot::default(),
             heartbeat_interval_ms: 100,
             election_timeout_ms_min: 400,
             election_timeout_ms_max: 800,

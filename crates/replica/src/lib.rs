@@ -11,10 +11,13 @@
 //! - Every request between members names the cluster and the node it is meant for.
 //!
 //! Read in this order: [`Options`], [`Replica`], `core`, `bell`, `proposer` and `driver`, `clock` and `pacer`, `freshness`,
-//! `read_index` and `barrier`, `succession`, `membership`, `admission` and `operate`, `network` and `handler`; [`offline`] is
-//! what is done without a member; `meters`, `wall_clocks` and `trace` are for operators.
+//! `read_index` and `barrier`, `succession`, `membership`, `admission` (with `join_secret`), `announce`, `autopilot`, `operate`
+//! and `lead`, `network` and `handler`; [`offline`] is what is done without a member; `meters`, `wall_clocks` and `trace` are
+//! for operators.
 
 mod admission;
+mod announce;
+mod autopilot;
 mod barrier;
 mod bell;
 mod clock;
@@ -22,6 +25,8 @@ mod core;
 mod driver;
 mod freshness;
 mod handler;
+mod join_secret;
+mod lead;
 mod membership;
 mod message;
 mod meters;
@@ -39,7 +44,9 @@ mod trace;
 mod wall_clocks;
 
 pub use admission::Door;
+pub use autopilot::{Autopilot, AutopilotReport, Finding, Kept};
 pub use barrier::{BarrierError, Consistency, DigestError, Freshness};
+pub use join_secret::JoinSecret;
 pub use membership::{ClusterStatus, MemberStatus};
 pub use meters::{Follower, Meters, Observation};
 pub use operate::{Objection, OperateError, Operated, Operation, Terms};

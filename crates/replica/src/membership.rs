@@ -5,15 +5,16 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use futures_util::future::join_all;
-use openraft::ChangeMembers;
-use rollcall_registry::{ClusterTime, Epoch, Revision};
+use openraft::{ChangeMembers, Membership};
+use rollcall_registry::{ClusterTime, Epoch, FeatureLevel, Revision};
 use rollcall_storage::{Member, NodeId};
 use tokio::time::{Instant, MissedTickBehavior};
 
-use crate::core::{Core, Metrics, wall};
+use crate::autopilot::{self, AutopilotReport};
+use crate::core::{Core, wall};
 use crate::message::{Greeting, InfoResponse, StandingResponse};
-use crate::operate;
 use crate::peer::PeerRoute;
+use crate::{lead, operate};
 
 /// How often the leader looks for learners that have caught up.
 const PROMOTION_INTERVAL: Duration = Duration::from_millis(200);
@@ -27,7 +28,8 @@ const STANDING_INTERVAL: Duration = Duration::from_secs(1);
 /// How long a member may take to say how it is before it counts as unreachable.
 pub(crate) const INFO_TIMEOUT: Duration = Duration::from_millis(500);
 
-/// On the leader: makes voters of learners that have caught up, and completes a change that an earlier leader began.
+/// On the leader: makes voters of learners that have caught up, completes a change that an earlier leader began, and
+/// otherwise does what [`autopilot`] has it do.
 pub(crate) async fn promote(core: Arc<Core>) {
     let mut ticks = tokio::time::interval(PROMOTION_INTERVAL);
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
@@ -36,12 +38,17 @@ pub(crate) async fn promote(core: Arc<Core>) {
             () = core.stop.cancelled() => return,
             _ = ticks.tick() => {}
         }
-        if next_step(&core.metrics()).is_none() {
+        autopilot::look(&core);
+        if next_step(&core).is_none() {
+            tokio::select! {
+                () = core.stop.cancelled() => return,
+                () = autopilot::remove_the_dead(&core) => {}
+            }
             continue;
         }
         let _one_at_a_time = core.membership.lock().await;
         // What was to be done may be done by now.
-        let Some(step) = next_step(&core.metrics()) else { continue };
+        let Some(step) = next_step(&core) else { continue };
         tokio::select! {
             () = core.stop.cancelled() => return,
             () = take(&core, step) => {}
@@ -60,7 +67,8 @@ enum Step {
     },
 }
 
-fn next_step(metrics: &Metrics) -> Option<Step> {
+fn next_step(core: &Core) -> Option<Step> {
+    let metrics = &core.metrics();
     metrics.replication.as_ref()?;
     let membership = metrics.membership_config.membership();
     if metrics.membership_config != metrics.committed_membership_config {
@@ -69,7 +77,9 @@ fn next_step(metrics: &Metrics) -> Option<Step> {
     if membership.get_joint_config().len() > 1 {
         return Some(Step::Complete);
     }
-    let caught_up = |id: &NodeId| operate::lag(metrics, *id).is_some_and(|lag| lag <= LAG_ENTRIES_MAX);
+    let caught_up = |id: &NodeId| {
+        operate::lag(metrics, *id).is_some_and(|lag| lag <= LAG_ENTRIES_MAX) && autopilot::is_stable(core, *id)
+    };
     let successor = membership.learner_ids().filter(caught_up).find_map(|id| {
         let member = membership.get_node(&id)?;
         (!member.learner).then_some((id, member.replaces))
@@ -97,8 +107,8 @@ async fn take(core: &Core, step: Step) {
             let voted = voters.remove(&predecessor);
             if predecessor == core.node_id {
                 // Whoever leads then goes on.
-                if let Some(next) = operate::best(core, &voters) {
-                    operate::hand_over(core, next).await;
+                if let Some(next) = lead::best(core, &voters) {
+                    lead::hand_over(core, next).await;
                 }
                 return;
             }
@@ -171,7 +181,21 @@ pub(crate) fn greeting(core: &Core) -> Greeting {
         identity: Some((core.cluster, core.node_id)),
         api_address: core.options.api_address.clone(),
         learner: core.options.learner,
+        feature_level: core.options.feature_level,
     }
+}
+
+/// What all members can read. It never goes down: whoever has a lower level is not taken in.
+pub(crate) fn cluster_feature_level(core: &Core) -> FeatureLevel {
+    let metrics = core.metrics();
+    // A membership that is not committed may be taken back.
+    let memberships = [&metrics.membership_config, &metrics.committed_membership_config];
+    let levels = memberships.map(|membership| lowest_feature_level(membership.membership()));
+    levels.into_iter().flatten().min().unwrap_or(core.options.feature_level)
+}
+
+pub(crate) fn lowest_feature_level(membership: &Membership<NodeId, Member>) -> Option<FeatureLevel> {
+    membership.nodes().map(|(_, member)| member.feature_level).min()
 }
 
 /// The cluster as one node sees it.
@@ -187,8 +211,12 @@ pub struct ClusterStatus {
     pub committed_index: u64,
     /// The log entry that set the membership.
     pub membership_index: u64,
+    /// What all members can read.
+    pub feature_level: FeatureLevel,
     /// Of the applied state.
     pub cluster_time: ClusterTime,
+    /// What the leader says of its own doings; none while none answers.
+    pub autopilot: Option<AutopilotReport>,
     pub members: Vec<MemberStatus>,
 }
 
@@ -207,6 +235,8 @@ pub struct MemberStatus {
     /// How far it is behind what this node knows to be committed.
     pub lag_entries: Option<u64>,
     pub version: Option<String>,
+    /// As the membership has it.
+    pub feature_level: FeatureLevel,
 }
 
 pub(crate) fn info(core: &Core) -> InfoResponse {
@@ -216,6 +246,9 @@ pub(crate) fn info(core: &Core) -> InfoResponse {
         applied_index: core.roll.applied_index(),
         last_log_id: core.log_end.last(),
         version: core.options.version.to_owned(),
+        feature_level: core.options.feature_level,
+        process: core.stamps.process(),
+        autopilot: autopilot::report(core),
         wall: wall(),
     }
 }
@@ -241,7 +274,8 @@ pub(crate) async fn status(core: &Core) -> ClusterStatus {
             let info =
                 if *id == core.node_id { Some(info(core)) } else { ask_info(core, *id, member, INFO_TIMEOUT).await };
             let applied_index = info.as_ref().map(|info| info.applied_index);
-            MemberStatus {
+            let autopilot = info.as_ref().and_then(|info| info.autopilot.clone());
+            let status = MemberStatus {
                 node_id: *id,
                 voter,
                 api_address: member.api_address.clone(),
@@ -251,10 +285,12 @@ pub(crate) async fn status(core: &Core) -> ClusterStatus {
                 applied_index,
                 lag_entries: applied_index.map(|applied| committed_index.saturating_sub(applied)),
                 version: info.map(|info| info.version),
-            }
+                feature_level: member.feature_level,
+            };
+            (status, autopilot)
         }
     });
-    let members = join_all(members).await;
+    let (members, reports): (Vec<_>, Vec<_>) = join_all(members).await.into_iter().unzip();
     let (epoch, revision, cluster_time) = core.roll.read(|state| (state.epoch(), state.revision(), state.now()));
     ClusterStatus {
         cluster_id: core.cluster.to_string(),
@@ -266,7 +302,9 @@ pub(crate) async fn status(core: &Core) -> ClusterStatus {
         applied_index,
         committed_index,
         membership_index: metrics.membership_config.log_id().as_ref().map_or(0, |log_id| log_id.index),
+        feature_level: cluster_feature_level(core),
         cluster_time,
+        autopilot: reports.into_iter().flatten().next(),
         members,
     }
 }

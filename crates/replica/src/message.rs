@@ -1,9 +1,10 @@
 //! What nodes say to each other, besides what openraft has them say.
 
-use rollcall_registry::{ClusterTime, Command, Once, Outcome, Revision, WallTime};
+use rollcall_registry::{ClusterTime, Command, FeatureLevel, Once, Outcome, Revision, WallTime};
 use rollcall_storage::{ClusterId, LogId, NodeId};
 use serde::{Deserialize, Serialize};
 
+use crate::autopilot::AutopilotReport;
 use crate::operate::{Operation, Terms};
 use crate::trace::TraceContext;
 
@@ -96,6 +97,7 @@ pub(crate) struct JoinRequest {
     pub peer_address: String,
     pub learner: bool,
     pub token: Option<String>,
+    pub feature_level: FeatureLevel,
 }
 
 #[derive(Debug, Serialize, Deserialize)]
@@ -127,6 +129,7 @@ pub(crate) struct Greeting {
     pub identity: Option<(ClusterId, NodeId)>,
     pub api_address: String,
     pub learner: bool,
+    pub feature_level: FeatureLevel,
 }
 
 /// What a node that was added is told: who it is from now on.
@@ -145,6 +148,26 @@ pub(crate) enum StandingResponse {
     NotKnown,
 }
 
+/// What a member says of itself when the membership says otherwise.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub(crate) struct Announcement {
+    pub api_address: String,
+    pub peer_address: String,
+    pub feature_level: FeatureLevel,
+}
+
+#[derive(Debug, Serialize, Deserialize)]
+pub(crate) enum AnnounceResponse {
+    Noted,
+    /// Ask the leader, if one is known, at this peer address; else again later.
+    NotLeader {
+        leader: Option<(NodeId, String)>,
+    },
+    Refused {
+        reason: String,
+    },
+}
+
 /// Who a node is and how far it got.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub(crate) struct InfoResponse {
@@ -154,6 +177,11 @@ pub(crate) struct InfoResponse {
     /// How far its log reaches, flushed or not.
     pub last_log_id: Option<LogId>,
     pub version: String,
+    pub feature_level: FeatureLevel,
+    /// Drawn when the process started: two processes on copies of one directory are told apart by it.
+    pub process: u64,
+    /// From a leader.
+    pub autopilot: Option<AutopilotReport>,
     /// By the node's wall clock.
     pub wall: WallTime,
 }

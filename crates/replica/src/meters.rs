@@ -3,11 +3,12 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use rollcall_registry::{ClusterTime, Revision, Tally};
+use rollcall_registry::{ClusterTime, FeatureLevel, Revision, Tally};
 use rollcall_storage::NodeId;
 use rollcall_storage::meter::{COUNT, Counter, Histogram};
 
 use crate::core::Core;
+use crate::membership::cluster_feature_level;
 
 /// Counted where it happens; nothing here is ever taken back.
 #[derive(Debug)]
@@ -24,6 +25,8 @@ pub struct Meters {
     pub leader_changes: Counter,
     pub snapshots_sent: Arc<Counter>,
     pub snapshots_received: Counter,
+    /// Members that this leader removed because they were out of reach for too long.
+    pub autopilot_removals: Counter,
 }
 
 impl Meters {
@@ -36,6 +39,7 @@ impl Meters {
             leader_changes: Counter::default(),
             snapshots_sent,
             snapshots_received: Counter::default(),
+            autopilot_removals: Counter::default(),
         }
     }
 }
@@ -52,6 +56,8 @@ pub struct Observation {
     pub applied_index: u64,
     pub voters: usize,
     pub learners: usize,
+    /// What all members can read.
+    pub feature_level: FeatureLevel,
     /// All other members; empty where this node does not lead.
     pub followers: Vec<Follower>,
     /// None if this node was never current since it started.
@@ -111,6 +117,7 @@ pub(crate) fn observe(core: &Core) -> Observation {
         applied_index,
         voters: membership.voter_ids().count(),
         learners: membership.learner_ids().count(),
+        feature_level: cluster_feature_level(core),
         followers: followers.unwrap_or_default(),
         staleness: core.staleness(),
         revision,

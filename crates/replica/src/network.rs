@@ -97,6 +97,8 @@ pub(crate) struct Network {
     append_patience: Duration,
     /// Whether entries follow one another, so that one will soon tell what was committed before.
     crowd: Arc<AtomicBool>,
+    /// Where members are reached that moved, or that a way was last made to.
+    addresses: Arc<Mutex<BTreeMap<NodeId, String>>>,
     pub(crate) snapshots_sent: Arc<Counter>,
 }
 
@@ -116,8 +118,8 @@ impl Network {
         node_id: NodeId,
         append_patience: Duration,
     ) -> Self {
-        let (lead, stamps, crowd, snapshots_sent) = Default::default();
-        Self { transport, cluster, node_id, lead, stamps, append_patience, crowd, snapshots_sent }
+        let (lead, stamps, crowd, addresses, snapshots_sent) = Default::default();
+        Self { transport, cluster, node_id, lead, stamps, append_patience, crowd, addresses, snapshots_sent }
     }
 
     /// For what goes to a node outside of the cluster.
@@ -127,6 +129,11 @@ impl Network {
 
     pub(crate) async fn is_gone(&self, address: &str) -> bool {
         self.transport.is_gone(address.to_owned()).await
+    }
+
+    /// From now on a member is reached here, by whoever has a way to it already too.
+    pub(crate) fn moved(&self, node_id: NodeId, peer_address: String) {
+        self.addresses.lock().insert(node_id, peer_address);
     }
 
     pub(crate) fn set_lead(&self, lead: Option<Leadership>) {
@@ -192,7 +199,8 @@ impl RaftNetworkFactory<TypeConfig> for Network {
     type Network = Connection;
 
     async fn new_client(&mut self, target: NodeId, member: &Member) -> Connection {
-        Connection { network: self.clone(), target, address: member.peer_address.clone() }
+        self.moved(target, member.peer_address.clone());
+        Connection { network: self.clone(), target, made_for: member.peer_address.clone() }
     }
 }
 
@@ -200,17 +208,22 @@ impl RaftNetworkFactory<TypeConfig> for Network {
 pub(crate) struct Connection {
     network: Network,
     target: NodeId,
-    address: String,
+    made_for: String,
 }
 
 impl Connection {
+    /// Where the peer is now: openraft keeps a way for as long as the peer is a member.
+    fn address(&self) -> String {
+        self.network.addresses.lock().get(&self.target).unwrap_or(&self.made_for).clone()
+    }
+
     async fn raft_call<Q: Serialize, A: DeserializeOwned>(
         &self,
         route: PeerRoute,
         body: Q,
         timeout: Duration,
     ) -> Result<A, RPCError<TypeConfig>> {
-        let answer = self.network.call(self.target, &self.address, route, body, timeout).await;
+        let answer = self.network.call(self.target, &self.address(), route, body, timeout).await;
         // Unreachable makes openraft back off; its other errors retry at once and would fill the log of a dead peer.
         answer.map_err(|error| RPCError::Unreachable(Unreachable::new(&error)))
     }
@@ -301,7 +314,7 @@ impl RaftNetworkV2<TypeConfig> for Connection {
         let unreachable = |error: &CallError| StreamingError::Unreachable(Unreachable::new(error));
         let network = &self.network;
         let envelope = network.envelope(self.target, (vote, snapshot.meta));
-        let address = self.address.clone();
+        let address = self.address();
         let head = codec::encode(Kind::PeerRequest, &envelope);
         // The envelope's length comes first, because the stream has no other seam.
         let length = u32::try_from(head.len()).expect("an envelope is small").to_le_bytes();

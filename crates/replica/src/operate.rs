@@ -9,16 +9,15 @@ use std::time::Duration;
 
 use futures_util::future::join_all;
 use openraft::ChangeMembers;
-use openraft::async_runtime::WatchReceiver;
 use rollcall_storage::{Member, NodeId};
 use serde::{Deserialize, Serialize};
 use tokio::time::Instant;
 
-use crate::admission;
 use crate::core::{Core, Metrics};
 use crate::membership::{INFO_TIMEOUT, LAG_ENTRIES_MAX, ask_info};
 use crate::message::OperateRequest;
 use crate::peer::PeerRoute;
+use crate::{admission, announce, lead};
 
 /// How long the members may take to agree on a change.
 const CHANGE_TIMEOUT: Duration = Duration::from_secs(10);
@@ -48,6 +47,12 @@ pub enum Operation {
     },
     /// Takes in the node at this peer address; once it has caught up it takes the place of the other in one change.
     Replace {
+        node_id: NodeId,
+        peer_address: String,
+        api_address: Option<String>,
+    },
+    /// A member is reached at another address from now on.
+    Relocate {
         node_id: NodeId,
         peer_address: String,
         api_address: Option<String>,
@@ -107,6 +112,7 @@ pub enum Objection {
     NotAVoter,
     QuorumAtRisk,
     LastVoter,
+    FeatureLevel,
 }
 
 pub(crate) fn refused(objection: Objection, reason: impl Into<String>) -> OperateError {
@@ -169,7 +175,7 @@ pub(crate) async fn run(core: &Core, operation: &Operation, terms: Terms) -> Res
         return Err(refused(Objection::MembershipChanged, reason));
     }
     if let Operation::Transfer { to } = operation {
-        return transfer(core, *to, terms).await;
+        return lead::transfer(core, *to, terms).await;
     }
     if !is_settled(&metrics) {
         let reason = "another change of the membership is under way; try again when it is done";
@@ -186,19 +192,23 @@ pub(crate) async fn run(core: &Core, operation: &Operation, terms: Terms) -> Res
         Operation::Replace { node_id, peer_address, api_address } => {
             change.replace(*node_id, peer_address, api_address.as_deref()).await
         }
+        Operation::Relocate { node_id, peer_address, api_address } => {
+            announce::relocate(core, *node_id, peer_address, api_address.as_deref(), terms.dry_run).await?;
+            Ok(change.done(*node_id, Vec::new()))
+        }
         Operation::Transfer { .. } => unreachable!("it was done above"),
     }
 }
 
-fn index(metrics: &Metrics) -> u64 {
+pub(crate) fn index(metrics: &Metrics) -> u64 {
     metrics.membership_config.log_id().as_ref().map_or(0, |log_id| log_id.index)
 }
 
-fn nodes(metrics: &Metrics) -> BTreeMap<NodeId, Member> {
+pub(crate) fn nodes(metrics: &Metrics) -> BTreeMap<NodeId, Member> {
     metrics.membership_config.membership().nodes().map(|(id, member)| (*id, member.clone())).collect()
 }
 
-fn voters(metrics: &Metrics) -> BTreeSet<NodeId> {
+pub(crate) fn voters(metrics: &Metrics) -> BTreeSet<NodeId> {
     metrics.membership_config.membership().voter_ids().collect()
 }
 
@@ -242,6 +252,7 @@ impl Change<'_> {
             peer_address: peer_address.to_owned(),
             learner: learner || greeting.learner,
             replaces: None,
+            feature_level: greeting.feature_level,
         };
         let node_id = admission::adopt(self.core, member).await?;
         Ok(self.done(node_id, warnings))
@@ -349,8 +360,13 @@ impl Change<'_> {
             return Ok(self.would(None, self.voters.clone(), warnings));
         }
         let api_address = api_address.map_or(greeting.api_address, str::to_owned);
-        let member =
-            Member { api_address, peer_address: peer_address.to_owned(), learner: false, replaces: Some(node_id) };
+        let member = Member {
+            api_address,
+            peer_address: peer_address.to_owned(),
+            learner: false,
+            replaces: Some(node_id),
+            feature_level: greeting.feature_level,
+        };
         let successor = admission::adopt(self.core, member).await?;
         warnings.push(when_caught_up(successor, node_id));
         Ok(self.done(successor, warnings))
@@ -416,11 +432,11 @@ impl Change<'_> {
         if node_id != self.core.node_id {
             return Ok(());
         }
-        let Some(successor) = best(self.core, after) else {
+        let Some(successor) = lead::best(self.core, after) else {
             let reason = format!("node {node_id} leads, and no other voter answers that could take over");
             return Err(refused(Objection::QuorumAtRisk, reason));
         };
-        hand_over(self.core, successor).await;
+        lead::hand_over(self.core, successor).await;
         Err(OperateError::NoLeader)
     }
 
@@ -500,74 +516,4 @@ pub(crate) async fn farewell(core: &Core, node_id: NodeId, member: &Member) {
     if let Err(error) = told {
         tracing::info!(%error, node = node_id, "a removed node was not told; it will ask when it is back");
     }
-}
-
-/// Of these voters the one that answers and whose log reaches furthest, but not this node.
-pub(crate) fn best(core: &Core, voters: &BTreeSet<NodeId>) -> Option<NodeId> {
-    let metrics = core.metrics();
-    let replication = metrics.replication.as_ref()?;
-    voters
-        .iter()
-        .filter(|id| **id != core.node_id && core.answers(**id, core.quorum_lease()))
-        .filter_map(|id| Some((replication.get(id)?.as_ref()?.index, *id)))
-        .max()
-        .map(|(_, id)| id)
-}
-
-/// Gives the lead to a voter, so that clients wait a round trip and not an election. Tells whether anybody took it.
-pub(crate) async fn hand_over(core: &Core, successor: NodeId) -> bool {
-    if core.raft.trigger().transfer_leader(successor).await.is_err() {
-        return false;
-    }
-    let patience = Duration::from_millis(2 * core.options.election_timeout_ms_max);
-    let mut server = core.raft.server_metrics();
-    let moved = async {
-        while server.borrow_watched().current_leader.is_none_or(|leader| leader == core.node_id) {
-            if server.changed().await.is_err() {
-                return;
-            }
-        }
-    };
-    let moved = tokio::time::timeout(patience, moved).await.is_ok();
-    if moved {
-        tracing::info!(successor, "handed over the lead");
-    } else {
-        tracing::warn!(successor, "no one took over the lead in time; the others will elect");
-    }
-    moved
-}
-
-async fn transfer(core: &Core, to: Option<NodeId>, terms: Terms) -> Result<Operated, OperateError> {
-    let metrics = core.metrics();
-    let (nodes, voters) = (nodes(&metrics), voters(&metrics));
-    let operated = |leader_id| Operated {
-        node_id: Some(leader_id),
-        leader_id,
-        membership_index: index(&metrics),
-        voters: voters.clone(),
-        learners: nodes.keys().filter(|id| !voters.contains(id)).copied().collect(),
-        warnings: Vec::new(),
-    };
-    let successor = match to {
-        Some(to) if to == core.node_id => return Ok(operated(to)),
-        Some(node_id) if !nodes.contains_key(&node_id) => return Err(OperateError::NoSuchNode { node_id }),
-        Some(to) if !voters.contains(&to) => {
-            let reason = format!("node {to} is a learner; promote it before it can lead");
-            return Err(refused(Objection::NotAVoter, reason));
-        }
-        Some(to) if !core.answers(to, core.quorum_lease()) => {
-            return Err(refused(Objection::NodeUnreachable, format!("node {to} does not answer")));
-        }
-        Some(to) => to,
-        None => best(core, &voters).ok_or_else(|| {
-            refused(Objection::NodeUnreachable, "no other voter answers that could take over the lead")
-        })?,
-    };
-    if terms.dry_run {
-        return Ok(operated(successor));
-    }
-    if !hand_over(core, successor).await {
-        return Err(OperateError::Unknown);
-    }
-    Ok(operated(core.current_leader().unwrap_or(successor)))
 }

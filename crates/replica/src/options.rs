@@ -2,9 +2,10 @@
 
 use std::path::PathBuf;
 
-use rollcall_registry::HistoryLimits;
+use rollcall_registry::{FeatureLevel, HistoryLimits};
 
 use crate::admission::Door;
+use crate::autopilot::Autopilot;
 use crate::trace::TraceLink;
 
 /// What a member needs to know to start.
@@ -18,6 +19,12 @@ pub struct Options {
     pub start: StartMode,
     /// Stay a learner: hold everything, answer reads, never vote.
     pub learner: bool,
+    /// Of the program. A test has a node pretend to run an older one.
+    pub feature_level: FeatureLevel,
+    /// Take in nobody that brings no join token. One that is brought must be good in any case.
+    pub join_token_required: bool,
+    /// What a leader does about the other members by itself.
+    pub autopilot: Autopilot,
     pub heartbeat_interval_ms: u64,
     pub election_timeout_ms_min: u64,
     pub election_timeout_ms_max: u64,

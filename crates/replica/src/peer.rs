@@ -37,6 +37,8 @@ pub enum PeerRoute {
     Farewell = 13,
     /// A node that hears from nobody asks whether it still belongs.
     Standing = 14,
+    /// A member says what is new of itself.
+    Announce = 15,
 }
 
 impl PeerRoute {
@@ -55,6 +57,7 @@ impl PeerRoute {
         Self::Adopt,
         Self::Farewell,
         Self::Standing,
+        Self::Announce,
     ];
 
     pub fn number(self) -> u8 {

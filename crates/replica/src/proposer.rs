@@ -14,7 +14,9 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU8, Ordering};
 use std::time::Duration;
 
-use rollcall_registry::{Command, LeaseId, LeaseSet, Once, Origin, Outcome, Refusal, Revision, TenantId};
+use rollcall_registry::{
+    Command, FeatureLevel, LeaseId, LeaseSet, Once, Origin, Outcome, Refusal, Revision, TenantId,
+};
 use rollcall_storage::LogId;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot};
 use tokio::time::Instant;
@@ -61,6 +63,11 @@ pub enum SubmitError {
     Overloaded { retry_after_ms: u64 },
     #[error("this node is stopping; nothing was changed")]
     Stopping,
+    #[error(
+        "this needs feature level {needed}, and the cluster is at {cluster} until every node runs a version that has it: \
+         `rollcall cluster status` shows which do not; nothing was changed"
+    )]
+    FeatureLevel { needed: FeatureLevel, cluster: FeatureLevel },
     #[error("the write was sent but not answered in time; it may have been applied")]
     Unknown,
 }
@@ -268,7 +275,7 @@ fn approximate_kib(command: &Command) -> usize {
         Command::Register { registration, .. } => registration.bytes(),
         Command::Renew { leases, .. } => leases.as_slice().len() * 8,
         Command::Beat { metadata, .. } => metadata.as_ref().map_or(64, |metadata| metadata.bytes()),
-        Command::Deregister { .. } | Command::Expire { .. } => 64,
+        Command::Deregister { .. } | Command::Expire { .. } | Command::JoinToken(_) => 64,
     };
     1 + bytes / 1_024
 }
@@ -335,7 +342,10 @@ pub(crate) fn merge(batch: &[Pending], origin: Origin) -> Merged {
                     merged.commands.push(command.clone());
                     Place::Plain(merged.commands.len() - 1)
                 }
-                Command::Register { .. } | Command::Beat { .. } | Command::Deregister { .. } => {
+                Command::Register { .. }
+                | Command::Beat { .. }
+                | Command::Deregister { .. }
+                | Command::JoinToken(_) => {
                     merged.once[0].commands.push(command.clone());
                     Place::Once(0, merged.once[0].commands.len() - 1)
                 }

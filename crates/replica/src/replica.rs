@@ -10,7 +10,7 @@ use bytes::Bytes;
 use openraft::async_runtime::WatchReceiver;
 use openraft::{Config, SnapshotPolicy};
 use parking_lot::Mutex;
-use rollcall_registry::{ClusterTime, Command, Digest, Outcome, Revision};
+use rollcall_registry::{ClusterTime, Command, Digest, FeatureLevel, Outcome, Revision};
 use rollcall_storage::{
     Backup, ClusterId, DataDir, DataDirError, FailureWatch, Identity, Member, NodeId, OpenError, Release, Roll,
     StoreFailure, WeakDataDir,
@@ -32,7 +32,7 @@ use crate::options::{Options, StartMode};
 use crate::peer::{ByteStream, PeerRefusal, PeerRoute, Sent, Transport};
 use crate::proposer::{self, Course, Request, SubmitError};
 use crate::wall_clocks::{self, WallClocks};
-use crate::{driver, handler, operate, pacer, read_index, succession};
+use crate::{announce, driver, handler, lead, operate, pacer, read_index, succession};
 
 /// The founder's id. Later ones are indexes of log entries, and the founder's own entries come before the first of them.
 pub(crate) const FOUNDER: NodeId = 1;
@@ -61,6 +61,11 @@ pub enum StartError {
     Timing { reason: String },
     #[error("{peer} refused to take this node in: {reason}")]
     JoinRefused { peer: String, reason: String },
+    #[error(
+        "this program has feature level {own}, but its cluster is at {level} and has written what this program cannot \
+         read: run the version that ran here before, or a newer one"
+    )]
+    TooOld { own: FeatureLevel, level: FeatureLevel },
     #[error("start the raft member")]
     Raft {
         #[source]
@@ -68,6 +73,13 @@ pub enum StartError {
     },
     #[error("stopped before it had started")]
     Stopped,
+}
+
+impl StartError {
+    /// The directory is that of a node that was removed from its cluster.
+    pub fn is_removed(&self) -> bool {
+        matches!(self, Self::DataDir(DataDirError::Removed { .. }))
+    }
 }
 
 /// Why a member broke. The process must end: nothing it could do would be safe.
@@ -86,6 +98,13 @@ pub enum Failure {
     Removed { cluster_id: ClusterId, node_id: NodeId, path: PathBuf },
     #[error("this node was removed from its cluster, but its directory cannot be marked: {0}")]
     Unmarked(String),
+}
+
+impl Failure {
+    /// The cluster goes on without this node.
+    pub fn is_removed(&self) -> bool {
+        matches!(self, Self::Removed { .. } | Self::Unmarked(_))
+    }
 }
 
 /// What became of a command.
@@ -142,6 +161,10 @@ impl Replica {
             let opened = opening.await.map_err(|error| StartError::Raft { source: error.into() })?;
             opened.map_err(|source| StartError::Open { path: options.data_dir.clone(), source })?
         };
+        let cluster_level = membership::lowest_feature_level(opened.roll.membership().membership());
+        if let Some(level) = cluster_level.filter(|level| *level > options.feature_level) {
+            return Err(StartError::TooOld { own: options.feature_level, level });
+        }
         let append_patience = Duration::from_millis(options.election_timeout_ms_max);
         let network = Network::new(transport.clone(), cluster, node_id, append_patience);
         let raft = Raft::new(node_id, config, network.clone(), opened.log, opened.state_machine)
@@ -177,6 +200,7 @@ impl Replica {
             contact_lost: Notify::new(),
             meters,
             wall_clocks: WallClocks::default(),
+            autopilot: Mutex::default(),
         });
         let broken = CancellationToken::new();
         let watched = |task: JoinHandle<()>| {
@@ -193,6 +217,7 @@ impl Replica {
             watched(tokio::spawn(barrier::catch_up(core.clone()))),
             watched(tokio::spawn(pacer::drive(core.clone()))),
             watched(tokio::spawn(membership::promote(core.clone()))),
+            watched(tokio::spawn(announce::drive(core.clone()))),
             watched(tokio::spawn(membership::watch_standing(core.clone()))),
             watched(tokio::spawn(succession::drive(core.clone()))),
             watched(tokio::spawn(wall_clocks::drive(core.clone()))),
@@ -204,6 +229,14 @@ impl Replica {
 
     /// Proposes one command and waits until it is applied here. It is held through elections until `deadline`.
     pub async fn submit(&self, command: Command, deadline: Instant) -> Result<Applied, SubmitError> {
+        let needed = command.feature_level();
+        // What every program can read is most of what there is, and is not held up by looking.
+        if needed > FeatureLevel(1) {
+            let cluster = membership::cluster_feature_level(&self.core);
+            if needed > cluster {
+                return Err(SubmitError::FeatureLevel { needed, cluster });
+            }
+        }
         let mut answer =
             self.core.queue.submit(Request { commands: vec![command], ..Request::default() }, deadline).await?;
         match answer.outcomes.pop() {
@@ -377,7 +410,7 @@ impl Replica {
         if self.core.stop.is_cancelled() {
             return;
         }
-        hand_over(&self.core).await;
+        lead::leave(&self.core).await;
         self.core.stop.cancel();
         let tasks = std::mem::take(&mut *self.tasks.lock());
         for task in tasks {
@@ -431,8 +464,12 @@ async fn first_identity(
                 "{path} belongs to no cluster yet: waiting for `rollcall cluster add {peer}` at a member; \
                  --bootstrap founds a cluster, --join joins one"
             );
-            let greeting =
-                Greeting { identity: None, api_address: options.api_address.clone(), learner: options.learner };
+            let greeting = Greeting {
+                identity: None,
+                api_address: options.api_address.clone(),
+                learner: options.learner,
+                feature_level: options.feature_level,
+            };
             let (cluster_id, node_id, kept) = door.wait(greeting).await;
             tracing::info!(cluster = %cluster_id, node = node_id, "added to the cluster");
             Ok((Identity { cluster_id, node_id, removed: false }, Some(kept)))
@@ -458,6 +495,7 @@ async fn join(
         peer_address: options.peer_address.clone(),
         learner: options.learner,
         token,
+        feature_level: options.feature_level,
     };
     let mut told = false;
     loop {
@@ -503,18 +541,7 @@ async fn found(raft: &Raft, options: &Options) -> Result<(), StartError> {
         peer_address: options.peer_address.clone(),
         learner: false,
         replaces: None,
+        feature_level: options.feature_level,
     };
     raft.initialize(BTreeMap::from([(FOUNDER, founder)])).await.map_err(|error| fatal(error.into()))
-}
-
-/// Gives the lead to the follower that has got furthest.
-async fn hand_over(core: &Core) {
-    let metrics = core.metrics();
-    if !metrics.state.is_leader() {
-        return;
-    }
-    let voters = metrics.membership_config.membership().voter_ids().collect();
-    if let Some(successor) = operate::best(core, &voters) {
-        operate::hand_over(core, successor).await;
-    }
 }

@@ -32,6 +32,14 @@ const HISTORY_BYTES_LEAST: usize = 1 << 20;
 const WATCHERS_MAX: usize = 20_000;
 const TENANT_WATCHERS_MAX: usize = 15_000;
 const SLOW_MS: u64 = 500;
+/// A proxy that asks a few times a second has seen that a node leaves.
+const DRAIN_MS: u64 = 500;
+/// Who supervises a node waits no longer than that until it kills it.
+const DRAIN_MS_MAX: u64 = 20_000;
+/// A node that restarts, or a cable that is changed, must cost no membership.
+const DEAD_NODE_REMOVAL_MS_LEAST: u64 = 5_000;
+/// One may fail.
+const VOTERS_MIN: usize = 3;
 const LOG_LEVEL: &str = "info";
 
 /// Variables of the `ROLLCALL_` family that belong to the command line and not to a node.
@@ -54,6 +62,17 @@ pub enum LogFormat {
     #[default]
     Text,
     Json,
+}
+
+/// What a node does that was removed from its cluster.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, ValueEnum)]
+#[serde(rename_all = "lowercase")]
+pub enum WhenRemoved {
+    /// Ends, with an exit code of its own.
+    #[default]
+    Exit,
+    /// Does nothing until it is asked to end: where whoever supervises it starts it again whatever its exit code.
+    Wait,
 }
 
 macro_rules! settings {
@@ -108,9 +127,26 @@ settings! {
     /// Proves to the members that this node may join.
     #[arg(long, value_name = "TOKEN", env = "ROLLCALL_JOIN_TOKEN", hide_env_values = true)]
     join_token: Secret,
+    /// Take in only nodes that bring a join token. Say the same at all nodes: whichever leads decides [default: false].
+    #[arg(long, num_args = 0..=1, default_missing_value = "true", require_equals = true, value_name = "BOOL",
+        action = ArgAction::Set, env = "ROLLCALL_JOIN_TOKEN_REQUIRED")]
+    join_token_required: bool,
     /// Whether this node votes once it has caught up [default: voter].
     #[arg(long, value_enum, value_name = "ROLE", env = "ROLLCALL_NODE_ROLE")]
     node_role: NodeRole,
+    /// What to do once this node was removed from its cluster: end with exit code 8, or do nothing until asked to end,
+    /// for supervisors that start again whatever ended [default: exit].
+    #[arg(long, value_enum, value_name = "WHAT", env = "ROLLCALL_WHEN_REMOVED")]
+    when_removed: WhenRemoved,
+    /// A node that the leader has not reached for so long is removed from the cluster; 0 removes none [default: 0].
+    #[arg(long, value_name = "MS", env = "ROLLCALL_DEAD_NODE_REMOVAL_MS")]
+    dead_node_removal_ms: u64,
+    /// The leader removes no node by itself that would leave fewer voters [default: 3].
+    #[arg(long, value_name = "N", env = "ROLLCALL_VOTERS_MIN")]
+    voters_min: usize,
+    /// A node that joined must have kept up for so long before it votes [default: 0].
+    #[arg(long, value_name = "MS", env = "ROLLCALL_LEARNER_STABLE_MS")]
+    learner_stable_ms: u64,
     /// How often the leader calls on its followers [default: 100].
     #[arg(long, value_name = "MS", env = "ROLLCALL_HEARTBEAT_INTERVAL_MS")]
     heartbeat_interval_ms: u64,
@@ -155,6 +191,10 @@ settings! {
     #[arg(long, num_args = 0..=1, default_missing_value = "true", require_equals = true, value_name = "BOOL",
         action = ArgAction::Set, env = "ROLLCALL_INSECURE")]
     insecure: bool,
+    /// So long a node that was asked to end goes on answering, each connection once more, while `/readyz` sends new ones
+    /// elsewhere; it ends at once where no client is connected [default: 500].
+    #[arg(long, value_name = "MS", env = "ROLLCALL_DRAIN_MS")]
+    drain_ms: u64,
     /// Accept these tenants only [default: any].
     #[arg(long, value_name = "TENANT,…", value_delimiter = ',', env = "ROLLCALL_TENANTS")]
     tenants: Vec<String>,
@@ -260,7 +300,13 @@ pub struct Config {
     /// None: the address listened at.
     pub peer_advertise: Option<String>,
     pub founding: Founding,
+    pub join_token_required: bool,
     pub node_role: NodeRole,
+    pub when_removed: WhenRemoved,
+    /// 0: the leader removes nobody by itself.
+    pub dead_node_removal_ms: u64,
+    pub voters_min: usize,
+    pub learner_stable_ms: u64,
     pub heartbeat_interval_ms: u64,
     pub election_timeout_ms_min: u64,
     pub election_timeout_ms_max: u64,
@@ -274,6 +320,7 @@ pub struct Config {
     pub history_bytes_max: usize,
     pub watchers_max: usize,
     pub tenant_watchers_max: usize,
+    pub drain_ms: u64,
     /// Empty: any.
     pub tenants: Vec<TenantId>,
     /// 0: none is slow.
@@ -332,7 +379,11 @@ impl Config {
                 Founding::Bootstrap
             }
             (true, true) => Founding::Bootstrap,
-            (false, false) => Founding::Join { peers, token: settings.join_token },
+            (false, false) => {
+                // Nothing in a variable is nothing brought.
+                let token = settings.join_token.filter(|token| !token.expose().is_empty());
+                Founding::Join { peers, token }
+            }
             (false, true) => Founding::Existing,
         };
 
@@ -384,6 +435,14 @@ impl Config {
         if history_bytes_max < HISTORY_BYTES_LEAST {
             fault("history_bytes_max", &format!("must be at least {HISTORY_BYTES_LEAST}"));
         }
+        let dead_node_removal_ms = settings.dead_node_removal_ms.unwrap_or(0);
+        if (1..DEAD_NODE_REMOVAL_MS_LEAST).contains(&dead_node_removal_ms) {
+            fault("dead_node_removal_ms", &format!("must be 0 or at least {DEAD_NODE_REMOVAL_MS_LEAST}"));
+        }
+        let voters_min = settings.voters_min.unwrap_or(VOTERS_MIN);
+        if voters_min == 0 {
+            fault("voters_min", "must be at least 1");
+        }
         let snapshot_entries = settings.snapshot_entries.unwrap_or(SNAPSHOT_ENTRIES);
         if snapshot_entries == 0 {
             fault("snapshot_entries", "must be at least 1");
@@ -394,6 +453,10 @@ impl Config {
                 Ok(tenant) => tenants.push(tenant),
                 Err(error) => fault("tenants", &format!("`{}`: {error}", tenant.escape_debug())),
             }
+        }
+        let drain_ms = settings.drain_ms.unwrap_or(DRAIN_MS);
+        if drain_ms > DRAIN_MS_MAX {
+            fault("drain_ms", &format!("must be at most {DRAIN_MS_MAX}"));
         }
         let log_level = settings.log_level.unwrap_or_else(|| LOG_LEVEL.to_owned());
         if log_level.trim().is_empty() {
@@ -407,7 +470,12 @@ impl Config {
             advertise: settings.advertise,
             peer_advertise: settings.peer_advertise,
             founding,
+            join_token_required: settings.join_token_required.unwrap_or(false),
             node_role: settings.node_role.unwrap_or_default(),
+            when_removed: settings.when_removed.unwrap_or_default(),
+            dead_node_removal_ms,
+            voters_min,
+            learner_stable_ms: settings.learner_stable_ms.unwrap_or(0),
             heartbeat_interval_ms,
             election_timeout_ms_min,
             election_timeout_ms_max,
@@ -421,6 +489,7 @@ impl Config {
             history_bytes_max,
             watchers_max,
             tenant_watchers_max,
+            drain_ms,
             tenants,
             slow_ms: settings.slow_ms.unwrap_or(SLOW_MS),
             log_format: settings.log_format.unwrap_or_default(),

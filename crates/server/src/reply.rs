@@ -6,7 +6,7 @@ use axum::body::Body;
 use axum::http::{HeaderMap, HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use rollcall_api::{Problem, WriteOutcome, header as names};
-use rollcall_registry::{NameError, Refusal, Revision};
+use rollcall_registry::{JoinTokenRefusal, NameError, Refusal, Revision};
 use rollcall_replica::{BarrierError, DigestError, Freshness, SubmitError};
 
 use crate::fault::Faults;
@@ -223,6 +223,17 @@ impl From<Refusal> for Failure {
             Refusal::BatchOutdated => (StatusCode::GATEWAY_TIMEOUT, "outcome_unknown"),
             // What heartbeats reported adds up to more than a registration may hold.
             Refusal::MetadataTooLarge { .. } => (StatusCode::PAYLOAD_TOO_LARGE, "metadata_too_large"),
+            Refusal::JoinToken(refusal) => match refusal {
+                JoinTokenRefusal::Unknown => (StatusCode::NOT_FOUND, "join_token_not_found"),
+                // Two draws of 64 random bits were the same: the sender asks again.
+                JoinTokenRefusal::Exists => (StatusCode::CONFLICT, "join_token_exists"),
+                JoinTokenRefusal::TooMany { .. } => (StatusCode::CONFLICT, "too_many_join_tokens"),
+                // The edge checks bounds first, and nodes show tokens to members only.
+                JoinTokenRefusal::OutOfBounds
+                | JoinTokenRefusal::Expired
+                | JoinTokenRefusal::UsedUp { .. }
+                | JoinTokenRefusal::LearnersOnly => (StatusCode::CONFLICT, "join_token_refused"),
+            },
             // Only the leader's own expiry is proposed with a term; no client can cause this.
             Refusal::StaleTerm { .. } => (StatusCode::INTERNAL_SERVER_ERROR, "internal"),
         };
@@ -236,6 +247,7 @@ impl From<Refusal> for Failure {
             | Refusal::LeaseNotFound
             | Refusal::Superseded { .. }
             | Refusal::MetadataTooLarge { .. }
+            | Refusal::JoinToken(_)
             | Refusal::StaleTerm { .. } => {}
         }
         failure
@@ -250,6 +262,8 @@ impl From<SubmitError> for Failure {
                 (StatusCode::SERVICE_UNAVAILABLE, "overloaded", Some(*retry_after_ms))
             }
             SubmitError::Stopping => (StatusCode::SERVICE_UNAVAILABLE, "shutting_down", Some(RETRY_AFTER_MS)),
+            // No other node takes it either, and time alone does not help.
+            SubmitError::FeatureLevel { .. } => (StatusCode::CONFLICT, "feature_level_too_low", None),
             // The answer did not come in time; retrying blindly could apply it twice, so no delay is advised.
             SubmitError::Unknown => (StatusCode::GATEWAY_TIMEOUT, "outcome_unknown", None),
         };
@@ -308,6 +322,8 @@ mod tests {
             (Refusal::ConditionFailed { current: Some(Revision(5)) }, 412, "precondition_failed"),
             (Refusal::BatchOutdated, 504, "outcome_unknown"),
             (Refusal::MetadataTooLarge { bytes: 2, bytes_max: 1 }, 413, "metadata_too_large"),
+            (JoinTokenRefusal::Unknown.into(), 404, "join_token_not_found"),
+            (JoinTokenRefusal::TooMany { max: 256 }.into(), 409, "too_many_join_tokens"),
             (Refusal::StaleTerm { proposed: Term(1), entry: Term(2) }, 500, "internal"),
         ];
         for (refusal, status, code) in refusals {

@@ -7,8 +7,10 @@ use std::pin::{Pin, pin};
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
-use rollcall_registry::HistoryLimits;
-use rollcall_replica::{Door, Failure, Options, Replica, StartError, StartMode};
+use axum::http::HeaderValue;
+use axum::http::header::CONNECTION;
+use rollcall_registry::{FEATURE_LEVEL, HistoryLimits};
+use rollcall_replica::{Autopilot, Door, Failure, Options, Replica, StartError, StartMode};
 use tokio::net::TcpListener;
 use tokio::runtime::Handle;
 use tokio_util::sync::CancellationToken;
@@ -31,6 +33,9 @@ use crate::watch::WatcherLimits;
 /// Handing over the lead takes an election at most; a replica that is broken is not waited for.
 const REPLICA_STOP_TIMEOUT: Duration = Duration::from_secs(10);
 
+/// How often it is looked whether clients have left.
+const CLIENTS_LEFT_INTERVAL: Duration = Duration::from_millis(10);
+
 /// Why a node did not run, or ceased to.
 #[derive(Debug, thiserror::Error)]
 pub enum RunError {
@@ -48,6 +53,17 @@ pub enum RunError {
     Peers,
     #[error("watchers are told nothing any more because of a bug; the log has the panic")]
     Watches,
+}
+
+impl RunError {
+    /// The node was removed from its cluster, now or earlier: on this directory none will run again.
+    pub fn is_removed(&self) -> bool {
+        match self {
+            Self::Start(error) => error.is_removed(),
+            Self::Broke(failure) => failure.is_removed(),
+            Self::Bind { .. } | Self::Watches => false,
+        }
+    }
 }
 
 /// Runs a node until `shutdown` resolves or the node breaks. `traced` is whether spans are collected.
@@ -119,8 +135,8 @@ impl Server {
         let notices = OnceLock::new();
         let surroundings = Arc::new(Surroundings { data_dir, url, metrics: metrics.clone(), notices });
         let chores = TaskTracker::new();
-        let (stop_clients, clients_gone, stop_peers) =
-            (CancellationToken::new(), CancellationToken::new(), CancellationToken::new());
+        let (draining, stop_clients, clients_gone, stop_peers) =
+            (CancellationToken::new(), CancellationToken::new(), CancellationToken::new(), CancellationToken::new());
         tracing::info!(clients = %self.client_address, peers = %self.peer_address, "listening");
 
         let peers = {
@@ -128,10 +144,16 @@ impl Server {
             moved(&self.consensus, self.peers, move |peers| peer::serve(peers, open, stop, edge))?
         };
         let answer_client = {
-            let edge = edge.clone();
+            let (edge, draining) = (edge.clone(), draining.clone());
             move |request, crowded| {
-                let edge = edge.clone();
-                async move { edge.handle(request, crowded).await }
+                let (edge, draining) = (edge.clone(), draining.clone());
+                async move {
+                    let mut response = edge.handle(request, crowded).await;
+                    if draining.is_cancelled() {
+                        response.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
+                    }
+                    response
+                }
             }
         };
         let clients = async {
@@ -150,7 +172,7 @@ impl Server {
                     Faces { protolink_ttl_ms: self.config.protolink_ttl_ms },
                     watchers(&self.config),
                     surroundings.clone(),
-                    Ends { draining: stop_clients.clone(), sockets: sockets.clone(), broken: broken.clone() },
+                    Ends { draining: draining.clone(), sockets: sockets.clone(), broken: broken.clone() },
                 )
             };
             let open = |replica: &Replica| {
@@ -164,6 +186,11 @@ impl Server {
             let mut shutdown = pin!(shutdown);
             let (replica, ended) = live(&self.consensus, options, open, shutdown.as_mut(), &broken).await;
             tracing::info!("shutting down");
+            draining.cancel();
+            if ended.is_ok() {
+                let open = || metrics.client_connections.get();
+                clients_left(Duration::from_millis(self.config.drain_ms), open).await;
+            }
             stop_clients.cancel();
             clients_gone.cancelled().await;
             sockets.close();
@@ -183,6 +210,18 @@ impl Server {
         peers.map_err(|_| RunError::Peers)?;
         ended
     }
+}
+
+/// Waits until no client is connected any more, `patience` at most. A listener that closes at once resets whoever connected
+/// and was not accepted yet, and a request that comes as its idle connection is closed has no answer.
+async fn clients_left(patience: Duration, open: impl Fn() -> i64) {
+    let left = async {
+        while open() > 0 {
+            tokio::time::sleep(CLIENTS_LEFT_INTERVAL).await;
+        }
+    };
+    // Whoever stays is a watcher of nothing, or sends no request.
+    let _ = tokio::time::timeout(patience, left).await;
 }
 
 /// Starts the replica, opens the ports to it, and waits for the end: asked for, or of its own.
@@ -236,6 +275,15 @@ fn watchers(config: &Config) -> WatcherLimits {
     WatcherLimits { node_max: config.watchers_max, tenant_max: config.tenant_watchers_max }
 }
 
+fn autopilot(config: &Config) -> Autopilot {
+    let removal = Duration::from_millis(config.dead_node_removal_ms);
+    Autopilot {
+        removal: (!removal.is_zero()).then_some(removal),
+        voters_min: config.voters_min,
+        learner_stable: Duration::from_millis(config.learner_stable_ms),
+    }
+}
+
 async fn bind(address: &str) -> Result<(TcpListener, SocketAddr), RunError> {
     let fail = |source| RunError::Bind { address: address.to_owned(), source };
     let listener = TcpListener::bind(address).await.map_err(fail)?;
@@ -257,6 +305,9 @@ fn options(config: &Config, client_address: SocketAddr, peer_address: SocketAddr
         peer_address: config.peer_advertise.clone().unwrap_or_else(|| peer_address.to_string()),
         start,
         learner: config.node_role == NodeRole::Learner,
+        feature_level: FEATURE_LEVEL,
+        join_token_required: config.join_token_required,
+        autopilot: autopilot(config),
         heartbeat_interval_ms: config.heartbeat_interval_ms,
         election_timeout_ms_min: config.election_timeout_ms_min,
         election_timeout_ms_max: config.election_timeout_ms_max,

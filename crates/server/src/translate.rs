@@ -7,7 +7,7 @@ use rollcall_registry::{
     Instance, InstanceId, Kind, Metadata, MetadataValue, PackedRegistration, Protocol, Registered, Registration,
     Seldom, ServiceName, Status, TenantId, View, Visibility,
 };
-use rollcall_replica::{ClusterStatus, MemberStatus};
+use rollcall_replica::{AutopilotReport, ClusterStatus, Finding, Kept, MemberStatus};
 use serde::Serialize;
 use serde_json::{Map, Value};
 
@@ -175,8 +175,30 @@ pub(crate) fn cluster_status(status: ClusterStatus) -> api::ClusterStatusRespons
         applied_index: status.applied_index,
         committed_index: status.committed_index,
         membership_index: status.membership_index,
+        feature_level: status.feature_level.0,
         cluster_time_ms: status.cluster_time.0,
+        autopilot: status.autopilot.map(autopilot),
         members: status.members.into_iter().map(member).collect(),
+    }
+}
+
+fn autopilot(report: AutopilotReport) -> api::AutopilotInfo {
+    let finding = |finding: Finding| api::AutopilotFinding {
+        node_id: finding.node_id,
+        silent_ms: finding.silent_ms,
+        removal_in_ms: finding.removal_in_ms,
+        kept_because: finding.kept.map(|kept| match kept {
+            Kept::VotersMin => api::KeptBecause::VotersMin,
+            Kept::QuorumAtRisk => api::KeptBecause::QuorumAtRisk,
+            Kept::BeingReplaced => api::KeptBecause::BeingReplaced,
+        }),
+    };
+    api::AutopilotInfo {
+        dead_node_removal_ms: report.removal_ms.unwrap_or(0),
+        voters_min: report.voters_min,
+        learner_stable_ms: report.learner_stable_ms,
+        last_removed: report.last_removed,
+        findings: report.findings.into_iter().map(finding).collect(),
     }
 }
 
@@ -191,5 +213,6 @@ fn member(member: MemberStatus) -> api::MemberInfo {
         applied_index: member.applied_index,
         lag_entries: member.lag_entries,
         version: member.version,
+        feature_level: member.feature_level.0,
     }
 }

@@ -54,6 +54,8 @@ pub enum Kind {
     BackupHead = 14,
     /// What was begun on a directory and is not done.
     Unfinished = 15,
+    /// A token with which nodes join.
+    JoinToken = 18,
 }
 
 impl Kind {
@@ -73,6 +75,7 @@ impl Kind {
         Self::History,
         Self::BackupHead,
         Self::Unfinished,
+        Self::JoinToken,
     ];
 
     /// The version that is written, and the only one that is read.
@@ -95,6 +98,8 @@ impl Kind {
             Self::History => 8 << 20,
             // Carries at least one row or the state's header, whatever its size.
             Self::SnapshotFrame => 33 << 20,
+            // At most 100 addresses of 260 bytes.
+            Self::JoinToken => 32 << 10,
             // Each node's last answers: at most 64 times 4,096 of some 40 bytes.
             Self::StateHeader => 32 << 20,
             Self::Vote

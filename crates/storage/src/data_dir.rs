@@ -129,6 +129,8 @@ pub enum DataDirError {
     Foreign { path: PathBuf, found: String },
     #[error("data directory {path} has format {found}, but this program knows only format {known}")]
     NewerFormat { path: PathBuf, found: u8, known: u8 },
+    #[error("data directory {path} has format {found}, which this program no longer reads: it knows format {known}")]
+    OlderFormat { path: PathBuf, found: u8, known: u8 },
     #[error("what data directory {path} says of itself is damaged")]
     Damaged {
         path: PathBuf,
@@ -417,8 +419,13 @@ fn read_record<T: DeserializeOwned>(path: &Path, name: &str, kind: Kind) -> Resu
     let Some(record) = read_if_present(&path.join(name)).map_err(read)? else { return Ok(None) };
     match codec::unseal(kind, name.as_bytes(), &record) {
         Ok(value) => Ok(Some(value)),
-        Err(CodecError::Version { found, known, .. }) if found > known => {
-            Err(DataDirError::NewerFormat { path: path.to_owned(), found, known })
+        Err(CodecError::Version { found, known, .. }) => {
+            let path = path.to_owned();
+            Err(if found > known {
+                DataDirError::NewerFormat { path, found, known }
+            } else {
+                DataDirError::OlderFormat { path, found, known }
+            })
         }
         Err(source) => Err(DataDirError::Damaged { path: path.to_owned(), source }),
     }

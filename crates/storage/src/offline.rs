@@ -13,7 +13,7 @@ use std::io::Read;
 use std::path::{Path, PathBuf};
 
 use openraft::Membership;
-use rollcall_registry::{Epoch, Options};
+use rollcall_registry::{Epoch, FEATURE_LEVEL, Options};
 
 use crate::data_dir::{ClusterId, DataDir, DataDirError, Identity, Unfinished};
 use crate::failure::{Health, StoreFailure};
@@ -112,7 +112,7 @@ fn fill<R: Read>(
 
 /// One voter, since the entry `set_by`.
 fn alone(set_by: Option<LogId>, node_id: NodeId, member: Member) -> StoredMembership {
-    let member = Member { learner: false, replaces: None, ..member };
+    let member = Member { learner: false, replaces: None, feature_level: FEATURE_LEVEL, ..member };
     let membership = Membership::new(vec![BTreeSet::from([node_id])], BTreeMap::from([(node_id, member)]));
     StoredMembership::new(set_by, membership.expect("the voter is a member"))
 }

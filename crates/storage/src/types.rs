@@ -4,7 +4,7 @@ use std::fmt;
 use std::sync::Arc;
 
 use bytes::Bytes;
-use rollcall_registry::{Outcome, Proposal, Revision};
+use rollcall_registry::{FeatureLevel, Outcome, Proposal, Revision};
 use serde::de::Error as _;
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
@@ -105,6 +105,8 @@ pub struct Member {
     pub learner: bool,
     /// Takes the place of this node once it has caught up.
     pub replaces: Option<NodeId>,
+    /// Of the program that it runs, or ran when it was last heard.
+    pub feature_level: FeatureLevel,
 }
 
 impl fmt::Display for Member {

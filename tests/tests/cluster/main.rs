@@ -4,6 +4,7 @@ mod backups;
 mod bad_input;
 mod failover;
 mod identity;
+mod join;
 mod leases;
 mod operate;
 mod paused;

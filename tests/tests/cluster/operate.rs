@@ -6,7 +6,8 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use rollcall_tests::{Api, Cluster, Node, rollcall, wait_until};
+use reqwest::Method;
+use rollcall_tests::{Api, Cluster, Node, Port, Proxy, rollcall, wait_until};
 use serde_json::{Value, json};
 use tokio::sync::RwLock;
 use tokio::task::JoinSet;
@@ -14,6 +15,9 @@ use tokio::task::JoinSet;
 const DEADLINE: Duration = Duration::from_secs(60);
 
 const WRITERS: usize = 3;
+
+/// What a removed node ends with, so that nobody starts it again.
+const REMOVED: i32 = 8;
 
 /// What a client waits in all, as one of a fleet would: a request is failed only if no node takes it for so long.
 const PATIENCE: Duration = Duration::from_secs(10);
@@ -136,12 +140,11 @@ async fn p1_one_to_three_to_five_to_three_nodes_under_writes() {
         load.at(cluster.nodes.iter().map(|node| node.api.clone()).collect()).await;
         let removed = ok(&cluster.nodes[0], &["remove", &id_of(&gone).await]).await;
         assert!(!removed["voters"].as_array().expect("a list").contains(&removed["node_id"]), "{removed}");
-        let status = gone.exit(DEADLINE).await;
-        assert!(!status.success());
+        assert_eq!(gone.exit(DEADLINE).await.code(), Some(REMOVED), "{}", gone.log_tail());
         assert!(gone.log().contains("was removed from cluster"), "{}", gone.log_tail());
         // It does not come back by itself.
         gone.start();
-        assert!(!gone.exit(DEADLINE).await.success());
+        assert_eq!(gone.exit(DEADLINE).await.code(), Some(REMOVED));
         assert!(gone.log_tail().contains("was removed from cluster"), "{}", gone.log_tail());
     }
     cluster.ready().await;
@@ -191,7 +194,7 @@ async fn a_killed_node_is_replaced_by_one_command_and_mistakes_are_refused() {
     nothing_is_lost(&successor.api, &acknowledged).await;
     // It was removed while it was away, and finds out when it comes back.
     cluster.nodes[killed].start();
-    assert!(!cluster.nodes[killed].exit(DEADLINE).await.success());
+    assert_eq!(cluster.nodes[killed].exit(DEADLINE).await.code(), Some(REMOVED));
     cluster.nodes[killed] = successor;
     cluster.digests_agree().await;
 }
@@ -208,5 +211,83 @@ async fn p1_all_nodes_restart_one_after_the_other_and_no_request_fails() {
     }
     let acknowledged = load.end().await;
     nothing_is_lost(&cluster.nodes[0].api, &acknowledged).await;
+    cluster.digests_agree().await;
+}
+
+/// Clients that know one address only, behind which some node is ready at any time. They take no answer but a success, and
+/// try nothing twice.
+#[tokio::test]
+async fn p1_all_nodes_restart_behind_one_address_and_no_request_fails() {
+    let mut cluster = Cluster::start(3).await;
+    let proxy = Proxy::start(cluster.nodes.iter().map(Node::client_address).collect()).await;
+    let (stop, mut writers) = (Arc::new(AtomicBool::new(false)), JoinSet::new());
+    for writer in 0..WRITERS {
+        // One keeps its connection as long as it is let, one makes a new one each time.
+        let (api, stop) = (Api::new(proxy.address()), stop.clone());
+        writers.spawn(async move {
+            let (mut acknowledged, mut failed) = (BTreeSet::new(), Vec::new());
+            for n in 0.. {
+                if stop.load(Ordering::Relaxed) {
+                    break;
+                }
+                let id = format!("w{writer}-{n:06}");
+                let body = json!({ "id": id, "name": "web", "url": "http://web", "ttl_ms": 600_000 });
+                let request = api.request(Method::POST, "/api/services/register").json(&body);
+                let request = if writer == 0 { request.header("connection", "close") } else { request };
+                match api.send(request).await {
+                    Ok(answer) if answer.status == 201 => drop(acknowledged.insert(id)),
+                    Ok(answer) => failed.push(format!("{id}: {} {}", answer.status, answer.body)),
+                    Err(error) => failed.push(format!("{id}: {error:?}")),
+                }
+            }
+            (acknowledged, failed)
+        });
+    }
+    for place in 0..3 {
+        cluster.nodes[place].term();
+        assert!(cluster.nodes[place].exit(DEADLINE).await.success(), "{}", cluster.nodes[place].log_tail());
+        cluster.nodes[place].start();
+        cluster.nodes[place].ready(DEADLINE).await;
+    }
+    stop.store(true, Ordering::Relaxed);
+    let (acknowledged, failed): (Vec<_>, Vec<_>) = writers.join_all().await.into_iter().unzip();
+    let failed = failed.concat();
+    let acknowledged: BTreeSet<String> = acknowledged.into_iter().flatten().collect();
+    assert!(failed.is_empty(), "{} requests failed beside {}: {failed:#?}", failed.len(), acknowledged.len());
+    assert!(acknowledged.len() > 100, "{} writes are no load", acknowledged.len());
+    nothing_is_lost(&cluster.nodes[0].api, &acknowledged).await;
+    cluster.digests_agree().await;
+}
+
+/// A node that is started on its directory at another address is a member there.
+#[tokio::test]
+async fn a_node_moves_by_being_started_elsewhere() {
+    let mut cluster = Cluster::start(3).await;
+    let load = Load::begin(cluster.nodes.iter().map(|node| node.api.clone()).collect());
+    let mut spares = Vec::new();
+    for place in [cluster.follower().await, cluster.leader().await] {
+        cluster.nodes[place].term();
+        assert!(cluster.nodes[place].exit(DEADLINE).await.success(), "{}", cluster.nodes[place].log_tail());
+        spares.push(Port::reserve());
+        let (data_dir, elsewhere) = (cluster.nodes[place].data_dir(), spares[spares.len() - 1].address());
+        cluster.nodes[place].start_on(&data_dir, &elsewhere);
+        cluster.nodes[place].ready(DEADLINE).await;
+        for node in &cluster.nodes {
+            wait_until("all reach it at its new address", DEADLINE, || async {
+                let status = node.api.status().await?;
+                let members = status["members"].as_array()?;
+                let there = members.iter().any(|member| member["peer_address"] == elsewhere.as_str());
+                (there && members.iter().all(|member| member["reachable"] == true)).then_some(())
+            })
+            .await;
+        }
+    }
+    let moved = cluster.follower().await;
+    let own = cluster.nodes[moved].api.status().await.expect("a status");
+    refused(&cluster.nodes[0], &["relocate", &own["node_id"].to_string(), "127.0.0.1:1"], 4, "does not answer").await;
+    let acknowledged = load.end().await;
+    for node in &cluster.nodes {
+        nothing_is_lost(&node.api, &acknowledged).await;
+    }
     cluster.digests_agree().await;
 }

@@ -79,6 +79,13 @@ impl Fleet {
         .await
     }
 
+    /// The number of a container's node.
+    fn id_of(&self, container: &str) -> String {
+        let status = self.docker.docker(&["exec", container, "rollcall", "cluster", "status", "-o", "json"]);
+        let status: serde_json::Value = serde_json::from_str(&status).expect("JSON");
+        status["node_id"].to_string()
+    }
+
     /// What the node says of itself, asked from inside its container.
     fn is_ready_inside(&self, container: &str) -> bool {
         let probe = ["exec", container, "rollcall", "cluster", "wait", "--ready", "--timeout", "1s"];
@@ -151,6 +158,38 @@ async fn compose_cluster_outlives_crashes_and_cuts() {
     inside(&["cluster", "wait", "--ready", "--voters", "4", "--timeout", "60s"]);
     let roll = inside(&["discover", "--consistency", "linearizable"]);
     assert!(ALL.iter().all(|id| roll.contains(id)), "{roll}");
+
+    // Its volume alone is lost: it founds nothing beside the cluster that lives, and joins once its old self is removed.
+    inside(&["cluster", "demote", &fleet.id_of(&fourth)]);
+    let cluster_id = fleet.apis[1].status().await.expect("a status")["cluster_id"].clone();
+    fleet.compose(&["rm", "-s", "-f", NODES[0]]);
+    fleet.docker.docker(&["volume", "rm", &format!("{}_{}", fleet.docker.name(), NODES[0])]);
+    fleet.compose(&["up", "-d", NODES[0]]);
+    wait_until("node1 says what is to be done", DEADLINE, || async {
+        let logs = fleet.compose(&["logs", "--no-color", NODES[0]]);
+        assert!(!logs.contains("founding a cluster"), "{logs}");
+        logs.contains("remove node 1 from the cluster first").then_some(())
+    })
+    .await;
+    inside(&["cluster", "remove", "1"]);
+    fleet.ready().await;
+    assert_eq!(fleet.apis[0].status().await.expect("a status")["cluster_id"], cluster_id);
+    fleet.sees(0, &ALL).await;
+
+    // A removed node is not started for ever: its container stays and says why.
+    let removed = fleet.container(2);
+    inside(&["cluster", "remove", &fleet.id_of(&removed)]);
+    for life in 1..=2 {
+        wait_until("the removed node waits", DEADLINE, || async {
+            let logs = fleet.docker.try_docker(&["logs", &removed]);
+            let logs = String::from_utf8_lossy(&logs.stdout).into_owned() + &String::from_utf8_lossy(&logs.stderr);
+            (logs.matches("waiting to be ended").count() >= life).then_some(())
+        })
+        .await;
+        fleet.health(&removed, "unhealthy").await;
+        assert_eq!(fleet.docker.inspect(&removed, "{{.RestartCount}} {{.State.Running}}"), "0 true");
+        fleet.docker.docker(&["restart", "--time", "30", &removed]);
+    }
 
     let logs = fleet.compose(&["logs", "--no-color"]);
     let complaint = logs.lines().find(|line| line.contains("means nothing") || line.contains("panicked"));

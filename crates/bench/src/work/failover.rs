@@ -167,9 +167,9 @@ struct Killed {
 }
 
 /// A time in which no write was acknowledged.
-struct Gap {
-    begin: Instant,
-    end: Instant,
+pub(super) struct Gap {
+    pub(super) begin: Instant,
+    pub(super) end: Instant,
 }
 
 struct Failed {
@@ -179,17 +179,18 @@ struct Failed {
     why: String,
 }
 
-struct Writer {
+/// One write at a time, each attempt at the next endpoint.
+pub(super) struct Writer {
     connections: Vec<Connection>,
     documents: Documents,
     tag: String,
-    attempts: usize,
+    pub(super) attempts: usize,
     failed: Vec<Failed>,
-    acknowledged: Vec<Instant>,
+    pub(super) acknowledged: Vec<Instant>,
 }
 
 impl Writer {
-    fn new(run: &Run, attempt_timeout: Duration) -> Self {
+    pub(super) fn new(run: &Run, attempt_timeout: Duration) -> Self {
         let tag = format!("failover-{}", run.name);
         let mut shape = Shape::usual("bench-failover".to_owned(), 0, 300, ms(TTL));
         shape.tags[0].clone_from(&tag);
@@ -205,7 +206,7 @@ impl Writer {
     }
 
     /// Writes for ever, one write after another.
-    async fn write(&mut self, meter: &mut Meter) -> Infallible {
+    pub(super) async fn write(&mut self, meter: &mut Meter) -> Infallible {
         let mut number = 0;
         loop {
             let begun = Instant::now();
@@ -237,14 +238,20 @@ impl Writer {
     }
 
     /// The longest gap that ends after this moment; the run's end ends one too.
-    fn longest_gap(&self, after: Instant, end: Instant) -> Option<Gap> {
-        let moments: Vec<Instant> = self.acknowledged.iter().copied().chain([end]).collect();
+    pub(super) fn longest_gap(&self, after: Instant, end: Instant) -> Option<Gap> {
+        // What came after the end is somebody else's.
+        let before = self.acknowledged.iter().copied().filter(|at| *at < end);
+        let moments: Vec<Instant> = before.chain([end]).collect();
         let gaps = moments.windows(2).filter(|pair| pair[1] > after).map(|pair| Gap { begin: pair[0], end: pair[1] });
         gaps.max_by_key(|gap| gap.end.duration_since(gap.begin))
     }
 
+    pub(super) fn failed_attempts(&self) -> usize {
+        self.failed.len()
+    }
+
     /// For comparison: the longest while nothing was amiss.
-    fn longest_gap_before(&self, moment: Instant) -> Duration {
+    pub(super) fn longest_gap_before(&self, moment: Instant) -> Duration {
         let gaps = self.acknowledged.windows(2).filter(|pair| pair[1] <= moment).map(|pair| pair[1] - pair[0]);
         gaps.max().unwrap_or_default()
     }
@@ -264,7 +271,7 @@ impl Writer {
     }
 
     /// How many of the writes are on the roll.
-    async fn count(&self, target: &Target) -> Result<u64, Error> {
+    pub(super) async fn count(&self, target: &Target) -> Result<u64, Error> {
         let failed = |source| Error::Request { action: "count what was written", source };
         let uri = format!("/api/services?tags={}&limit=1&consistency=linearizable", self.tag);
         let call = Call::get(Uri::try_from(uri).expect("a bench's tags need no coding")).keep(Keep::Tail);

@@ -9,6 +9,7 @@ mod lookup;
 mod mixed;
 mod query;
 mod register;
+mod transfer;
 mod watch;
 mod watch_expiry;
 mod watch_idle;
@@ -51,6 +52,8 @@ pub enum Work {
     Expiry(expiry::Args),
     /// The leader is killed, and how long no write is taken
     Failover(failover::Args),
+    /// The lead is handed over again and again, and how long no write is taken each time
+    Transfer(transfer::Args),
     /// Changes of one service, and how long until all its watchers have seen each
     Watch(watch::Args),
     /// Many watchers to whom nothing happens while others' services change, and what they cost
@@ -85,6 +88,7 @@ impl Work {
             Self::Hold(args) => args.run(&run).await,
             Self::Expiry(args) => args.run(&run).await,
             Self::Failover(args) => args.run(&run).await,
+            Self::Transfer(args) => args.run(&run).await,
             Self::Watch(args) => args.run(&run).await,
             Self::WatchIdle(args) => args.run(&run).await,
             Self::WatchExpiry(args) => args.run(&run).await,
@@ -101,7 +105,12 @@ impl Work {
             Self::Failover(args) => args.check(),
             Self::Watch(args) => args.check(),
             Self::WatchIdle(args) => args.check(),
-            Self::Register(_) | Self::Lookup(_) | Self::Fill(_) | Self::Expiry(_) | Self::WatchExpiry(_) => Ok(()),
+            Self::Register(_)
+            | Self::Lookup(_)
+            | Self::Fill(_)
+            | Self::Expiry(_)
+            | Self::Transfer(_)
+            | Self::WatchExpiry(_) => Ok(()),
         }
     }
 
@@ -116,6 +125,7 @@ impl Work {
             Self::Hold(args) => &args.common,
             Self::Expiry(args) => &args.common,
             Self::Failover(args) => &args.common,
+            Self::Transfer(args) => &args.common,
             Self::Watch(args) => &args.common,
             Self::WatchIdle(args) => &args.common,
             Self::WatchExpiry(args) => &args.common,

@@ -1,4 +1,4 @@
-//! `rollcall cluster add`, `promote`, `demote`, `remove`, `replace`, `transfer`.
+//! `rollcall cluster add`, `promote`, `demote`, `remove`, `replace`, `relocate`, `transfer`.
 //!
 //! The rules are the server's. This asks for a change of the membership that it has seen, so that of two operators one is
 //! refused, and then follows the node that catches up.
@@ -7,8 +7,8 @@ use std::io::IsTerminal;
 use std::time::Duration;
 
 use rollcall_client::api::{
-    AddMemberRequest, ClusterChangeResponse, ClusterStatusResponse, MemberInfo, ReplaceMemberRequest, Role,
-    TransferLeaderRequest,
+    AddMemberRequest, ClusterChangeResponse, ClusterStatusResponse, MemberInfo, RelocateMemberRequest,
+    ReplaceMemberRequest, Role, TransferLeaderRequest,
 };
 use rollcall_client::{ChangeTerms, Client, ClusterChange};
 use tokio::time::Instant;
@@ -81,6 +81,14 @@ pub(super) async fn run(global: &Global, client: &Client, command: &Cluster) -> 
             let action = format!("replace node {} by the one at {}", replace.node, replace.peer_address);
             let change = ClusterChange::Replace { node_id: replace.node, successor };
             (action, change, terms(replace.follow.dry_run, replace.force), waits(&replace.follow))
+        }
+        Cluster::Relocate(relocate) => {
+            let to = RelocateMemberRequest {
+                peer_address: relocate.peer_address.clone(),
+                api_address: relocate.api_address.clone(),
+            };
+            let action = format!("have node {} be reached at {}", relocate.node, relocate.peer_address);
+            (action, ClusterChange::Relocate { node_id: relocate.node, to }, terms(relocate.dry_run, false), false)
         }
         Cluster::Transfer(transfer) => {
             let to = TransferLeaderRequest { node_id: transfer.node };
@@ -236,6 +244,7 @@ fn describe(change: &ClusterChange, answer: &ClusterChangeResponse) -> String {
         ClusterChange::Demote { .. } => format!("{node} is a learner"),
         ClusterChange::Remove { .. } => format!("{node} was removed"),
         ClusterChange::Replace { node_id, .. } => format!("{node} takes the place of node {node_id}"),
+        ClusterChange::Relocate { to, .. } => format!("{node} is reached at {}", to.peer_address),
         ClusterChange::Transfer(_) => format!("{node} leads"),
     };
     let ids = |ids: &[u64]| match ids {

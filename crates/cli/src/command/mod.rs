@@ -7,6 +7,7 @@ mod completions;
 mod config;
 mod dev;
 mod instance;
+mod join_token;
 mod members;
 mod offline;
 mod register;

@@ -1,7 +1,7 @@
 //! `rollcall serve`.
 
 use rollcall_server::Server;
-use rollcall_server::config::{Settings, unknown_variables};
+use rollcall_server::config::{Settings, WhenRemoved, unknown_variables};
 use rollcall_server::telemetry::Telemetry;
 use tokio::runtime::Builder;
 
@@ -32,7 +32,7 @@ pub(super) fn run(settings: Settings) -> Result<(), Failure> {
     for name in unknown_variables(variables) {
         tracing::warn!(name, "this environment variable means nothing; is it misspelled?");
     }
-    let traced = telemetry.is_some();
+    let (traced, when_removed) = (telemetry.is_some(), config.when_removed);
     let ended = runtime.block_on(async {
         let mut signals = Signals::new()?;
         let server = Server::bind(config).await.map_err(|source| Failure::Serve { source })?;
@@ -45,12 +45,16 @@ pub(super) fn run(settings: Settings) -> Result<(), Failure> {
             tracing::info!(?signal, "shutting down");
             supervisor::tell_stopping().await;
         };
-        server
-            .traced(traced)
-            .consensus_on(consensus.handle().clone())
-            .serve(shutdown)
-            .await
-            .map_err(|source| Failure::Serve { source })
+        let ended = server.traced(traced).consensus_on(consensus.handle().clone()).serve(shutdown).await;
+        if let Err(error) = &ended
+            && error.is_removed()
+            && when_removed == WhenRemoved::Wait
+        {
+            tracing::error!(error = error as &dyn std::error::Error, "nothing is left to do; waiting to be ended");
+            let signal = Signals::new()?.next().await;
+            tracing::info!(?signal, "ending");
+        }
+        ended.map_err(|source| Failure::Serve { source })
     });
     if let Some(telemetry) = telemetry {
         telemetry.shutdown();

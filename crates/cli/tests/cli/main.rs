@@ -1,6 +1,7 @@
 //! The program as a shell sees it: arguments and environment in, output and exit codes out.
 
 mod backups;
+mod cluster;
 mod exit_codes;
 mod keep_alive;
 mod settings;

@@ -6,6 +6,7 @@ use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 
+use super::join_tokens::{JoinToken, JoinTokenDelta, JoinTokenId};
 use super::past::{Past, PastDelta};
 use super::{ById, Held, Options, Session, State, Tenant};
 use crate::digest::Digest;
@@ -38,6 +39,7 @@ pub struct Delta {
     pub instances: Vec<Arc<Instance>>,
     pub deadlines: Vec<(LeaseId, ClusterTime)>,
     pub past: PastDelta,
+    pub join_tokens: JoinTokenDelta,
 }
 
 #[derive(Debug, Default)]
@@ -109,6 +111,7 @@ impl State {
             instances,
             deadlines,
             past,
+            join_tokens: self.join_tokens.take_delta(),
         }
     }
 
@@ -163,12 +166,14 @@ pub enum RestoreError {
     PastTooLong { changes: u64, revision: Revision },
     #[error("the history's change {revision} does not fit what it changed")]
     Past { revision: Revision },
+    #[error("join token {id} has two rows, or cannot be")]
+    JoinToken { id: JoinTokenId },
     #[error("the rows have the digest {found}, but {expected} was written")]
     Digest { found: Digest, expected: Digest },
 }
 
 /// A state in the making: first all deadlines in the order of their leases, then all instances in that of their keys, then
-/// the history in its order.
+/// the history in its order, and the join tokens.
 #[derive(Debug)]
 pub struct Restoring {
     state: State,
@@ -274,6 +279,11 @@ impl Restoring {
         };
         let (tenant, id) = instance.key();
         Err(RestoreError::Impossible { tenant, id, fault })
+    }
+
+    pub fn join_token(&mut self, token: JoinToken) -> Result<(), RestoreError> {
+        let id = token.id;
+        if self.state.restore_join_token(token) { Ok(()) } else { Err(RestoreError::JoinToken { id }) }
     }
 
     /// Changes from revision `first` on. What came before a gap is of no use and forgotten.

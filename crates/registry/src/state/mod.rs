@@ -9,6 +9,7 @@
 mod check;
 mod checkpoint;
 mod expire;
+mod join_tokens;
 mod once;
 mod past;
 mod schedule;
@@ -22,6 +23,10 @@ use std::sync::Arc;
 use hashbrown::HashTable;
 
 pub use checkpoint::{Delta, Header, InstanceKey, RestoreError, Restoring};
+pub use join_tokens::{
+    Admission, JOIN_TOKEN_TTL_MS_MAX, JOIN_TOKEN_USES_MAX, JOIN_TOKENS_MAX, JoinToken, JoinTokenCommand,
+    JoinTokenDelta, JoinTokenId, JoinTokenIdError, JoinTokenRefusal, NODE_ADDRESS_BYTES_MAX, SecretDigest,
+};
 pub use once::Session;
 pub use past::{Past, PastDelta};
 
@@ -62,6 +67,8 @@ pub struct State {
 
     /// Each node's last batch and its answer, by node.
     sessions: BTreeMap<u64, Session>,
+
+    join_tokens: join_tokens::JoinTokens,
 
     rows: RowSum,
     history: History,
@@ -171,6 +178,7 @@ impl State {
             leases: HashTable::new(),
             schedule: Schedule::default(),
             sessions: BTreeMap::new(),
+            join_tokens: join_tokens::JoinTokens::default(),
             rows: RowSum::default(),
             history: History::new(options.history, Revision(0)),
             dirty: checkpoint::Dirty::default(),
@@ -211,6 +219,7 @@ impl State {
                 self.deregister(tenant, id, *lease, *condition).map(|revision| Outcome::Deregistered { revision })
             }
             Command::Expire { term: proposed, up_to, limit } => self.expire(*proposed, term, *up_to, *limit),
+            Command::JoinToken(command) => self.join_token(command),
         };
         answer.unwrap_or_else(Outcome::Refused)
     }

@@ -18,8 +18,8 @@ use random::Random;
 use rollcall_registry::query::Forgotten;
 use rollcall_registry::state::{Delta, Header, Past, Restoring};
 use rollcall_registry::{
-    ClusterTime, HistoryLimits, Instance, LeaseId, Once, Options, Origin, Outcome, Page, Position, Proposal, Query,
-    Refusal, Revision, Sort, State, Term, WallTime,
+    ClusterTime, HistoryLimits, Instance, JoinToken, JoinTokenId, LeaseId, Once, Options, Origin, Outcome, Page,
+    Position, Proposal, Query, Refusal, Revision, Sort, State, Term, WallTime,
 };
 use wish::Wish;
 
@@ -53,6 +53,7 @@ struct Kept {
     instances: BTreeMap<Key, Arc<Instance>>,
     deadlines: BTreeMap<LeaseId, ClusterTime>,
     past: BTreeMap<Revision, Vec<Past>>,
+    join_tokens: BTreeMap<JoinTokenId, JoinToken>,
     log: Vec<(Term, Proposal)>,
 }
 
@@ -248,7 +249,8 @@ impl<'a> World<'a> {
 
     /// Keeps what changed, as storage would: removals first.
     fn checkpoint(&mut self) {
-        let Delta { header, removed, removed_leases, instances, deadlines, past } = self.restored.take_delta();
+        let Delta { header, removed, removed_leases, instances, deadlines, past, join_tokens } =
+            self.restored.take_delta();
         for key in removed {
             assert!(self.kept.instances.remove(&key).is_some(), "{key:?} was removed, but had no row");
         }
@@ -267,6 +269,12 @@ impl<'a> World<'a> {
         if !past.changes.is_empty() {
             let before = self.kept.past.insert(past.first, past.changes);
             assert_eq!(before, None, "a part of the history was written twice");
+        }
+        for id in join_tokens.removed {
+            assert!(self.kept.join_tokens.remove(&id).is_some(), "token {id} was removed, but had no row");
+        }
+        for token in join_tokens.put {
+            self.kept.join_tokens.insert(token.id, token);
         }
         self.kept.header = Some(header);
         self.kept.log.clear();
@@ -288,6 +296,9 @@ impl<'a> World<'a> {
             Revision(0)
         };
         self.kept.past.range(first..).for_each(|(first, changes)| restoring.past(*first, changes.clone()));
+        for token in self.kept.join_tokens.values() {
+            restoring.join_token(token.clone()).expect("the rows are whole");
+        }
         self.restored = restoring.finish().expect("the rows are whole");
         let known = self.kept.past.range(first..).next().map_or(self.restored.revision().0, |(first, _)| first.0 - 1);
         assert_eq!(self.restored.oldest_known(), Revision(known));
@@ -304,6 +315,7 @@ impl<'a> World<'a> {
             state.assert_consistent();
             assert_eq!((state.now(), state.wall()), (model.now, model.wall));
             assert_eq!(state.revision(), model.revision());
+            assert!(state.join_tokens().eq(model.join_tokens.values()));
             assert_eq!(state.len(), model.roll.len());
             assert_eq!(state.next_due_by(by), model.next_due().filter(|due| *due <= by));
             for ((tenant, id), entry) in &model.roll {

@@ -5,8 +5,9 @@ use std::cmp::Reverse;
 use std::collections::BTreeMap;
 
 use rollcall_registry::{
-    Beaten, ChangeKind, ClusterTime, Command, Condition, Instance, InstanceId, LeaseId, LeaseSet, MetadataValue,
-    Outcome, Pair, Proposal, Refusal, Registered, Registration, Revision, Sort, Status, TenantId, Term, WallTime,
+    Admission, Beaten, ChangeKind, ClusterTime, Command, Condition, Instance, InstanceId, JoinToken,
+    JoinTokenCommand, JoinTokenId, JoinTokenRefusal, LeaseId, LeaseSet, MetadataValue, Outcome, Pair, Proposal,
+    Refusal, Registered, Registration, Revision, Sort, Status, TenantId, Term, WallTime,
 };
 
 use crate::wish::Wish;
@@ -73,6 +74,7 @@ pub(crate) struct Model {
     pub(crate) deadlines: BTreeMap<Key, ClusterTime>,
     /// What changed at revision `n + 1`, and the roll before it.
     pub(crate) past: Vec<(ChangeKind, Key, Roll)>,
+    pub(crate) join_tokens: BTreeMap<JoinTokenId, JoinToken>,
 }
 
 impl Model {
@@ -136,6 +138,62 @@ impl Model {
                     return Err(Refusal::StaleTerm { proposed: *proposed, entry: term });
                 }
                 Ok(self.expire(*up_to, *limit))
+            }
+            Command::JoinToken(command) => {
+                let token = self.join_token(command).map_err(Refusal::JoinToken)?;
+                Ok(Outcome::JoinToken(Box::new(token)))
+            }
+        }
+    }
+
+    fn join_token(&mut self, command: &JoinTokenCommand) -> Result<JoinToken, JoinTokenRefusal> {
+        let (now, tokens) = (self.now, &mut self.join_tokens);
+        match command {
+            JoinTokenCommand::Create { ttl_ms: 0, .. } | JoinTokenCommand::Create { uses_max: Some(0), .. } => {
+                Err(JoinTokenRefusal::OutOfBounds)
+            }
+            JoinTokenCommand::Create { id, secret, learners_only, ttl_ms, uses_max } => {
+                tokens.retain(|_, token| token.expires_at > now);
+                let token = JoinToken {
+                    id: *id,
+                    secret: *secret,
+                    learners_only: *learners_only,
+                    expires_at: ClusterTime(now.0 + ttl_ms),
+                    uses_max: *uses_max,
+                    uses: 0,
+                    admitted: Vec::new(),
+                    created_at: self.wall,
+                };
+                if tokens.contains_key(id) {
+                    return Err(JoinTokenRefusal::Exists);
+                }
+                tokens.insert(*id, token.clone());
+                Ok(token)
+            }
+            JoinTokenCommand::Revoke { id } => tokens.remove(id).ok_or(JoinTokenRefusal::Unknown),
+            JoinTokenCommand::Spend(Admission { id, secret, address, learner }) => {
+                let token = tokens.get_mut(id).ok_or(JoinTokenRefusal::Unknown)?;
+                let again = token.admitted.contains(address);
+                if token.secret != *secret {
+                    Err(JoinTokenRefusal::Unknown)
+                } else if now >= token.expires_at {
+                    Err(JoinTokenRefusal::Expired)
+                } else if token.learners_only && !learner {
+                    Err(JoinTokenRefusal::LearnersOnly)
+                } else if let Some(uses_max) = token.uses_max {
+                    match (again, token.uses == uses_max) {
+                        (false, true) => return Err(JoinTokenRefusal::UsedUp { uses_max }),
+                        (false, false) => {
+                            token.uses += 1;
+                            token.admitted.push(address.clone());
+                        }
+                        (true, _) => {}
+                    }
+                    Ok(token.clone())
+                } else {
+                    token.uses += 1;
+                    Ok(token.clone())
+                }
             }
         }
     }

@@ -2,8 +2,9 @@
 
 use rollcall_registry::registration::{Capability, Extras};
 use rollcall_registry::{
-    ClusterTime, Command, Condition, InstanceId, Kind, LeaseId, LeaseSet, Metadata, MetadataValue,
-    PackedRegistration, Protocol, Registration, Revision, ServiceName, Status, TenantId, Term, Visibility,
+    Admission, ClusterTime, Command, Condition, InstanceId, JoinTokenCommand, JoinTokenId, Kind, LeaseId, LeaseSet,
+    Metadata, MetadataValue, PackedRegistration, Protocol, Registration, Revision, SecretDigest, ServiceName, Status,
+    TenantId, Term, Visibility,
 };
 
 /// SplitMix64: one number of state, so that a seed says everything.
@@ -144,7 +145,7 @@ fn lease(random: &mut Random, revision: Revision) -> Option<LeaseId> {
 
 pub(crate) fn command(random: &mut Random, revision: Revision, now: ClusterTime, term: Term) -> Command {
     let tenant = tenant(random);
-    match random.below(16) {
+    match random.below(18) {
         0..=4 => Command::Register { tenant, registration: packed(random), condition: condition(random, revision) },
         5..=7 => {
             let leases = (0..random.below(6)).map(|_| LeaseId(recent(random, revision))).collect();
@@ -163,10 +164,31 @@ pub(crate) fn command(random: &mut Random, revision: Revision, now: ClusterTime,
             lease: lease(random, revision),
             condition: condition(random, revision),
         },
+        16.. => Command::JoinToken(join_token(random)),
         _ => Command::Expire {
             term: if random.once_in(8) { Term(term.0 + 1) } else { term },
             up_to: ClusterTime((now.0 + 1_000).saturating_sub(random.below(2_000))),
             limit: random.pick(&[0, 1, 2, 100, u32::MAX]),
         },
+    }
+}
+
+fn join_token(random: &mut Random) -> JoinTokenCommand {
+    let id = JoinTokenId(random.below(3));
+    let secret = SecretDigest([random.pick(b"aab"); 32]);
+    let learner = random.once_in(4);
+    match random.below(8) {
+        0..=2 => JoinTokenCommand::Create {
+            id,
+            secret,
+            learners_only: learner,
+            ttl_ms: random.pick(&[0, 1, 1_000, 5_000]),
+            uses_max: random.pick(&[None, Some(0), Some(1), Some(2)]),
+        },
+        3 => JoinTokenCommand::Revoke { id },
+        _ => {
+            let address = random.pick(&["n1:1", "n2:1", "n3:1"]).into();
+            JoinTokenCommand::Spend(Admission { id, secret, address, learner })
+        }
     }
 }

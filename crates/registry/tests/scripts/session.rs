@@ -11,8 +11,10 @@ use rollcall_registry::{
 };
 
 use arguments::Arguments;
+use tokens::KeptTokens;
 
 mod arguments;
+mod tokens;
 
 /// One state machine and the leader that writes to it.
 ///
@@ -21,6 +23,8 @@ mod arguments;
 ///   capabilities= consumes= produces= region= zone= meta.KEY= if=] [tenant=]`
 /// - `heartbeat lease=1,2 [tenant=]` renews leases; `beat ID [lease= status= meta.KEY=]` says more
 /// - `deregister ID [lease= if=]`
+/// - `create-token ID secret= ttl_ms= [uses= role=learner]`, `spend-token ID secret= address= [role=learner]`,
+///   `revoke-token ID`
 /// - `expire [term= up_to= limit=]` is proposed once; `tick MS` passes time and expires until nothing is due
 ///
 /// The world: `advance MS` passes time, `clock MS` sets the leader's clock, `term N` elects, `history changes=` starts
@@ -28,7 +32,7 @@ mod arguments;
 /// written.
 ///
 /// Questions: `get ID`, `query [filters] [sort= limit= at=]`, `next` (the page after the last one), `count`,
-/// `changes after=`, `now`, `digest`, `remember NAME` and `compare NAME` (digests).
+/// `changes after=`, `tokens`, `now`, `digest`, `remember NAME` and `compare NAME` (digests).
 pub(crate) struct Session {
     state: State,
     options: Options,
@@ -48,6 +52,7 @@ struct Kept {
     instances: BTreeMap<InstanceKey, Instance>,
     deadlines: BTreeMap<LeaseId, ClusterTime>,
     past: Vec<(Revision, Vec<Past>)>,
+    tokens: KeptTokens,
 }
 
 type Said = Result<Vec<String>, String>;
@@ -74,7 +79,8 @@ impl Session {
         let mut arguments = Arguments::parse(line)?;
         let verb = arguments.verb.clone();
         let said = match verb.as_str() {
-            "register" | "heartbeat" | "beat" | "deregister" | "expire" => {
+            "register" | "heartbeat" | "beat" | "deregister" | "expire" | "create-token" | "spend-token"
+            | "revoke-token" => {
                 let command = self.write(&verb, &mut arguments)?;
                 match &mut self.entry {
                     Some(entry) => {
@@ -132,6 +138,7 @@ impl Session {
                     None => vec![format!("r{after}: forgotten, the oldest known is r{}", self.state.oldest_known())],
                 }
             }
+            "tokens" => self.state.join_tokens().map(tokens::line).collect(),
             "now" => {
                 let due = self
                     .state
@@ -158,6 +165,9 @@ impl Session {
     }
 
     fn write(&self, verb: &str, arguments: &mut Arguments) -> Result<Command, String> {
+        if let Some(command) = tokens::command(verb, arguments)? {
+            return Ok(Command::JoinToken(command));
+        }
         let tenant = arguments.tenant()?;
         Ok(match verb {
             "register" => Command::Register {
@@ -215,7 +225,8 @@ impl Session {
     }
 
     fn checkpoint(&mut self) -> Vec<String> {
-        let Delta { header, removed, removed_leases, instances, deadlines, past } = self.state.take_delta();
+        let Delta { header, removed, removed_leases, instances, deadlines, past, join_tokens } =
+            self.state.take_delta();
         let mut said = Vec::new();
         for key in &removed {
             self.kept.instances.remove(key);
@@ -237,6 +248,7 @@ impl Session {
             said.push(format!("+ history from r{}, {} changes", past.first, past.changes.len()));
             self.kept.past.push((past.first, past.changes));
         }
+        said.extend(self.kept.tokens.take(join_tokens));
         self.kept.header = Some(header);
         said
     }
@@ -253,6 +265,7 @@ impl Session {
         for (first, changes) in &self.kept.past {
             restoring.past(*first, changes.clone());
         }
+        self.kept.tokens.restore(&mut restoring)?;
         self.state = restoring.finish().map_err(|e| e.to_string())?;
         Ok(vec![format!("{} instances at r{}", self.state.len(), self.state.revision())])
     }
@@ -365,6 +378,7 @@ fn answer_lines(command: &Command, outcome: &Outcome, before: Revision) -> Vec<S
         (Command::Expire { .. }, Outcome::Expired { count, more }) => {
             vec![format!("expired {count}{}", if *more { ", more are due" } else { "" })]
         }
+        (_, Outcome::JoinToken(token)) => vec![tokens::line(token)],
         (_, Outcome::Refused(refusal)) => {
             let name = match refusal {
                 Refusal::NotRegistered => "not_registered",
@@ -374,6 +388,7 @@ fn answer_lines(command: &Command, outcome: &Outcome, before: Revision) -> Vec<S
                 Refusal::StaleTerm { .. } => "stale_term",
                 Refusal::BatchOutdated => unreachable!("scripts propose plain commands"),
                 Refusal::MetadataTooLarge { .. } => "metadata_too_large",
+                Refusal::JoinToken(_) => "join_token",
             };
             vec![format!("refused, {name}: {refusal}")]
         }

@@ -1,6 +1,10 @@
 //! Whole members in one process: real stores, a transport that a test can cut.
 
+mod autopilot;
+mod join;
+mod moves;
 mod operate;
+mod upgrade;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -11,8 +15,8 @@ use bytes::Bytes;
 use parking_lot::Mutex;
 use rollcall_registry::*;
 use rollcall_replica::{
-    Applied, BarrierError, ByteStream, Consistency, Door, Options, PeerRefusal, PeerRoute, Replica, Sent, StartMode,
-    SubmitError, Transport, TransportError,
+    Applied, Autopilot, BarrierError, ByteStream, Consistency, Door, Options, PeerRefusal, PeerRoute, Replica, Sent,
+    StartMode, SubmitError, Transport, TransportError,
 };
 use tempfile::TempDir;
 use tokio::time::Instant;
@@ -29,6 +33,12 @@ struct Wires {
     /// Batches to this member wait for ever for their turn, and to the others there is no way.
     no_turn_at: Arc<Mutex<Option<String>>>,
     election_timeout_ms: Option<u64>,
+    join_token_required: bool,
+    autopilot: Autopilot,
+    /// Who pretends to run an older program.
+    older: Arc<Mutex<BTreeMap<String, FeatureLevel>>>,
+    /// Where a member says it is reached, if not by its name.
+    moved: Arc<Mutex<BTreeMap<String, String>>>,
     /// Where those wait that are to be added.
     doors: Arc<Mutex<BTreeMap<String, Door>>>,
 }
@@ -117,8 +127,10 @@ impl Wires {
 
     async fn start_as(&self, dir: &TempDir, name: &str, start: StartMode, learner: bool) -> Replica {
         let wire = Wire { wires: self.clone(), from: name.to_owned() };
-        let replica = Replica::start(self.options(dir, name, start, learner), wire).await.expect("a member starts");
-        self.members.lock().insert(name.to_owned(), replica.clone());
+        let options = self.options(dir, name, start, learner);
+        let address = options.peer_address.clone();
+        let replica = Replica::start(options, wire).await.expect("a member starts");
+        self.members.lock().insert(address, replica.clone());
         replica
     }
 
@@ -127,9 +139,12 @@ impl Wires {
         Options {
             data_dir: dir.path().join(name),
             api_address: format!("{name}:7900"),
-            peer_address: name.to_owned(),
+            peer_address: self.moved.lock().get(name).unwrap_or(&name.to_owned()).clone(),
             start,
             learner,
+            feature_level: self.older.lock().get(name).copied().unwrap_or(FEATURE_LEVEL),
+            join_token_required: self.join_token_required,
+            autopilot: self.autopilot,
             heartbeat_interval_ms: 100,
             election_timeout_ms_min: election_timeout_ms,
             election_timeout_ms_max: 2 * election_timeout_ms,
@@ -146,6 +161,17 @@ impl Wires {
         let door = Door::default();
         self.doors.lock().insert(name.to_owned(), door.clone());
         self.start(dir, name, StartMode::Wait(door)).await
+    }
+
+    /// Starts a member again that was ended, on its directory.
+    async fn resume(&self, dir: &TempDir, name: &str) -> Replica {
+        self.start(dir, name, StartMode::Wait(Door::default())).await
+    }
+
+    /// Ends a member; its directory is free then.
+    async fn end(&self, address: &str) {
+        let member = self.members.lock().remove(address).expect("a member there");
+        member.shutdown().await;
     }
 
     async fn three(&self, dir: &TempDir) -> [Replica; 3] {

@@ -5,7 +5,7 @@ use rollcall_storage::DataDirError;
 
 use super::*;
 
-async fn operate(member: &Replica, operation: Operation) -> Result<Operated, OperateError> {
+pub(super) async fn operate(member: &Replica, operation: Operation) -> Result<Operated, OperateError> {
     member.operate(operation, Terms::default(), soon()).await
 }
 
@@ -13,7 +13,7 @@ fn add(name: &str) -> Operation {
     Operation::Add { peer_address: name.to_owned(), api_address: None, learner: false }
 }
 
-fn objection(refused: Result<Operated, OperateError>) -> Objection {
+pub(super) fn objection(refused: Result<Operated, OperateError>) -> Objection {
     match refused {
         Err(OperateError::Refused { objection, .. }) => objection,
         other => panic!("{other:?}"),

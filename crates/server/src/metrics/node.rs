@@ -65,6 +65,8 @@ fn raft(writer: &mut Writer<'_>, observed: &Observation) -> fmt::Result {
     let roles = [("voter", observed.voters), ("learner", observed.learners)];
     let members = roles.map(|(role, count)| ([("role", role.to_owned())], count as f64));
     writer.gauges("raft_members", "Members by role, this node among them.", None, members)?;
+    let help = "What all members can read: the lowest of their feature levels.";
+    writer.gauge("feature_level", help, None, observed.feature_level.0 as f64)?;
     let caught_up = flag(observed.staleness.is_some());
     writer.gauge(
         "caught_up",
@@ -95,8 +97,16 @@ fn leading(writer: &mut Writer<'_>, followers: &[Follower]) -> fmt::Result {
 }
 
 fn work(writer: &mut Writer<'_>, replica: &Replica, observed: &Observation) -> fmt::Result {
-    let Meters { log_flush, commit, forward, entry_commands, leader_changes, snapshots_sent, snapshots_received } =
-        replica.meters();
+    let Meters {
+        log_flush,
+        commit,
+        forward,
+        entry_commands,
+        leader_changes,
+        snapshots_sent,
+        snapshots_received,
+        autopilot_removals,
+    } = replica.meters();
     let state = replica.roll().meters();
     for (name, help, histogram) in [
         ("log_flush_duration", "Flushing the log to disk; every write waits for one.", &**log_flush),
@@ -113,6 +123,11 @@ fn work(writer: &mut Writer<'_>, replica: &Replica, observed: &Observation) -> f
         ("leader_changes", "Leaders that this node has seen take over.", leader_changes),
         ("snapshots_sent", "Snapshots sent to a peer whole.", snapshots_sent),
         ("snapshots_received", "Snapshots received whole.", snapshots_received),
+        (
+            "autopilot_removals",
+            "Nodes that this leader removed because they were out of reach for too long.",
+            autopilot_removals,
+        ),
     ] {
         writer.counter(name, help, None, counter.get() as f64)?;
     }

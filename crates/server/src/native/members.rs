@@ -4,7 +4,8 @@ use axum::extract::{Path, Request, State};
 use axum::http::{StatusCode, Uri};
 use axum::response::Response;
 use rollcall_api::{
-    AddMemberRequest, ClusterChangeResponse, Problem, ReplaceMemberRequest, Role, TransferLeaderRequest, WriteOutcome,
+    AddMemberRequest, ClusterChangeResponse, Problem, RelocateMemberRequest, ReplaceMemberRequest, Role,
+    TransferLeaderRequest, WriteOutcome,
 };
 use rollcall_replica::{Objection, OperateError, Operated, Operation, Terms};
 use serde_json::Value;
@@ -172,6 +173,39 @@ pub(super) async fn replace(
     operate(&native, &context, replace, terms, StatusCode::OK).await
 }
 
+/// Say where a node is reached from now on
+///
+/// For one that did not say so itself, as it does when it is started with another address. It must answer there.
+#[utoipa::path(
+    post, path = "/api/cluster/members/{id}/address", tag = "cluster", operation_id = "relocateMember",
+    params(
+        ("id" = u64, Path, description = "The node"),
+        ("dry_run" = Option<bool>, Query, description = "Check everything and change nothing"),
+        ("if_membership" = Option<u64>, Query, description = "Only if the membership is still that of this log entry"),
+    ),
+    request_body = RelocateMemberRequest,
+    responses(
+        (status = 200, description = "All members know", body = ClusterChangeResponse),
+        (status = 400, description = "Faulty; every fault is named", body = Problem),
+        (status = 404, description = "`node_not_found`", body = Problem),
+        (status = 409, description = "`already_member`: another's address, `foreign_node`, `node_unreachable`, `membership_changed`, `change_in_progress`", body = Problem),
+        (status = 503, description = "`no_leader`: not applied", body = Problem),
+        (status = 504, description = "`outcome_unknown`: look at the status", body = Problem),
+    ),
+)]
+pub(super) async fn relocate(
+    State(native): State<Native>,
+    context: Context,
+    id: Result<Path<u64>, axum::extract::rejection::PathRejection>,
+    request: Request,
+) -> Result<Response, Failure> {
+    let (node_id, terms) = (node(id)?, params::terms(request.uri(), false)?);
+    let parsed = native.parsed(request, context.deadline, relocate_request).await?.ok_or_else(body_missing)?;
+    let RelocateMemberRequest { peer_address, api_address } = parsed;
+    let relocate = Operation::Relocate { node_id, peer_address, api_address };
+    operate(&native, &context, relocate, terms, StatusCode::OK).await
+}
+
 /// Hand over the lead
 ///
 /// To the voter named, or to the one whose log reaches furthest.
@@ -226,14 +260,7 @@ fn add_request(body: Value) -> Result<AddMemberRequest, Faults> {
     let mut faults = Faults::default();
     let request = Fields::open("", body, &mut faults).and_then(|mut fields| {
         let (peer_address, api_address) = addresses(&mut fields);
-        let role = fields.text("role").and_then(|role| match role.as_str() {
-            "voter" => Some(Role::Voter),
-            "learner" => Some(Role::Learner),
-            _ => {
-                fields.fault("role", "must be one of voter, learner");
-                None
-            }
-        });
+        let role = role(&mut fields);
         fields.finish();
         Some(AddMemberRequest { peer_address: peer_address?, api_address, role })
     });
@@ -250,6 +277,11 @@ fn replace_request(body: Value) -> Result<ReplaceMemberRequest, Faults> {
     request.filter(|_| faults.is_empty()).ok_or(faults)
 }
 
+fn relocate_request(body: Value) -> Result<RelocateMemberRequest, Faults> {
+    let ReplaceMemberRequest { peer_address, api_address } = replace_request(body)?;
+    Ok(RelocateMemberRequest { peer_address, api_address })
+}
+
 fn transfer_request(body: Value) -> Result<TransferLeaderRequest, Faults> {
     let mut faults = Faults::default();
     let request = Fields::open("", body, &mut faults).map(|mut fields| {
@@ -258,6 +290,19 @@ fn transfer_request(body: Value) -> Result<TransferLeaderRequest, Faults> {
         TransferLeaderRequest { node_id }
     });
     request.filter(|_| faults.is_empty()).ok_or(faults)
+}
+
+pub(super) fn role(fields: &mut Fields<'_>) -> Option<Role> {
+    let role = fields.text("role")?;
+    let found = match role.as_str() {
+        "voter" => Some(Role::Voter),
+        "learner" => Some(Role::Learner),
+        _ => None,
+    };
+    if found.is_none() {
+        fields.fault("role", "must be one of voter, learner");
+    }
+    found
 }
 
 fn addresses(fields: &mut Fields<'_>) -> (Option<String>, Option<String>) {
@@ -290,6 +335,7 @@ impl From<OperateError> for Failure {
                     Objection::NotAVoter => "not_a_voter",
                     Objection::QuorumAtRisk => "quorum_at_risk",
                     Objection::LastVoter => "last_voter",
+                    Objection::FeatureLevel => "feature_level_too_low",
                 },
             ),
         };

@@ -5,6 +5,7 @@ mod cluster;
 mod discovery;
 mod health;
 mod heartbeats;
+mod join_tokens;
 mod members;
 mod openapi;
 mod pages;
@@ -143,7 +144,10 @@ impl Native {
             .route("/api/cluster/members/{id}/promote", post(members::promote))
             .route("/api/cluster/members/{id}/demote", post(members::demote))
             .route("/api/cluster/members/{id}/replace", post(members::replace))
+            .route("/api/cluster/members/{id}/address", post(members::relocate))
             .route("/api/cluster/leader", post(members::transfer))
+            .route("/api/cluster/tokens", get(join_tokens::list).post(join_tokens::create))
+            .route("/api/cluster/tokens/{id}", delete(join_tokens::revoke))
             .route("/api/cluster/backup", get(backup::backup))
             .route("/livez", get(health::livez))
             .route("/readyz", get(readyz))

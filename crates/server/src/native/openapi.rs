@@ -11,7 +11,7 @@ use utoipa::openapi::schema::{ArrayBuilder, ObjectBuilder, Type};
 use utoipa::openapi::{self, RefOr, Required};
 use utoipa::{Modify, OpenApi};
 
-use super::{backup, cluster, discovery, health, heartbeats, members, pages, services, socket, watch};
+use super::{backup, cluster, discovery, health, heartbeats, join_tokens, members, pages, services, socket, watch};
 use crate::faces::protolink;
 
 #[derive(OpenApi)]
@@ -39,7 +39,11 @@ use crate::faces::protolink;
         members::demote,
         members::remove,
         members::replace,
+        members::relocate,
         members::transfer,
+        join_tokens::create,
+        join_tokens::list,
+        join_tokens::revoke,
         backup::backup,
         protolink::register,
         protolink::unregister,

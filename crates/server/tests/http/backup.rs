@@ -31,12 +31,7 @@ async fn backup(node: &Node) -> (reqwest::header::HeaderMap, Vec<u8>) {
 }
 
 fn member() -> Member {
-    Member {
-        api_address: "127.0.0.1:1".to_owned(),
-        peer_address: "127.0.0.1:2".to_owned(),
-        learner: false,
-        replaces: None,
-    }
+    Member { api_address: "127.0.0.1:1".to_owned(), peer_address: "127.0.0.1:2".to_owned(), ..Member::default() }
 }
 
 #[tokio::test(flavor = "multi_thread")]

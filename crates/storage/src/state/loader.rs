@@ -7,11 +7,11 @@ use std::sync::mpsc::{Receiver, sync_channel};
 use std::thread;
 
 use rollcall_registry::state::{Past, Restoring};
-use rollcall_registry::{ClusterTime, Instance, LeaseId, Options, Revision};
+use rollcall_registry::{ClusterTime, Instance, JoinToken, LeaseId, Options, Revision};
 
 use super::frames::{Frame, Row, SnapshotError};
 use super::roll::Replicated;
-use super::rows::{StateHeader, Table, instance_key, lease_key, revision_key};
+use super::rows::{StateHeader, Table, instance_key, join_token_key, lease_key, revision_key};
 use crate::codec::{self, Kind};
 
 /// Decoded frames that wait to be made a state of: enough to even out, a few MiB.
@@ -24,6 +24,7 @@ enum Piece {
     Instances(Vec<Instance>),
     /// From a revision on.
     Past(Vec<(Revision, Vec<Past>)>),
+    JoinTokens(Vec<JoinToken>),
     End,
 }
 
@@ -66,6 +67,11 @@ fn make(options: Options, pieces: &Receiver<Piece>) -> Result<Option<(Replicated
             (Piece::Past(rows), Some((restoring, _))) => {
                 rows.into_iter().for_each(|(first, changes)| restoring.past(first, changes));
             }
+            (Piece::JoinTokens(tokens), Some((restoring, _))) => {
+                for token in tokens {
+                    restoring.join_token(token).map_err(SnapshotError::Restore)?;
+                }
+            }
             (Piece::End, Some(_)) => return finish(making),
             (_, None) => return Err(SnapshotError::OutOfPlace { frame: 0 }),
         }
@@ -91,6 +97,9 @@ fn decode(frame: Frame) -> Result<Piece, SnapshotError> {
         }
         Frame::Rows { table: Table::History, rows } => {
             Piece::Past(rows.iter().map(decode_past).collect::<Result<_, _>>()?)
+        }
+        Frame::Rows { table: Table::JoinTokens, rows } => {
+            Piece::JoinTokens(rows.iter().map(decode_join_token).collect::<Result<_, _>>()?)
         }
         Frame::End { .. } => Piece::End,
     })
@@ -125,4 +134,13 @@ fn decode_past(row: &Row) -> Result<(Revision, Vec<Past>), SnapshotError> {
     let first = Revision(u64::from_be_bytes(row.key[..].try_into().map_err(|_| misplaced(table))?));
     let changes = codec::unseal(Kind::History, &revision_key(first), &row.record).map_err(unreadable(table))?;
     Ok((first, changes))
+}
+
+fn decode_join_token(row: &Row) -> Result<JoinToken, SnapshotError> {
+    let table = Table::JoinTokens;
+    let token: JoinToken = codec::unseal(Kind::JoinToken, &row.key, &row.record).map_err(unreadable(table))?;
+    if row.key != join_token_key(token.id) {
+        return Err(misplaced(table));
+    }
+    Ok(token)
 }

@@ -6,12 +6,13 @@
 //! | `deadlines`   | lease, big-endian      | when the lease runs out                           |
 //! | `instances`   | tenant, 0, instance id | the instance                                      |
 //! | `history`     | revision, big-endian   | the changes from this revision to the next row's  |
+//! | `join_tokens` | id, big-endian         | a token with which nodes join                     |
 
 use std::sync::Arc;
 
 use rocksdb::{ColumnFamily, DB, IteratorMode, WriteBatch};
-use rollcall_registry::state::{Delta, Header, PastDelta};
-use rollcall_registry::{Instance, LeaseId, Revision, TenantId};
+use rollcall_registry::state::{Delta, Header, JoinTokenDelta, PastDelta};
+use rollcall_registry::{Instance, JoinTokenId, LeaseId, Revision, TenantId};
 use serde::{Deserialize, Serialize};
 
 use crate::codec::{self, Kind};
@@ -40,17 +41,19 @@ pub(super) enum Table {
     Deadlines,
     Instances,
     History,
+    JoinTokens,
 }
 
 impl Table {
     /// In the order in which a state is made of them.
-    pub(super) const ALL: [Self; 3] = [Self::Deadlines, Self::Instances, Self::History];
+    pub(super) const ALL: [Self; 4] = [Self::Deadlines, Self::Instances, Self::History, Self::JoinTokens];
 
     pub(super) fn name(self) -> &'static str {
         match self {
             Self::Deadlines => "deadlines",
             Self::Instances => "instances",
             Self::History => "history",
+            Self::JoinTokens => "join_tokens",
         }
     }
 
@@ -59,6 +62,7 @@ impl Table {
             Self::Deadlines => Kind::Deadline,
             Self::Instances => Kind::Instance,
             Self::History => Kind::History,
+            Self::JoinTokens => Kind::JoinToken,
         }
     }
 }
@@ -73,6 +77,10 @@ pub(super) fn revision_key(revision: Revision) -> [u8; 8] {
 
 pub(super) fn lease_key(lease: LeaseId) -> [u8; 8] {
     lease.0.to_be_bytes()
+}
+
+pub(super) fn join_token_key(id: JoinTokenId) -> [u8; 8] {
+    id.0.to_be_bytes()
 }
 
 /// A tenant's name holds no zero byte, so that no two instances share a key.
@@ -111,6 +119,16 @@ pub(super) fn put_delta(db: &DB, batch: &mut WriteBatch, delta: &Delta) {
     for (lease, deadline) in &delta.deadlines {
         let key = lease_key(*lease);
         batch.put_cf(deadlines, key, codec::seal(Kind::Deadline, &key, deadline));
+    }
+    put_join_tokens(db, batch, &delta.join_tokens);
+}
+
+fn put_join_tokens(db: &DB, batch: &mut WriteBatch, delta: &JoinTokenDelta) {
+    let tokens = cf(db, Table::JoinTokens.name());
+    delta.removed.iter().for_each(|id| batch.delete_cf(tokens, join_token_key(*id)));
+    for token in &delta.put {
+        let key = join_token_key(token.id);
+        batch.put_cf(tokens, key, codec::seal(Kind::JoinToken, &key, token));
     }
 }
 

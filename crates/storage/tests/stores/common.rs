@@ -7,8 +7,9 @@ use openraft::entry::RaftEntry;
 use openraft::storage::{RaftLogStorage, RaftLogStorageExt, RaftSnapshotBuilder, RaftStateMachine};
 use openraft::{Membership, RaftLogReader};
 use rollcall_registry::{
-    ClusterTime, Command, Condition, Digest, InstanceId, LeaseId, LeaseSet, Metadata, MetadataValue, Options,
-    PackedRegistration, Proposal, Registration, ServiceName, State, TenantId, Term, Visibility, WallTime,
+    Admission, ClusterTime, Command, Condition, Digest, FeatureLevel, InstanceId, JoinTokenCommand, JoinTokenId,
+    LeaseId, LeaseSet, Metadata, MetadataValue, Options, PackedRegistration, Proposal, Registration, SecretDigest,
+    ServiceName, State, TenantId, Term, Visibility, WallTime,
 };
 use rollcall_storage::{
     ClusterId, DataDir, Identity, LogEntry, LogId, Member, Payload, Snapshot, Stores, TypeConfig,
@@ -25,8 +26,9 @@ pub(crate) fn log_id(index: u64) -> LogId {
 pub(crate) fn entry(index: u64) -> LogEntry {
     match index {
         0 => {
+            let (api_address, peer_address) = ("a".to_owned(), "p".to_owned());
             let member =
-                Member { api_address: "a".to_owned(), peer_address: "p".to_owned(), learner: false, replaces: None };
+                Member { api_address, peer_address, learner: false, replaces: None, feature_level: FeatureLevel(1) };
             let membership = Membership::new(vec![[1].into()], std::collections::BTreeMap::from([(1, member)]));
             LogEntry::new_membership(log_id(0), membership.expect("the voter is a member"))
         }
@@ -55,7 +57,22 @@ pub(crate) fn proposal(n: u64) -> Proposal {
     if n.is_multiple_of(13) {
         commands.push(Command::Expire { term: Term(TERM), up_to: ClusterTime(n * 100), limit: 3 });
     }
+    commands.extend(about_tokens(n).map(Command::JoinToken));
     Proposal { stamp: ClusterTime(n * 100), wall: WallTime(1_700_000_000_000 + n), commands, once: Vec::new() }
+}
+
+/// Tokens come, admit, expire and go.
+fn about_tokens(n: u64) -> Option<JoinTokenCommand> {
+    let (id, secret) = (JoinTokenId(n % 3), SecretDigest([7; 32]));
+    if n.is_multiple_of(17) {
+        let uses_max = (!n.is_multiple_of(2)).then_some(2);
+        return Some(JoinTokenCommand::Create { id, secret, learners_only: false, ttl_ms: n * 20, uses_max });
+    }
+    if n.is_multiple_of(31) {
+        return Some(JoinTokenCommand::Revoke { id });
+    }
+    let admission = Admission { id, secret, address: format!("n{n}:1").into(), learner: false };
+    n.is_multiple_of(4).then_some(JoinTokenCommand::Spend(admission))
 }
 
 /// A registration, and then reports of 60 KB each.

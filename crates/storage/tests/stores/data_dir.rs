@@ -67,18 +67,24 @@ fn p13_stores_without_an_identity_are_refused() {
 }
 
 #[test]
-fn p13_a_newer_format_is_refused() {
-    let dir = tempfile::tempdir().unwrap();
-    lock(dir.path()).write_identity(IDENTITY).unwrap();
-    let path = dir.path().join("IDENTITY");
-    let mut record = fs::read(&path).unwrap();
-    record[1] += 1;
-    let seal = record.len() - 4;
-    let checksum = crc32c::crc32c_append(crc32c::crc32c(b"IDENTITY"), &record[..seal]);
-    record[seal..].copy_from_slice(&checksum.to_le_bytes());
-    fs::write(&path, record).unwrap();
-    let error = DataDir::lock(dir.path()).unwrap_err();
-    assert!(matches!(error, DataDirError::NewerFormat { found: 2, known: 1, .. }), "{error}");
+fn p13_another_format_is_refused_and_left_alone() {
+    for version in [0, 2] {
+        let dir = tempfile::tempdir().unwrap();
+        lock(dir.path()).write_identity(IDENTITY).unwrap();
+        let path = dir.path().join("IDENTITY");
+        let mut record = fs::read(&path).unwrap();
+        record[1] = version;
+        let seal = record.len() - 4;
+        let checksum = crc32c::crc32c_append(crc32c::crc32c(b"IDENTITY"), &record[..seal]);
+        record[seal..].copy_from_slice(&checksum.to_le_bytes());
+        fs::write(&path, &record).unwrap();
+        match DataDir::lock(dir.path()).unwrap_err() {
+            DataDirError::OlderFormat { found: 0, known: 1, .. } if version == 0 => {}
+            DataDirError::NewerFormat { found: 2, known: 1, .. } if version == 2 => {}
+            error => panic!("{error}"),
+        }
+        assert_eq!(fs::read(&path).unwrap(), record);
+    }
 }
 
 #[test]

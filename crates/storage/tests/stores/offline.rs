@@ -7,7 +7,7 @@ use bytes::Bytes;
 use futures_util::{TryStreamExt, stream};
 use openraft::RaftLogReader;
 use openraft::storage::RaftLogStorage;
-use rollcall_registry::{Epoch, Options};
+use rollcall_registry::{Epoch, FEATURE_LEVEL, Options};
 use rollcall_storage::{
     AdoptError, BackupError, BackupSummary, ClusterId, DataDir, DataDirError, Identity, Member, Recovery,
     RecoveryError, RestoreError, Stores, Unfinished, Vote, receive_backup, restore, verify_backup,
@@ -20,7 +20,8 @@ use crate::common::{
 pub(crate) const NEW: Identity = Identity { cluster_id: ClusterId(0xC2), node_id: 1, removed: false };
 
 pub(crate) fn member() -> Member {
-    Member { api_address: "new:1".to_owned(), peer_address: "new:2".to_owned(), learner: false, replaces: None }
+    let (api_address, peer_address) = ("new:1".to_owned(), "new:2".to_owned());
+    Member { api_address, peer_address, learner: false, replaces: None, feature_level: FEATURE_LEVEL }
 }
 
 /// A backup as it goes over the wire.

@@ -24,6 +24,8 @@ pub(crate) struct Scale {
     /// How long is written before a leader ends, and after.
     before_kill: Duration,
     after_kill: Duration,
+    /// With one hand-over a second.
+    handing_over: Duration,
     /// Of what is held: its TTL, and how often it is renewed.
     hold_ttl: Duration,
     hold_every: Duration,
@@ -49,6 +51,7 @@ impl Scale {
             unwatched_rate: 1_000,
             before_kill: Duration::from_secs(2),
             after_kill: Duration::from_secs(5),
+            handing_over: Duration::from_secs(20),
             hold_ttl: Duration::from_secs(60),
             hold_every: Duration::from_secs(20),
             kills: KILLS_LEAST.div_ceil(repetitions),
@@ -73,6 +76,7 @@ impl Scale {
             unwatched_rate: 100,
             before_kill: Duration::from_millis(500),
             after_kill: Duration::from_secs(3),
+            handing_over: Duration::from_secs(3),
             hold_ttl: Duration::from_secs(6),
             hold_every: Duration::from_secs(1),
             kills: 1,
@@ -216,6 +220,13 @@ pub(crate) fn scenarios(scale: &Scale) -> Vec<Scenario> {
         ),
         failover("failover-kill", "KILL"),
         failover("failover-term", "TERM"),
+        Scenario::new(
+            "transfer",
+            vec![load(
+                "transfer",
+                format!("transfer --warm-up {} --duration {}", shown(scale.before_kill), shown(scale.handing_over)),
+            )],
+        ),
         Scenario::new("memory", vec![fill("memory").with_etcd(), Step::new("restart", Action::Restart).with_etcd()]),
         Scenario {
             nodes: 0,

@@ -215,9 +215,19 @@ pub(crate) fn rows() -> Vec<Row> {
     ));
 
     let gap = |report: &Report| extra(report, &["longest_gap_ms"]);
+    let handed = |report: &Report| extra(report, &["gap_p50_ms"]);
+    let handed_most = |report: &Report| extra(report, &["gap_max_ms"]);
     rows.extend([
         Row::new("failover-kill", "writes stand still at kill -9 of the leader", Ms, AtMost(700.0), Value::Of(gap)),
         Row::new("failover-term", "writes stand still at SIGTERM to the leader", Ms, AtMost(100.0), Value::Of(gap)),
+        Row::new(
+            "transfer",
+            "writes stand still when the lead is handed over, p50",
+            Ms,
+            AtMost(200.0),
+            Value::Of(handed),
+        ),
+        Row::new("transfer", "… at most", Ms, Less, Value::Of(handed_most)),
     ]);
 
     let answers = |report: &Report| extra(report, &["answers_ms"]);

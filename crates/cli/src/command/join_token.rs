@@ -1,0 +1,104 @@
+//! `rollcall cluster join-token`.
+
+use rollcall_api::{CreateJoinTokenRequest, JoinTokensResponse, Role};
+use rollcall_client::Client;
+
+use super::attempt;
+use crate::args::{Global, JoinToken, JoinTokenStep};
+use crate::failure::Failure;
+use crate::output::{self, Format, Table};
+
+pub(super) async fn run(global: &Global, client: &Client, args: &JoinToken) -> Result<(), Failure> {
+    match &args.step {
+        None => create(global, client, args).await,
+        Some(JoinTokenStep::List) => {
+            let tokens = attempt("list the join tokens", client.join_tokens().await)?;
+            output::show(global.output, &tokens, describe)
+        }
+        Some(JoinTokenStep::Revoke { id }) => {
+            let id = bare(id);
+            let revoked = attempt(format!("revoke join token `{id}`"), client.revoke_join_token(id).await)?;
+            output::show(global.output, &revoked, |revoked| format!("join token {} was revoked\n", revoked.id))
+        }
+    }
+}
+
+/// Standard output gets the token and nothing else, for whoever puts it into a variable.
+async fn create(global: &Global, client: &Client, args: &JoinToken) -> Result<(), Failure> {
+    let request = CreateJoinTokenRequest {
+        ttl_ms: args.ttl.map(|ttl| u64::try_from(ttl.as_millis()).unwrap_or(u64::MAX)),
+        uses: args.uses,
+        role: args.learner.then_some(Role::Learner),
+    };
+    let created = attempt("make a join token", client.create_join_token(&request).await)?;
+    if global.output == Format::Table {
+        let info = &created.info;
+        let uses = info.uses_max.map_or("any number of nodes".to_owned(), |uses| format!("{uses} nodes at most"));
+        let role = if info.role == Role::Learner { ", learners only" } else { "" };
+        output::note(&format!(
+            "note: join token {} admits {uses}{role} within {}; it is shown this once",
+            info.id,
+            time(info.expires_in_ms)
+        ));
+    }
+    output::show(global.output, &created, |created| format!("{}\n", created.token))
+}
+
+/// The id of what may be a whole token, so that no secret goes into a URL.
+fn bare(token: &str) -> &str {
+    match token.split('-').collect::<Vec<_>>()[..] {
+        [_, id, _] => id,
+        _ => token,
+    }
+}
+
+fn describe(answer: &JoinTokensResponse) -> String {
+    if answer.tokens.is_empty() {
+        return "no join tokens\n".to_owned();
+    }
+    let mut table = Table::new(&["ID", "ROLE", "LEFT", "USED", "ADMITTED", "MADE"]);
+    for token in &answer.tokens {
+        let left = match token.expires_in_ms {
+            0 => "expired".to_owned(),
+            ms => time(ms),
+        };
+        let uses = token.uses_max.map_or_else(|| "any".to_owned(), |uses| uses.to_string());
+        table.row(vec![
+            token.id.clone(),
+            if token.role == Role::Learner { "learner" } else { "voter" }.to_owned(),
+            left,
+            format!("{} of {uses}", token.uses),
+            if token.admitted.is_empty() { "-".to_owned() } else { token.admitted.join(", ") },
+            token.created_at.clone(),
+        ]);
+    }
+    table.render()
+}
+
+/// A time for people: its two largest units.
+fn time(ms: u64) -> String {
+    let seconds = ms.div_ceil(1_000);
+    match seconds {
+        0..60 => format!("{seconds} s"),
+        60..3_600 => format!("{} min {} s", seconds / 60, seconds % 60),
+        3_600..86_400 => format!("{} h {} min", seconds / 3_600, seconds % 3_600 / 60),
+        _ => format!("{} d {} h", seconds / 86_400, seconds % 86_400 / 3_600),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_the_id_of_a_token_is_told_on() {
+        assert_eq!(bare("00000000000000ff"), "00000000000000ff");
+        assert_eq!(bare("rcjoin-00000000000000ff-abcdef"), "00000000000000ff");
+    }
+
+    #[test]
+    fn times_have_two_units() {
+        let times = [1, 59_000, 61_000, 3_600_000, 90_000_000].map(time);
+        assert_eq!(times, ["1 s", "59 s", "1 min 1 s", "1 h 0 min", "1 d 1 h"]);
+    }
+}
