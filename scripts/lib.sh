@@ -144,3 +144,6 @@ need_manifest_lints() {
 
 # The SDK of Protolink's agents, as its authors publish it.
 need_protolink() { python_environment protolink 'protolink[http]==0.8.3'; }
+
+# Soorma's, likewise.
+need_soorma_sdk() { python_environment soorma soorma-core==0.9.1 soorma-common==0.9.1; }

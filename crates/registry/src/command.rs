@@ -5,6 +5,7 @@ use std::fmt;
 
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
+use crate::definition::{Defined, DefinitionChange, DefinitionRefusal};
 use crate::ids::{ClusterTime, FeatureLevel, InstanceId, LeaseId, Revision, TenantId, Term, WallTime};
 use crate::metadata::Metadata;
 use crate::registration::{PackedRegistration, Status};
@@ -94,6 +95,11 @@ pub enum Command {
     },
     /// About the tokens with which nodes join.
     JoinToken(JoinTokenCommand),
+    /// Changes what agents agreed upon, beside the roll.
+    Define {
+        tenant: TenantId,
+        change: DefinitionChange,
+    },
 }
 
 impl Command {
@@ -105,7 +111,7 @@ impl Command {
             | Self::Beat { .. }
             | Self::Deregister { .. }
             | Self::Expire { .. } => FeatureLevel(1),
-            Self::JoinToken(_) => FeatureLevel(2),
+            Self::JoinToken(_) | Self::Define { .. } => FeatureLevel(2),
         }
     }
 }
@@ -194,6 +200,7 @@ pub enum Outcome {
     Refused(Refusal),
     /// The token as it is now, or was when it was revoked.
     JoinToken(Box<JoinToken>),
+    Defined(Defined),
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -236,6 +243,8 @@ pub enum Refusal {
     MetadataTooLarge { bytes: u64, bytes_max: u64 },
     #[error(transparent)]
     JoinToken(#[from] JoinTokenRefusal),
+    #[error(transparent)]
+    Definition(DefinitionRefusal),
 }
 
 #[cfg(test)]

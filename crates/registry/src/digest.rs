@@ -6,6 +6,7 @@ use std::fmt;
 use serde::{Deserialize, Serialize};
 use xxhash_rust::xxh3::{Xxh3, xxh3_128};
 
+use crate::definition::{Definition, DefinitionContent, EventDefinition, SchemaDefinition};
 use crate::ids::{ClusterTime, LeaseId, TENANT_BYTES_MAX};
 use crate::instance::Instance;
 use crate::metadata::Metadata;
@@ -90,6 +91,32 @@ pub(crate) fn of_deadline(lease: LeaseId, deadline: ClusterTime) -> u128 {
     row[..8].copy_from_slice(&lease.0.to_le_bytes());
     row[8..].copy_from_slice(&deadline.0.to_le_bytes());
     xxh3_128(&row)
+}
+
+pub(crate) fn of_definition(definition: &Definition) -> u128 {
+    let Definition { tenant, content, edition, defined_at, updated_at } = definition;
+    let mut row = Row(Vec::with_capacity(content.bytes()));
+    row.text(tenant.as_str());
+    match content {
+        DefinitionContent::Event(EventDefinition { name, topic, document }) => {
+            row.number(1);
+            [name.as_str(), topic, document].into_iter().for_each(|text| row.text(text));
+        }
+        DefinitionContent::Schema(SchemaDefinition { name, version, owner, description, schema }) => {
+            row.number(2);
+            [name.as_str(), version.as_str(), schema].into_iter().for_each(|text| row.text(text));
+            for optional in [owner, description] {
+                row.number(u64::from(optional.is_some()));
+                row.text(optional.as_deref().unwrap_or_default());
+            }
+        }
+        DefinitionContent::Compatibility { name, mode } => {
+            row.number(3);
+            [name.as_str(), mode.as_str()].into_iter().for_each(|text| row.text(text));
+        }
+    }
+    [edition.0, defined_at.0, updated_at.0].into_iter().for_each(|number| row.number(number));
+    xxh3_128(&row.0)
 }
 
 /// One row as bytes: every text and list with its length before it, every number in eight bytes, so that no two rows

@@ -96,6 +96,10 @@ text_id! {
     /// The name that the instances of one service share.
     ServiceName
 }
+text_id! {
+    /// What an event, a schema or a version of one is called.
+    DefinitionName
+}
 
 impl TenantId {
     /// 1 to 64 ASCII letters, digits, `-`, `_`, `.`, `:`: a tenant travels in headers and metric labels.
@@ -147,6 +151,18 @@ impl ServiceName {
     }
 }
 
+impl DefinitionName {
+    /// 1 to 256 bytes without control characters.
+    pub fn parse(text: &str) -> Result<Self, NameError> {
+        check_name(text, NAME_BYTES_MAX).map(|()| Self(text.into()))
+    }
+
+    /// What comes before all names: where a range of them begins.
+    pub(crate) fn least() -> Self {
+        Self(ArcStr::new())
+    }
+}
+
 macro_rules! number {
     ($(#[$doc:meta])* $name:ident) => {
         $(#[$doc])*
@@ -165,6 +181,10 @@ macro_rules! number {
 number! {
     /// The number of a visible change, counted by the state machine and moved by nothing else.
     Revision
+}
+number! {
+    /// Counts changes of definitions, which move no revision.
+    Edition
 }
 number! {
     /// The revision that granted a lease: an instance's incarnation. Never used twice.

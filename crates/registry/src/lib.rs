@@ -4,15 +4,16 @@
 //! crate does no I/O and knows no clock, no randomness, no task and no wire format but one: a registration is packed into
 //! a text by the edge that checked it, and stays packed wherever it goes.
 //!
-//! - The revision moves by one with each visible change and by nothing else; a renewal changes a deadline only.
+//! - The revision moves by one with each visible change of the roll and by nothing else; a renewal changes a deadline only.
 //! - What time causes is a command, and applying it checks again: a renewed lease or a newer incarnation survives.
 //! - Nothing crosses tenants: ids, names, leases, indexes and counts are each tenant's own.
 //! - A deterministic no is a [`Refusal`]; a broken invariant panics, and the node stops.
 //!
 //! Read in this order: [`registration`], `packed`, `instance`, [`command`], [`state`], then [`query`] over `filter`, `index`
-//! and `slots`, and `interest` for watchers. `tally` counts for operators.
+//! and `slots`, and `interest` for watchers. [`definition`] stands beside the roll. `tally` counts for operators.
 
 pub mod command;
+pub mod definition;
 pub mod digest;
 mod filter;
 mod history;
@@ -30,12 +31,16 @@ pub mod state;
 mod tally;
 
 pub use command::{Beaten, Command, Condition, LeaseSet, Once, Origin, Outcome, Proposal, Refusal, Registered};
+pub use definition::{
+    Compared, Compatibility, Defined, Definition, DefinitionChange, DefinitionContent, DefinitionKey,
+    DefinitionRefusal, EventDefinition, SchemaDefinition,
+};
 pub use digest::Digest;
 pub use filter::{Filter, VersionRange};
 pub use history::{Change, ChangeKind, HistoryLimits};
 pub use ids::{
-    ClusterTime, Epoch, FEATURE_LEVEL, FeatureLevel, InstanceId, LeaseId, NameError, Revision, ServiceName, TenantId,
-    Term, WallTime,
+    ClusterTime, DefinitionName, Edition, Epoch, FEATURE_LEVEL, FeatureLevel, InstanceId, LeaseId, NameError,
+    Revision, ServiceName, TenantId, Term, WallTime,
 };
 pub use instance::{Instance, Seldom};
 pub use interest::Interests;

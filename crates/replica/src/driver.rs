@@ -152,7 +152,8 @@ fn count((commands, once): &Commands) -> u64 {
         | Command::Beat { .. }
         | Command::Deregister { .. }
         | Command::Expire { .. }
-        | Command::JoinToken(_) => 1,
+        | Command::JoinToken(_)
+        | Command::Define { .. } => 1,
     });
     counts.sum()
 }

@@ -66,6 +66,9 @@ pub struct Observation {
     pub cluster_time: ClusterTime,
     /// On the roll of all tenants, offline ones too.
     pub instances: usize,
+    /// Of all tenants, and about what they take.
+    pub definitions: usize,
+    pub definition_bytes: usize,
     /// What was applied here since the start.
     pub tally: Tally,
     pub waiting_requests: usize,
@@ -107,6 +110,10 @@ pub(crate) fn observe(core: &Core) -> Observation {
     let committed = metrics.cluster_committed.as_ref().map_or(0, |log_id| log_id.index());
     let applied_index = core.roll.applied_index();
     let (revision, instances, tally) = core.roll.read(|state| (state.revision(), state.len(), state.tally()));
+    let (definitions, definition_bytes) = core.roll.read(|state| {
+        let definitions = state.definitions();
+        (definitions.len(), definitions.bytes())
+    });
     let (waiting_requests, waiting_bytes) = core.queue.waiting();
     Observation {
         is_leader: metrics.state.is_leader(),
@@ -123,6 +130,8 @@ pub(crate) fn observe(core: &Core) -> Observation {
         revision,
         cluster_time: core.cluster_time(),
         instances,
+        definitions,
+        definition_bytes,
         tally,
         waiting_requests,
         waiting_bytes,

@@ -334,7 +334,7 @@ impl RaftNetworkV2<TypeConfig> for Connection {
 #[cfg(test)]
 mod tests {
     use openraft::entry::RaftEntry;
-    use rollcall_storage::{LogEntry, LogId, Vote};
+    use rollcall_storage::{LogEntry, LogId};
 
     use super::*;
 

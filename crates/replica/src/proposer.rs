@@ -276,6 +276,7 @@ fn approximate_kib(command: &Command) -> usize {
         Command::Renew { leases, .. } => leases.as_slice().len() * 8,
         Command::Beat { metadata, .. } => metadata.as_ref().map_or(64, |metadata| metadata.bytes()),
         Command::Deregister { .. } | Command::Expire { .. } | Command::JoinToken(_) => 64,
+        Command::Define { change, .. } => change.bytes(),
     };
     1 + bytes / 1_024
 }
@@ -345,7 +346,8 @@ pub(crate) fn merge(batch: &[Pending], origin: Origin) -> Merged {
                 Command::Register { .. }
                 | Command::Beat { .. }
                 | Command::Deregister { .. }
-                | Command::JoinToken(_) => {
+                | Command::JoinToken(_)
+                | Command::Define { .. } => {
                     merged.once[0].commands.push(command.clone());
                     Place::Once(0, merged.once[0].commands.len() - 1)
                 }
@@ -504,7 +506,7 @@ mod tests {
             Outcome::Renewed { not_found: set(&[]), superseded: set(&[]) },
         ];
         let course = Course { batch: 1, taken_at: Instant::now(), decided_at: Instant::now() };
-        let answer = Answer { outcomes, revision: Revision(1), log_id: LogId::default(), course };
+        let answer = Answer { outcomes, revision: Revision(1), log_id: LogId::new(Default::default(), 1), course };
         merged.distribute(batch, &answer, &Sizes::of(&commands));
         let mut answers = Vec::new();
         for asked in asked {

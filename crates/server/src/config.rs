@@ -4,10 +4,13 @@ use std::io;
 use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 
+use axum::http::HeaderValue;
 use clap::{ArgAction, Args, ValueEnum};
 use rollcall_registry::TenantId;
 use serde::Deserialize;
 
+use crate::auth::JwtConfig;
+use crate::parse::REAP_AFTER_MS_MAX;
 use crate::secret::Secret;
 
 /// Longest TTL an operator may allow, 49 days: the state machine counts a lease's milliseconds in 32 bits.
@@ -23,6 +26,10 @@ const TTL_MS_DEFAULT: u64 = 30_000;
 const TTL_MS_MOST: u64 = 86_400_000;
 /// 30 days: an agent that never sends a heartbeat is listed for as long as anybody will look for it, and yet not for ever.
 const PROTOLINK_TTL_MS: u64 = 2_592_000_000;
+/// As the original server has them.
+const SOORMA_TTL_MS: u64 = 300_000;
+const SOORMA_REAP_AFTER_MS: u64 = 60_000;
+const SOORMA_ORIGINS: [&str; 2] = ["http://localhost:3000", "http://localhost:8000"];
 const SNAPSHOT_ENTRIES: u64 = 20_000;
 const LOG_ENTRIES_KEPT: u64 = 20_000;
 const HISTORY_CHANGES_MAX: usize = 250_000;
@@ -198,6 +205,33 @@ settings! {
     /// Accept these tenants only [default: any].
     #[arg(long, value_name = "TENANT,…", value_delimiter = ',', env = "ROLLCALL_TENANTS")]
     tenants: Vec<String>,
+    /// TTL of agents that register by the Soorma contract, which has no word for it [default: 300000].
+    #[arg(long, value_name = "MS", env = "ROLLCALL_SOORMA_TTL_MS")]
+    soorma_ttl_ms: u64,
+    /// How long such an agent can still come back by a heartbeat after its TTL [default: 60000].
+    #[arg(long, value_name = "MS", env = "ROLLCALL_SOORMA_REAP_AFTER_MS")]
+    soorma_reap_after_ms: u64,
+    /// Pages of these origins may use the Soorma contract from within a browser [default: http://localhost:3000 and :8000].
+    #[arg(long, value_name = "ORIGIN,…", value_delimiter = ',', env = "ROLLCALL_SOORMA_ORIGINS")]
+    soorma_origins: Vec<String>,
+    /// Requests by the Soorma contract need a token; this secret checks those signed with HS256.
+    #[arg(long, value_name = "SECRET", env = "ROLLCALL_JWT_SECRET", hide_env_values = true)]
+    jwt_secret: Secret,
+    /// As jwt_secret, for RS256: a file with a public key in PEM.
+    #[arg(long, value_name = "FILE", env = "ROLLCALL_JWT_PUBLIC_KEY_FILE")]
+    jwt_public_key_file: PathBuf,
+    /// As jwt_secret, for RS256: a JSON Web Key Set, or a file with one.
+    #[arg(long, value_name = "JSON|FILE", env = "ROLLCALL_JWT_JWKS")]
+    jwt_jwks: String,
+    /// As jwt_secret, for RS256: where a JSON Web Key Set is fetched, and fetched anew when a key is missing.
+    #[arg(long, value_name = "URL", env = "ROLLCALL_JWT_JWKS_URL")]
+    jwt_jwks_url: String,
+    /// Tokens must be of this issuer [default: any].
+    #[arg(long, value_name = "ISSUER", env = "ROLLCALL_JWT_ISSUER")]
+    jwt_issuer: String,
+    /// Tokens must be for this audience [default: any].
+    #[arg(long, value_name = "AUDIENCE", env = "ROLLCALL_JWT_AUDIENCE")]
+    jwt_audience: String,
     /// A request that takes longer is logged as slow; 0 logs none [default: 500].
     #[arg(long, value_name = "MS", env = "ROLLCALL_SLOW_MS")]
     slow_ms: u64,
@@ -323,6 +357,11 @@ pub struct Config {
     pub drain_ms: u64,
     /// Empty: any.
     pub tenants: Vec<TenantId>,
+    pub soorma_ttl_ms: u32,
+    pub soorma_reap_after_ms: u32,
+    pub soorma_origins: Vec<HeaderValue>,
+    /// None: tokens are not checked.
+    pub jwt: Option<JwtConfig>,
     /// 0: none is slow.
     pub slow_ms: u64,
     pub log_format: LogFormat,
@@ -419,6 +458,38 @@ impl Config {
         if !(1..=TTL_MS_MAX).contains(&protolink_ttl_ms) {
             fault("protolink_ttl_ms", &format!("must be 1 to {TTL_MS_MAX}"));
         }
+        // What is not said fits whatever else the operator chose.
+        let soorma_ttl_ms =
+            settings.soorma_ttl_ms.unwrap_or(SOORMA_TTL_MS.clamp(ttl_ms_min, ttl_ms_max.max(ttl_ms_min)));
+        if !(ttl_ms_min..=ttl_ms_max).contains(&soorma_ttl_ms) {
+            fault("soorma_ttl_ms", "must be ttl_ms_min to ttl_ms_max");
+        }
+        let soorma_reap_after_ms = settings.soorma_reap_after_ms.unwrap_or(SOORMA_REAP_AFTER_MS);
+        if soorma_reap_after_ms > REAP_AFTER_MS_MAX.into() {
+            fault("soorma_reap_after_ms", &format!("must be at most {REAP_AFTER_MS_MAX}"));
+        }
+        let origins = settings.soorma_origins.unwrap_or_else(|| SOORMA_ORIGINS.map(str::to_owned).to_vec());
+        let origin = |origin: &String| {
+            let is_one = origin.split_once("://").is_some_and(|(_, host)| !host.is_empty() && !host.contains('/'));
+            HeaderValue::from_str(origin).ok().filter(|_| is_one)
+        };
+        let soorma_origins: Option<Vec<_>> = origins.iter().filter(|text| !text.is_empty()).map(origin).collect();
+        if soorma_origins.is_none() {
+            fault("soorma_origins", "must be a list of SCHEME://HOST[:PORT]");
+        }
+        let soorma_origins = soorma_origins.unwrap_or_default();
+        let jwt = JwtConfig {
+            secret: settings.jwt_secret,
+            public_key_file: settings.jwt_public_key_file,
+            jwks: settings.jwt_jwks,
+            jwks_url: settings.jwt_jwks_url,
+            issuer: settings.jwt_issuer,
+            audience: settings.jwt_audience,
+        };
+        for (key, message) in jwt.faults() {
+            fault(key, &message);
+        }
+        let jwt = Some(jwt).filter(JwtConfig::has_keys);
 
         let history_changes_max = settings.history_changes_max.unwrap_or(HISTORY_CHANGES_MAX);
         if history_changes_max == 0 {
@@ -491,6 +562,10 @@ impl Config {
             tenant_watchers_max,
             drain_ms,
             tenants,
+            soorma_ttl_ms: u32::try_from(soorma_ttl_ms).ok()?,
+            soorma_reap_after_ms: u32::try_from(soorma_reap_after_ms).ok()?,
+            soorma_origins,
+            jwt,
             slow_ms: settings.slow_ms.unwrap_or(SLOW_MS),
             log_format: settings.log_format.unwrap_or_default(),
             log_level,

@@ -11,9 +11,10 @@
 //! - Wire types and the roll's types meet in `translate` and, on the way that is taken most, in `render`; statuses are
 //!   given in `reply`.
 //!
-//! Read in this order: [`config`], [`Server`], [`Probe`], `listener`, `edge`, `native`, `faces`, `watch`; then `request`, `params`, `body`, `json`,
-//! `fault`, `parse` for what comes in, `translate`, [`render`], `cursor`, `reply` for what goes out, and `peer`.
+//! Read in this order: [`config`], [`Server`], [`Probe`], `listener`, `edge`, `native`, `watch`; then `request`, `params`, `body`, `json`,
+//! `fault`, `parse` for what comes in, `translate`, [`render`], `cursor`, `reply` for what goes out, `faces` with `auth` and `schema`, and `peer`.
 
+mod auth;
 mod body;
 pub mod config;
 mod cursor;
@@ -32,6 +33,7 @@ mod probe;
 pub mod render;
 mod reply;
 mod request;
+mod schema;
 mod secret;
 mod server;
 mod slow;
@@ -40,6 +42,7 @@ pub mod telemetry;
 mod translate;
 mod watch;
 
+pub use auth::{JwtConfig, JwtConfigError, SetError};
 pub use config::{Config, ConfigError, Settings};
 pub use probe::Probe;
 /// What an operator does to a directory whose node does not run.

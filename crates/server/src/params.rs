@@ -188,6 +188,24 @@ impl Params {
     }
 }
 
+/// Parameters of a contract that passes over what it does not know, and takes the last of what is repeated. An empty one
+/// is none.
+#[derive(Debug)]
+pub(crate) struct Last(BTreeMap<String, String>);
+
+impl Last {
+    pub(crate) fn of(uri: &Uri) -> Self {
+        let pairs = UrlQuery::<Vec<(String, String)>>::try_from_uri(uri).map(|UrlQuery(pairs)| pairs);
+        Self(pairs.unwrap_or_default().into_iter().filter(|(_, value)| !value.is_empty()).collect())
+    }
+
+    /// The first of several that is given, each under any of its names; with its place among them.
+    pub(crate) fn first_of(&self, names: &[&[&str]]) -> Option<(usize, String)> {
+        let given = |names: &&[&str]| names.iter().find_map(|name| self.0.get(*name).cloned());
+        names.iter().enumerate().find_map(|(n, names)| given(names).map(|value| (n, value)))
+    }
+}
+
 /// What discovery asks for, but for the cursor, which is read against the rest.
 #[derive(Clone, Debug)]
 pub(crate) struct Discovery {

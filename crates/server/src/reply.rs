@@ -6,8 +6,10 @@ use axum::body::Body;
 use axum::http::{HeaderMap, HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use rollcall_api::{Problem, WriteOutcome, header as names};
-use rollcall_registry::{JoinTokenRefusal, NameError, Refusal, Revision};
+use rollcall_registry::{DefinitionRefusal, JoinTokenRefusal, NameError, Refusal, Revision};
 use rollcall_replica::{BarrierError, DigestError, Freshness, SubmitError};
+
+use serde_json::Value;
 
 use crate::fault::Faults;
 
@@ -37,6 +39,8 @@ struct Parts {
     shown: Option<Shown>,
     /// What the router or a layer around it put beside the failure.
     headers: HeaderMap,
+    /// What is said in the place of a problem document, where another contract has its own way to say no.
+    said: Option<Vec<u8>>,
 }
 
 impl Failure {
@@ -51,6 +55,7 @@ impl Failure {
             outcome: None,
             shown: None,
             headers: HeaderMap::new(),
+            said: None,
         }))
     }
 
@@ -128,6 +133,21 @@ impl Failure {
         self
     }
 
+    /// Says no in the words of another contract.
+    pub(crate) fn said(mut self, body: &Value) -> Self {
+        self.0.said = Some(body.to_string().into_bytes());
+        self
+    }
+
+    /// As [`Self::said`], unless that was said already.
+    pub(crate) fn or_said(self, body: impl FnOnce(&Self) -> Value) -> Self {
+        if self.0.said.is_some() {
+            return self;
+        }
+        let body = body(&self);
+        self.said(&body)
+    }
+
     pub(crate) fn status(&self) -> StatusCode {
         self.0.status
     }
@@ -162,12 +182,21 @@ impl Failure {
     pub(crate) fn render(self, request_id: &str, write: bool) -> Response {
         let problem = self.problem(request_id, write);
         let parts = *self.0;
-        let body = serde_json::to_vec(&problem).expect("a problem has no failing serializer");
+        let (content_type, body) = match parts.said {
+            Some(said) => ("application/json", said),
+            None => {
+                let body = serde_json::to_vec(&problem).expect("a problem has no failing serializer");
+                (names::PROBLEM_JSON, body)
+            }
+        };
         let mut response = Response::new(Body::from(body));
         *response.status_mut() = parts.status;
         *response.headers_mut() = parts.headers;
         let headers = response.headers_mut();
-        headers.insert(header::CONTENT_TYPE, HeaderValue::from_static(names::PROBLEM_JSON));
+        headers.insert(header::CONTENT_TYPE, HeaderValue::from_static(content_type));
+        if parts.status == StatusCode::UNAUTHORIZED {
+            headers.insert(header::WWW_AUTHENTICATE, HeaderValue::from_static("Bearer"));
+        }
         if let Some(ms) = parts.retry_after_ms {
             headers.insert(header::RETRY_AFTER, HeaderValue::from(ms.div_ceil(1_000).max(1)));
         }
@@ -236,6 +265,17 @@ impl From<Refusal> for Failure {
             },
             // Only the leader's own expiry is proposed with a term; no client can cause this.
             Refusal::StaleTerm { .. } => (StatusCode::INTERNAL_SERVER_ERROR, "internal"),
+            // A version of a schema is defined once.
+            Refusal::Definition(DefinitionRefusal::Exists { .. }) => (StatusCode::CONFLICT, "already_defined"),
+            Refusal::Definition(DefinitionRefusal::NotDefined) => (StatusCode::NOT_FOUND, "not_defined"),
+            // Somebody defined another version in between, time and again: the same request may succeed later.
+            Refusal::Definition(DefinitionRefusal::Outdated) => (StatusCode::CONFLICT, "definition_changed"),
+            // The tenant, or the cluster, holds as much as it may: something has to be removed first.
+            Refusal::Definition(
+                DefinitionRefusal::TooMany { .. }
+                | DefinitionRefusal::TooLarge { .. }
+                | DefinitionRefusal::Full { .. },
+            ) => (StatusCode::PAYLOAD_TOO_LARGE, "definitions_full"),
         };
         let mut failure = Self::new(status, code, refusal.to_string());
         match refusal {
@@ -248,6 +288,7 @@ impl From<Refusal> for Failure {
             | Refusal::Superseded { .. }
             | Refusal::MetadataTooLarge { .. }
             | Refusal::JoinToken(_)
+            | Refusal::Definition(_)
             | Refusal::StaleTerm { .. } => {}
         }
         failure

@@ -47,9 +47,25 @@ impl FromRequestParts<Native> for Context {
 
     async fn from_request_parts(parts: &mut Parts, native: &Native) -> Result<Self, Failure> {
         let mut faults = Faults::default();
-        let tenant = tenant(&parts.headers, &mut faults);
+        match tenant(&parts.headers, &mut faults) {
+            Some(tenant) => Self::new(tenant, parts, native, faults),
+            None => {
+                timeout(&parts.headers, &mut faults);
+                Err(Failure::faulty(faults))
+            }
+        }
+    }
+}
+
+impl Context {
+    /// Of a request whose tenant is known otherwise than by its headers.
+    pub(crate) fn of_tenant(tenant: TenantId, parts: &Parts, native: &Native) -> Result<Self, Failure> {
+        Self::new(tenant, parts, native, Faults::default())
+    }
+
+    fn new(tenant: TenantId, parts: &Parts, native: &Native, mut faults: Faults) -> Result<Self, Failure> {
         let timeout = timeout(&parts.headers, &mut faults);
-        let (Some(tenant), Some(timeout)) = (tenant, timeout) else { return Err(Failure::faulty(faults)) };
+        let Some(timeout) = timeout.filter(|_| faults.is_empty()) else { return Err(Failure::faulty(faults)) };
         if !native.tenants.is_empty() && !native.tenants.contains(&tenant) {
             let detail = format!("this cluster has no tenant `{tenant}`");
             return Err(Failure::new(StatusCode::FORBIDDEN, "unknown_tenant", detail));

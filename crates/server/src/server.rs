@@ -16,13 +16,14 @@ use tokio::runtime::Handle;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::{AbortOnDropHandle, TaskTracker};
 
+use crate::auth::{Auth, JwtConfigError};
 use crate::config::{Config, Founding, NodeRole};
 use crate::edge::Edge;
-use crate::faces::Faces;
+use crate::faces::soorma;
 use crate::limits::{self, CONNECTIONS_MAX};
 use crate::listener;
 use crate::metrics::EdgeMetrics;
-use crate::native::{Ends, Native, Surroundings};
+use crate::native::{Ends, Faces, Native, Surroundings};
 use crate::parse::TtlLimits;
 use crate::peer::{self, PeerEdge, Wires};
 use crate::probe::Probe;
@@ -45,6 +46,8 @@ pub enum RunError {
         #[source]
         source: io::Error,
     },
+    #[error("load the keys that tokens are checked with")]
+    Jwt(#[source] JwtConfigError),
     #[error("start the replica")]
     Start(#[source] StartError),
     #[error("the replica broke")]
@@ -61,7 +64,7 @@ impl RunError {
         match self {
             Self::Start(error) => error.is_removed(),
             Self::Broke(failure) => failure.is_removed(),
-            Self::Bind { .. } | Self::Watches => false,
+            Self::Bind { .. } | Self::Jwt(_) | Self::Peers | Self::Watches => false,
         }
     }
 }
@@ -134,6 +137,15 @@ impl Server {
         let url = format!("http://{client_address}");
         let notices = OnceLock::new();
         let surroundings = Arc::new(Surroundings { data_dir, url, metrics: metrics.clone(), notices });
+        let faces = Faces {
+            auth: Auth::new(self.config.jwt.as_ref()).map_err(RunError::Jwt)?,
+            protolink_ttl_ms: self.config.protolink_ttl_ms,
+            soorma: soorma::Terms {
+                ttl_ms: self.config.soorma_ttl_ms,
+                reap_after_ms: self.config.soorma_reap_after_ms,
+                origins: self.config.soorma_origins.clone().into(),
+            },
+        };
         let chores = TaskTracker::new();
         let (draining, stop_clients, clients_gone, stop_peers) =
             (CancellationToken::new(), CancellationToken::new(), CancellationToken::new(), CancellationToken::new());
@@ -168,8 +180,8 @@ impl Server {
                 Native::new(
                     replica,
                     &self.config.tenants,
+                    faces.clone(),
                     ttl(&self.config),
-                    Faces { protolink_ttl_ms: self.config.protolink_ttl_ms },
                     watchers(&self.config),
                     surroundings.clone(),
                     Ends { draining: draining.clone(), sockets: sockets.clone(), broken: broken.clone() },

@@ -54,6 +54,8 @@ pub enum Kind {
     BackupHead = 14,
     /// What was begun on a directory and is not done.
     Unfinished = 15,
+    /// What agents agreed upon beside the roll.
+    Definition = 16,
     /// A token with which nodes join.
     JoinToken = 18,
 }
@@ -75,6 +77,7 @@ impl Kind {
         Self::History,
         Self::BackupHead,
         Self::Unfinished,
+        Self::Definition,
         Self::JoinToken,
     ];
 
@@ -94,6 +97,8 @@ impl Kind {
             Self::PeerRequest | Self::PeerResponse => 5 << 20,
             // A registration has at most 512 KiB; what heartbeats report of it comes on top.
             Self::Instance => 4 << 20,
+            // An edge takes bodies of 64 KiB.
+            Self::Definition => 1 << 20,
             // Small ones, and at most one that is not.
             Self::History => 8 << 20,
             // Carries at least one row or the state's header, whatever its size.

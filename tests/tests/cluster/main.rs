@@ -10,5 +10,6 @@ mod operate;
 mod paused;
 mod reads;
 mod restart;
+mod soorma;
 mod traces;
 mod watches;

@@ -6,11 +6,13 @@ use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 
+use super::definitions::DefinitionsDelta;
 use super::join_tokens::{JoinToken, JoinTokenDelta, JoinTokenId};
 use super::past::{Past, PastDelta};
 use super::{ById, Held, Options, Session, State, Tenant};
+use crate::definition::{Definition, DefinitionKey};
 use crate::digest::Digest;
-use crate::ids::{ClusterTime, Epoch, InstanceId, LeaseId, Revision, TenantId, WallTime};
+use crate::ids::{ClusterTime, Edition, Epoch, InstanceId, LeaseId, Revision, TenantId, WallTime};
 use crate::index::{IndexBuilder, Slot};
 use crate::instance::{Instance, SUPERSEDED_MAX};
 
@@ -22,6 +24,8 @@ pub type InstanceKey = (TenantId, InstanceId);
 pub struct Header {
     pub epoch: Epoch,
     pub revision: Revision,
+    /// Of the definitions.
+    pub edition: Edition,
     pub now: ClusterTime,
     pub wall: WallTime,
     /// Each node's last batch and its answer, by node.
@@ -40,6 +44,7 @@ pub struct Delta {
     pub deadlines: Vec<(LeaseId, ClusterTime)>,
     pub past: PastDelta,
     pub join_tokens: JoinTokenDelta,
+    pub definitions: DefinitionsDelta,
 }
 
 #[derive(Debug, Default)]
@@ -68,6 +73,7 @@ impl State {
         Header {
             epoch: self.epoch,
             revision: self.revision,
+            edition: self.definitions.edition,
             now: self.now,
             wall: self.wall,
             sessions: self.sessions.clone(),
@@ -112,6 +118,7 @@ impl State {
             deadlines,
             past,
             join_tokens: self.join_tokens.take_delta(),
+            definitions: self.take_definitions(),
         }
     }
 
@@ -168,12 +175,14 @@ pub enum RestoreError {
     Past { revision: Revision },
     #[error("join token {id} has two rows, or cannot be")]
     JoinToken { id: JoinTokenId },
+    #[error("definition {key:?} of tenant {tenant} cannot be: {fault}")]
+    Definition { tenant: TenantId, key: DefinitionKey, fault: &'static str },
     #[error("the rows have the digest {found}, but {expected} was written")]
     Digest { found: Digest, expected: Digest },
 }
 
 /// A state in the making: first all deadlines in the order of their leases, then all instances in that of their keys, then
-/// the history in its order, and the join tokens.
+/// the history in its order, the join tokens, and the definitions whenever.
 #[derive(Debug)]
 pub struct Restoring {
     state: State,
@@ -205,6 +214,7 @@ impl Restoring {
         let mut state = State::new(options);
         state.epoch = header.epoch;
         state.revision = header.revision;
+        state.definitions.edition = header.edition;
         state.now = header.now;
         state.wall = header.wall;
         state.sessions = header.sessions;
@@ -293,6 +303,11 @@ impl Restoring {
         }
         self.past_end = Revision(first.0.saturating_add(changes.len() as u64).saturating_sub(1));
         self.past.extend(changes);
+    }
+
+    /// A definition, in any order.
+    pub fn definition(&mut self, definition: Definition) -> Result<(), RestoreError> {
+        self.state.restore_definition(definition)
     }
 
     /// An instance comes after all before it: so none comes twice, and a tenant that ended does not come again.

@@ -8,6 +8,7 @@
 
 mod check;
 mod checkpoint;
+mod definitions;
 mod expire;
 mod join_tokens;
 mod once;
@@ -23,6 +24,7 @@ use std::sync::Arc;
 use hashbrown::HashTable;
 
 pub use checkpoint::{Delta, Header, InstanceKey, RestoreError, Restoring};
+pub use definitions::{Definitions, DefinitionsDelta};
 pub use join_tokens::{
     Admission, JOIN_TOKEN_TTL_MS_MAX, JOIN_TOKEN_USES_MAX, JOIN_TOKENS_MAX, JoinToken, JoinTokenCommand,
     JoinTokenDelta, JoinTokenId, JoinTokenIdError, JoinTokenRefusal, NODE_ADDRESS_BYTES_MAX, SecretDigest,
@@ -30,7 +32,7 @@ pub use join_tokens::{
 pub use once::Session;
 pub use past::{Past, PastDelta};
 
-use crate::command::{Command, Outcome, Proposal};
+use crate::command::{Command, Outcome, Proposal, Refusal};
 use crate::digest::{self, Digest, RowSum};
 use crate::history::{Change, ChangeKind, History, HistoryLimits, Record};
 use crate::ids::{ClusterTime, Epoch, InstanceId, LeaseId, Revision, TenantId, Term, WallTime};
@@ -67,6 +69,7 @@ pub struct State {
 
     /// Each node's last batch and its answer, by node.
     sessions: BTreeMap<u64, Session>,
+    definitions: Definitions,
 
     join_tokens: join_tokens::JoinTokens,
 
@@ -179,6 +182,7 @@ impl State {
             schedule: Schedule::default(),
             sessions: BTreeMap::new(),
             join_tokens: join_tokens::JoinTokens::default(),
+            definitions: Definitions::default(),
             rows: RowSum::default(),
             history: History::new(options.history, Revision(0)),
             dirty: checkpoint::Dirty::default(),
@@ -220,6 +224,9 @@ impl State {
             }
             Command::Expire { term: proposed, up_to, limit } => self.expire(*proposed, term, *up_to, *limit),
             Command::JoinToken(command) => self.join_token(command),
+            Command::Define { tenant, change } => {
+                self.define(tenant, change).map(Outcome::Defined).map_err(Refusal::Definition)
+            }
         };
         answer.unwrap_or_else(Outcome::Refused)
     }
@@ -264,7 +271,7 @@ impl State {
 
     /// Of everything but the epoch: a roll that was restored is the one that was backed up.
     pub fn digest(&self) -> Digest {
-        let scalars = [self.revision.0, self.now.0, self.wall.0, self.len() as u64];
+        let scalars = [self.revision.0, self.now.0, self.wall.0, self.len() as u64, self.definitions.edition.0];
         let sessions = self.sessions.iter().flat_map(|(node, session)| [*node, session.start, session.batch]);
         self.rows.with_scalars(scalars.into_iter().chain(sessions))
     }

@@ -18,8 +18,9 @@ use random::Random;
 use rollcall_registry::query::Forgotten;
 use rollcall_registry::state::{Delta, Header, Past, Restoring};
 use rollcall_registry::{
-    ClusterTime, HistoryLimits, Instance, JoinToken, JoinTokenId, LeaseId, Once, Options, Origin, Outcome, Page,
-    Position, Proposal, Query, Refusal, Revision, Sort, State, Term, WallTime,
+    ClusterTime, Definition, DefinitionContent, DefinitionKey, HistoryLimits, Instance, JoinToken, JoinTokenId,
+    LeaseId, Once, Options, Origin, Outcome, Page, Position, Proposal, Query, Refusal, Revision, Sort, State,
+    TenantId, Term, WallTime,
 };
 use wish::Wish;
 
@@ -54,6 +55,7 @@ struct Kept {
     deadlines: BTreeMap<LeaseId, ClusterTime>,
     past: BTreeMap<Revision, Vec<Past>>,
     join_tokens: BTreeMap<JoinTokenId, JoinToken>,
+    definitions: BTreeMap<(TenantId, DefinitionKey), Definition>,
     log: Vec<(Term, Proposal)>,
 }
 
@@ -249,7 +251,7 @@ impl<'a> World<'a> {
 
     /// Keeps what changed, as storage would: removals first.
     fn checkpoint(&mut self) {
-        let Delta { header, removed, removed_leases, instances, deadlines, past, join_tokens } =
+        let Delta { header, removed, removed_leases, instances, deadlines, past, join_tokens, definitions } =
             self.restored.take_delta();
         for key in removed {
             assert!(self.kept.instances.remove(&key).is_some(), "{key:?} was removed, but had no row");
@@ -276,6 +278,14 @@ impl<'a> World<'a> {
         for token in join_tokens.put {
             self.kept.join_tokens.insert(token.id, token);
         }
+        for key in definitions.removed {
+            assert!(self.kept.definitions.remove(&key).is_some(), "{key:?} was removed, but had no row");
+        }
+        for definition in definitions.put {
+            let key = (definition.tenant.clone(), definition.content.key());
+            let before = self.kept.definitions.insert(key, (*definition).clone());
+            assert_ne!(before, Some((*definition).clone()), "an unchanged row was written");
+        }
         self.kept.header = Some(header);
         self.kept.log.clear();
     }
@@ -299,6 +309,9 @@ impl<'a> World<'a> {
         for token in self.kept.join_tokens.values() {
             restoring.join_token(token.clone()).expect("the rows are whole");
         }
+        for definition in self.kept.definitions.values() {
+            restoring.definition(definition.clone()).expect("the rows are whole");
+        }
         self.restored = restoring.finish().expect("the rows are whole");
         let known = self.kept.past.range(first..).next().map_or(self.restored.revision().0, |(first, _)| first.0 - 1);
         assert_eq!(self.restored.oldest_known(), Revision(known));
@@ -317,6 +330,24 @@ impl<'a> World<'a> {
             assert_eq!(state.revision(), model.revision());
             assert!(state.join_tokens().eq(model.join_tokens.values()));
             assert_eq!(state.len(), model.roll.len());
+            let definitions = state.definitions();
+            assert_eq!(definitions.len(), model.definitions.len());
+            for definition in &model.definitions {
+                let Definition { tenant, content, .. } = definition;
+                let found = definitions.get(tenant, &content.key());
+                assert_eq!(found.map(|found| &**found), Some(definition));
+                if let DefinitionContent::Schema(schema) = content {
+                    let of_name = |other: &&Definition| match &other.content {
+                        DefinitionContent::Schema(other_schema) => {
+                            other.tenant == *tenant && other_schema.name == schema.name
+                        }
+                        _ => false,
+                    };
+                    let latest = model.definitions.iter().filter(of_name).map(|other| other.edition).max();
+                    let found = definitions.latest_schema(tenant, &schema.name);
+                    assert_eq!(found.map(|found| found.edition), latest);
+                }
+            }
             assert_eq!(state.next_due_by(by), model.next_due().filter(|due| *due <= by));
             for ((tenant, id), entry) in &model.roll {
                 let view = state.get(tenant, id).expect("the model has it");

@@ -5,9 +5,10 @@ use std::cmp::Reverse;
 use std::collections::BTreeMap;
 
 use rollcall_registry::{
-    Admission, Beaten, ChangeKind, ClusterTime, Command, Condition, Instance, InstanceId, JoinToken,
-    JoinTokenCommand, JoinTokenId, JoinTokenRefusal, LeaseId, LeaseSet, MetadataValue, Outcome, Pair, Proposal,
-    Refusal, Registered, Registration, Revision, Sort, Status, TenantId, Term, WallTime,
+    Admission, Beaten, ChangeKind, ClusterTime, Command, Compatibility, Condition, Defined, Definition,
+    DefinitionChange, DefinitionContent, DefinitionKey, DefinitionName, DefinitionRefusal, Edition, Instance,
+    InstanceId, JoinToken, JoinTokenCommand, JoinTokenId, JoinTokenRefusal, LeaseId, LeaseSet, MetadataValue,
+    Outcome, Pair, Proposal, Refusal, Registered, Registration, Revision, Sort, Status, TenantId, Term, WallTime,
 };
 
 use crate::wish::Wish;
@@ -72,6 +73,9 @@ pub(crate) struct Model {
     pub(crate) wall: WallTime,
     pub(crate) roll: Roll,
     pub(crate) deadlines: BTreeMap<Key, ClusterTime>,
+    pub(crate) definitions: Vec<Definition>,
+    /// Changes of definitions.
+    pub(crate) edition: Edition,
     /// What changed at revision `n + 1`, and the roll before it.
     pub(crate) past: Vec<(ChangeKind, Key, Roll)>,
     pub(crate) join_tokens: BTreeMap<JoinTokenId, JoinToken>,
@@ -143,6 +147,9 @@ impl Model {
                 let token = self.join_token(command).map_err(Refusal::JoinToken)?;
                 Ok(Outcome::JoinToken(Box::new(token)))
             }
+            Command::Define { tenant, change } => {
+                self.define(tenant, change).map(Outcome::Defined).map_err(Refusal::Definition)
+            }
         }
     }
 
@@ -196,6 +203,64 @@ impl Model {
                 }
             }
         }
+    }
+
+    fn define(&mut self, tenant: &TenantId, change: &DefinitionChange) -> Result<Defined, DefinitionRefusal> {
+        let own = || self.definitions.iter().filter(|definition| definition.tenant == *tenant);
+        let of_name = |name: &DefinitionName| {
+            let name = name.clone();
+            own().filter(move |definition| match &definition.content {
+                DefinitionContent::Schema(schema) => schema.name == name,
+                _ => false,
+            })
+        };
+        let (key, content) = match change {
+            DefinitionChange::Event(event) => {
+                (DefinitionKey::Event(event.name.clone()), Some(DefinitionContent::Event(event.clone())))
+            }
+            DefinitionChange::Schema { schema, compared } => {
+                let (name, version) = (schema.name.clone(), schema.version.clone());
+                let key = DefinitionKey::Schema(name.clone(), version);
+                if let Some(before) = own().find(|definition| definition.content.key() == key) {
+                    return Err(DefinitionRefusal::Exists { edition: before.edition });
+                }
+                let rule = own().find_map(|definition| match &definition.content {
+                    DefinitionContent::Compatibility { name: of, mode } if *of == name => Some(*mode),
+                    _ => None,
+                });
+                let latest = of_name(&name).map(|definition| definition.edition).max();
+                if rule.is_some_and(|mode| mode != compared.mode || latest != compared.latest) {
+                    return Err(DefinitionRefusal::Outdated);
+                }
+                (key, Some(DefinitionContent::Schema(schema.clone())))
+            }
+            DefinitionChange::Compatibility { name, mode } => {
+                let content = DefinitionContent::Compatibility { name: name.clone(), mode: *mode };
+                (content.key(), Some(content).filter(|_| *mode != Compatibility::None))
+            }
+            DefinitionChange::Remove(key) => (key.clone(), None),
+        };
+        let before = own().find(|definition| definition.content.key() == key).cloned();
+        if let Some(before) = &before
+            && content.as_ref() == Some(&before.content)
+        {
+            return Ok(defined(before, false));
+        }
+        let absent = before.is_none() && content.is_none();
+        if absent && matches!(change, DefinitionChange::Remove(_)) {
+            return Err(DefinitionRefusal::NotDefined);
+        }
+        self.edition.0 += u64::from(!absent);
+        self.definitions.retain(|definition| definition.tenant != *tenant || definition.content.key() != key);
+        let (edition, updated_at) = (self.edition, self.wall);
+        let defined_at = before.as_ref().map_or(self.wall, |before| before.defined_at);
+        let Some(content) = content else {
+            let updated_at = before.map_or(self.wall, |before| before.updated_at);
+            return Ok(Defined { created: false, edition, defined_at, updated_at });
+        };
+        let definition = Definition { tenant: tenant.clone(), content, edition, defined_at, updated_at };
+        self.definitions.push(definition.clone());
+        Ok(defined(&definition, before.is_none()))
     }
 
     fn register(&mut self, key: Key, registration: Registration, anew: bool) -> Registered {
@@ -332,6 +397,11 @@ impl Model {
         found.sort_by_key(|(rank, _)| *rank);
         found.into_iter().map(|(_, entry)| entry).collect()
     }
+}
+
+fn defined(definition: &Definition, created: bool) -> Defined {
+    let Definition { edition, defined_at, updated_at, .. } = *definition;
+    Defined { created, edition, defined_at, updated_at }
 }
 
 /// All that a rank depends on while proximity and trust are unknown.

@@ -2,9 +2,10 @@
 
 use rollcall_registry::registration::{Capability, Extras};
 use rollcall_registry::{
-    Admission, ClusterTime, Command, Condition, InstanceId, JoinTokenCommand, JoinTokenId, Kind, LeaseId, LeaseSet,
-    Metadata, MetadataValue, PackedRegistration, Protocol, Registration, Revision, SecretDigest, ServiceName, Status,
-    TenantId, Term, Visibility,
+    Admission, ClusterTime, Command, Compared, Compatibility, Condition, DefinitionChange, DefinitionKey,
+    DefinitionName, Edition, EventDefinition, InstanceId, JoinTokenCommand, JoinTokenId, Kind, LeaseId, LeaseSet,
+    Metadata, MetadataValue, PackedRegistration, Protocol, Registration, Revision, SchemaDefinition, SecretDigest,
+    ServiceName, Status, TenantId, Term, Visibility,
 };
 
 /// SplitMix64: one number of state, so that a seed says everything.
@@ -143,9 +144,41 @@ fn lease(random: &mut Random, revision: Revision) -> Option<LeaseId> {
     random.once_in(2).then(|| LeaseId(recent(random, revision)))
 }
 
+/// Of few names, so that they meet each other.
+fn definition_change(random: &mut Random) -> DefinitionChange {
+    let name = |text: &str| DefinitionName::parse(text).expect("a plain name");
+    let (event, schema) = (name(random.pick(&["e", "f"])), name(random.pick(&["s", "t"])));
+    let version = name(random.pick(&["1", "2", "3"]));
+    let mode = random.pick(Compatibility::ALL);
+    match random.below(8) {
+        0 | 1 => DefinitionChange::Event(EventDefinition {
+            name: event,
+            topic: random.pick(&["x", "y"]).into(),
+            document: random.pick(&["{}", "[]"]).into(),
+        }),
+        2..=4 => DefinitionChange::Schema {
+            schema: SchemaDefinition {
+                name: schema,
+                version,
+                owner: random.once_in(2).then(|| "o".into()),
+                description: None,
+                schema: random.pick(&["{}", "true"]).into(),
+            },
+            compared: Compared { mode, latest: random.once_in(2).then(|| Edition(random.below(30))) },
+        },
+        5 => DefinitionChange::Compatibility { name: schema, mode },
+        6 => DefinitionChange::Remove(DefinitionKey::Event(event)),
+        _ => DefinitionChange::Remove(match random.below(2) {
+            0 => DefinitionKey::Schema(schema, version),
+            _ => DefinitionKey::Compatibility(schema),
+        }),
+    }
+}
+
 pub(crate) fn command(random: &mut Random, revision: Revision, now: ClusterTime, term: Term) -> Command {
     let tenant = tenant(random);
     match random.below(18) {
+        16 | 17 => Command::Define { tenant, change: definition_change(random) },
         0..=4 => Command::Register { tenant, registration: packed(random), condition: condition(random, revision) },
         5..=7 => {
             let leases = (0..random.below(6)).map(|_| LeaseId(recent(random, revision))).collect();

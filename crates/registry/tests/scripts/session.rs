@@ -5,15 +5,16 @@ use std::collections::BTreeMap;
 use rollcall_registry::registration::{Capability, Extras};
 use rollcall_registry::state::{Delta, Header, InstanceKey, Past, Restoring};
 use rollcall_registry::{
-    Change, ChangeKind, ClusterTime, Command, Condition, Digest, HistoryLimits, Instance, LeaseId, LeaseSet,
-    MetadataValue, Options, Outcome, Page, Position, Proposal, Query, Refusal, Registration, Revision, ServiceName,
-    Sort, State, Term, View, WallTime,
+    Change, ChangeKind, ClusterTime, Command, Condition, Definition, DefinitionKey, Digest, HistoryLimits, Instance,
+    LeaseId, LeaseSet, MetadataValue, Options, Outcome, Page, Position, Proposal, Query, Refusal, Registration,
+    Revision, ServiceName, Sort, State, TenantId, Term, View, WallTime,
 };
 
 use arguments::Arguments;
 use tokens::KeptTokens;
 
 mod arguments;
+mod definitions;
 mod tokens;
 
 /// One state machine and the leader that writes to it.
@@ -25,6 +26,9 @@ mod tokens;
 /// - `deregister ID [lease= if=]`
 /// - `create-token ID secret= ttl_ms= [uses= role=learner]`, `spend-token ID secret= address= [role=learner]`,
 ///   `revoke-token ID`
+/// - `define_event NAME [topic= document=]`, `define_schema NAME version= [schema= owner= mode= latest=eN]`, where mode and
+///   latest are what the edge compared with, `set_compatibility NAME mode=`, `undefine event|schema|compatibility NAME
+///   [version=]`; `document=filler:N` is one of N bytes
 /// - `expire [term= up_to= limit=]` is proposed once; `tick MS` passes time and expires until nothing is due
 ///
 /// The world: `advance MS` passes time, `clock MS` sets the leader's clock, `term N` elects, `history changes=` starts
@@ -32,7 +36,7 @@ mod tokens;
 /// written.
 ///
 /// Questions: `get ID`, `query [filters] [sort= limit= at=]`, `next` (the page after the last one), `count`,
-/// `changes after=`, `tokens`, `now`, `digest`, `remember NAME` and `compare NAME` (digests).
+/// `changes after=`, `tokens`, `definitions`, `latest NAME`, `now`, `digest`, `remember NAME` and `compare NAME` (digests).
 pub(crate) struct Session {
     state: State,
     options: Options,
@@ -53,6 +57,7 @@ struct Kept {
     deadlines: BTreeMap<LeaseId, ClusterTime>,
     past: Vec<(Revision, Vec<Past>)>,
     tokens: KeptTokens,
+    definitions: BTreeMap<(TenantId, DefinitionKey), Definition>,
 }
 
 type Said = Result<Vec<String>, String>;
@@ -80,7 +85,7 @@ impl Session {
         let verb = arguments.verb.clone();
         let said = match verb.as_str() {
             "register" | "heartbeat" | "beat" | "deregister" | "expire" | "create-token" | "spend-token"
-            | "revoke-token" => {
+            | "revoke-token" | "define_event" | "define_schema" | "set_compatibility" | "undefine" => {
                 let command = self.write(&verb, &mut arguments)?;
                 match &mut self.entry {
                     Some(entry) => {
@@ -139,6 +144,8 @@ impl Session {
                 }
             }
             "tokens" => self.state.join_tokens().map(tokens::line).collect(),
+            "definitions" => definitions::list(&self.state, &mut arguments)?,
+            "latest" => definitions::latest(&self.state, &mut arguments)?,
             "now" => {
                 let due = self
                     .state
@@ -169,6 +176,9 @@ impl Session {
             return Ok(Command::JoinToken(command));
         }
         let tenant = arguments.tenant()?;
+        if let Some(change) = definitions::change(verb, arguments)? {
+            return Ok(Command::Define { tenant, change });
+        }
         Ok(match verb {
             "register" => Command::Register {
                 tenant,
@@ -225,7 +235,7 @@ impl Session {
     }
 
     fn checkpoint(&mut self) -> Vec<String> {
-        let Delta { header, removed, removed_leases, instances, deadlines, past, join_tokens } =
+        let Delta { header, removed, removed_leases, instances, deadlines, past, join_tokens, definitions } =
             self.state.take_delta();
         let mut said = Vec::new();
         for key in &removed {
@@ -249,6 +259,15 @@ impl Session {
             self.kept.past.push((past.first, past.changes));
         }
         said.extend(self.kept.tokens.take(join_tokens));
+        for (tenant, key) in definitions.removed {
+            said.push(format!("- definition {tenant} {key:?}"));
+            self.kept.definitions.remove(&(tenant, key));
+        }
+        for definition in definitions.put {
+            let key = definition.content.key();
+            said.push(format!("+ definition {} {key:?} e{}", definition.tenant, definition.edition));
+            self.kept.definitions.insert((definition.tenant.clone(), key), (*definition).clone());
+        }
         self.kept.header = Some(header);
         said
     }
@@ -266,6 +285,9 @@ impl Session {
             restoring.past(*first, changes.clone());
         }
         self.kept.tokens.restore(&mut restoring)?;
+        for definition in self.kept.definitions.values() {
+            restoring.definition(definition.clone()).map_err(|e| e.to_string())?;
+        }
         self.state = restoring.finish().map_err(|e| e.to_string())?;
         Ok(vec![format!("{} instances at r{}", self.state.len(), self.state.revision())])
     }
@@ -379,6 +401,7 @@ fn answer_lines(command: &Command, outcome: &Outcome, before: Revision) -> Vec<S
             vec![format!("expired {count}{}", if *more { ", more are due" } else { "" })]
         }
         (_, Outcome::JoinToken(token)) => vec![tokens::line(token)],
+        (Command::Define { change, .. }, Outcome::Defined(defined)) => vec![definitions::answer(change, defined)],
         (_, Outcome::Refused(refusal)) => {
             let name = match refusal {
                 Refusal::NotRegistered => "not_registered",
@@ -389,6 +412,7 @@ fn answer_lines(command: &Command, outcome: &Outcome, before: Revision) -> Vec<S
                 Refusal::BatchOutdated => unreachable!("scripts propose plain commands"),
                 Refusal::MetadataTooLarge { .. } => "metadata_too_large",
                 Refusal::JoinToken(_) => "join_token",
+                Refusal::Definition(_) => "definition",
             };
             vec![format!("refused, {name}: {refusal}")]
         }

@@ -1,14 +1,8 @@
-//! Other people's wire contracts on the same roll.
+//! Other registries' wire contracts on the same roll.
 //!
 //! A face translates: requests of its contract into commands and queries on the one model, and what is on the roll into
 //! its answers. It holds no state, no index and no rule of its own; what is registered through one face is found through
 //! all the others.
 
 pub(crate) mod protolink;
-
-/// What an operator chose for faces.
-#[derive(Clone, Copy, Debug)]
-pub(crate) struct Faces {
-    /// Lease of an agent that registers by Protolink's contract.
-    pub(crate) protolink_ttl_ms: u32,
-}
+pub(crate) mod soorma;

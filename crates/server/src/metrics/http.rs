@@ -45,12 +45,25 @@ const ROUTES: &[&str] = &[
     "/openapi.json",
     "/",
     "/docs",
+    "/v1/agents",
+    "/v1/agents/discover",
+    "/v1/agents/{id}/heartbeat",
+    "/v1/agents/{id}",
+    "/v1/events",
+    "/v1/events/{id}",
+    "/v1/schemas",
+    "/v1/schemas/{id}/validate",
+    "/v1/schemas/{id}/compatibility",
+    "/v1/schemas/{id}",
+    "/v1/schemas/{id}/versions/{version}",
+    "/health",
+    "/",
 ];
 
 /// What is at no route.
 const ELSEWHERE: &str = "none";
 
-const METHODS: &[&str] = &["GET", "POST", "DELETE", "other"];
+const METHODS: &[&str] = &["GET", "POST", "PUT", "DELETE", "other"];
 
 const CLASSES: &[&str] = &["1xx", "2xx", "3xx", "4xx", "5xx"];
 
@@ -66,9 +79,16 @@ impl Route {
         let path = protolink::without_namespace(path);
         let route = ROUTES.iter().position(|route| *route == path).or_else(|| {
             ROUTES.iter().position(|route| {
-                let Some((before, behind)) = route.split_once("{id}") else { return false };
-                let id = path.strip_prefix(before).and_then(|rest| rest.strip_suffix(behind));
-                id.is_some_and(|id| !id.is_empty() && !id.contains('/'))
+                // Most are told apart by what they begin with.
+                if !route.split('{').next().is_some_and(|fixed| path.starts_with(fixed)) {
+                    return false;
+                }
+                let (mut parts, mut wanted) = (path.split('/'), route.split('/'));
+                let fits = |part: &str, wanted: &str| {
+                    if wanted.starts_with('{') { !part.is_empty() } else { part == wanted }
+                };
+                (&mut wanted).all(|wanted| parts.next().is_some_and(|part| fits(part, wanted)))
+                    && parts.next().is_none()
             })
         });
         let method = METHODS.iter().position(|known| *known == method.as_str()).unwrap_or(METHODS.len() - 1);
@@ -179,7 +199,7 @@ mod tests {
         for (template, item) in paths {
             for method in item.as_object().unwrap().keys() {
                 let method = Method::from_bytes(method.to_ascii_uppercase().as_bytes()).unwrap();
-                let route = Route::of(&method, &template.replace("{id}", "a-1"));
+                let route = Route::of(&method, &template.replace("{id}", "a-1").replace("{version}", "1.0.0"));
                 assert_eq!((route.template(), route.method()), (template.as_str(), method.as_str()));
             }
         }
@@ -197,7 +217,7 @@ mod tests {
     #[test]
     fn what_clients_make_up_adds_no_series() {
         for path in
-            ["/x", "/api/services/a/b", "/api/services//heartbeat", "/api/services/a/heartbeat/x", "/favicon.ico"]
+            ["//", "/api/services/a/b", "/api/services//heartbeat", "/api/services/a/heartbeat/x", "/favicon.ico"]
         {
             assert_eq!(Route::of(&Method::GET, path).template(), ELSEWHERE, "{path}");
         }

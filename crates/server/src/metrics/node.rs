@@ -144,6 +144,10 @@ fn roll(writer: &mut Writer<'_>, observed: &Observation) -> fmt::Result {
         None,
         observed.instances as f64,
     )?;
+    let help = "Events and schemas that agents agreed upon, of all tenants.";
+    writer.gauge("definitions", help, None, observed.definitions as f64)?;
+    let help = "What definitions take; beyond 256 MiB, or 16 MiB of one tenant, more are refused.";
+    writer.gauge("definitions", help, Some(Unit::Bytes), observed.definition_bytes as f64)?;
     writer.gauge("revision", "The number of the last visible change.", None, observed.revision.0 as f64)?;
     let help = "Cluster time; it stands still while no leader holds a quorum.";
     writer.gauge("cluster_time", help, Some(Unit::Seconds), observed.cluster_time.0 as f64 / 1_000.0)?;

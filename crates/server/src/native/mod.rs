@@ -32,8 +32,9 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
+use crate::auth::Auth;
 use crate::body::{self, JsonBody, TextBody};
-use crate::faces::{Faces, protolink};
+use crate::faces::{protolink, soorma};
 use crate::fault::Faults;
 use crate::limits::{BACKUPS_MAX, BODIES_KIB_MAX, BODY_BYTES_MAX};
 use crate::metrics::{EdgeMetrics, Metrics};
@@ -41,6 +42,7 @@ use crate::parse::TtlLimits;
 use crate::render::Renderer;
 use crate::reply::Failure;
 use crate::request::Context;
+use crate::schema::Validators;
 use crate::startup::{self, Notice};
 use crate::watch::{Hub, Places, WatcherLimits};
 
@@ -52,8 +54,13 @@ pub(crate) struct Native {
     pub(crate) replica: Replica,
     /// Empty: any.
     pub(crate) tenants: Arc<[TenantId]>,
+    /// Who is believed to be who.
+    pub(crate) auth: Auth,
+    pub(crate) soorma: soorma::Terms,
+    pub(crate) validators: Arc<Validators>,
+    /// Lease of an agent that registers by Protolink's contract.
+    pub(crate) protolink_ttl_ms: u32,
     ttl: TtlLimits,
-    pub(crate) faces: Faces,
     renderer: Arc<Renderer>,
     hub: Hub,
     places: Places,
@@ -75,6 +82,14 @@ pub(crate) struct Ends {
     pub(crate) sockets: TaskTracker,
     /// To be set when watchers are told nothing any more.
     pub(crate) broken: CancellationToken,
+}
+
+/// What the contracts beside the native one need to know.
+#[derive(Clone)]
+pub(crate) struct Faces {
+    pub(crate) auth: Auth,
+    pub(crate) soorma: soorma::Terms,
+    pub(crate) protolink_ttl_ms: u32,
 }
 
 /// What a node stands on.
@@ -103,8 +118,8 @@ impl Native {
     pub(crate) fn new(
         replica: Replica,
         tenants: &[TenantId],
+        Faces { auth, soorma, protolink_ttl_ms }: Faces,
         ttl: TtlLimits,
-        faces: Faces,
         watchers: WatcherLimits,
         surroundings: Arc<Surroundings>,
         Ends { draining, sockets, broken }: Ends,
@@ -118,8 +133,11 @@ impl Native {
             surroundings,
             replica,
             tenants: tenants.into(),
+            auth,
+            soorma,
+            protolink_ttl_ms,
+            validators: Arc::default(),
             ttl,
-            faces,
             renderer,
             bodies: Arc::new(Semaphore::new(BODIES_KIB_MAX)),
             backups: Arc::new(Semaphore::new(BACKUPS_MAX)),
@@ -155,6 +173,7 @@ impl Native {
             .route("/openapi.json", get(openapi::document))
             .merge(pages::router())
             .merge(protolink::router())
+            .merge(soorma::router(&self.soorma))
             .fallback(no_route)
             .method_not_allowed_fallback(no_method)
             .with_state(self)
@@ -167,7 +186,12 @@ impl Native {
         Ok(applied)
     }
 
-    async fn body(&self, request: Request, bytes_max: usize, deadline: Instant) -> Result<Option<JsonBody>, Failure> {
+    pub(crate) async fn body(
+        &self,
+        request: Request,
+        bytes_max: usize,
+        deadline: Instant,
+    ) -> Result<Option<JsonBody>, Failure> {
         body::read_json(request, bytes_max, deadline, &self.bodies).await
     }
 

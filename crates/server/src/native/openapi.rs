@@ -13,6 +13,7 @@ use utoipa::{Modify, OpenApi};
 
 use super::{backup, cluster, discovery, health, heartbeats, join_tokens, members, pages, services, socket, watch};
 use crate::faces::protolink;
+use crate::faces::soorma::{self, agents, events, schemas};
 
 #[derive(OpenApi)]
 #[openapi(
@@ -55,8 +56,25 @@ use crate::faces::protolink;
         health::readyz,
         health::metrics,
         document,
-        pages::dashboard,
+        pages::root,
         pages::docs,
+        agents::register,
+        agents::list,
+        agents::discover,
+        agents::heartbeat,
+        agents::deregister,
+        events::define,
+        events::list,
+        events::remove,
+        schemas::define,
+        schemas::list,
+        schemas::latest,
+        schemas::version,
+        schemas::remove,
+        schemas::validate,
+        schemas::compatibility,
+        schemas::set_compatibility,
+        soorma::health,
     ),
     components(schemas(ServiceUpdate, Snapshot, Reached, WsRequest, WsResponse)),
     tags(
@@ -66,6 +84,7 @@ use crate::faces::protolink;
         (name = "protolink", description = "The registry contract of Protolink, for its agents; each path also below `/ns/{tenant}`"),
         (name = "health", description = "For orchestrators"),
         (name = "pages", description = "For people"),
+        (name = "soorma", description = "The registry contract of Soorma, see FACES.md"),
     ),
 )]
 struct Document;
@@ -76,13 +95,17 @@ struct Conventions;
 impl Modify for Conventions {
     fn modify(&self, document: &mut openapi::OpenApi) {
         for (path, item) in &mut document.paths.paths {
-            let operations = [&mut item.get, &mut item.post, &mut item.delete];
+            let operations = [&mut item.get, &mut item.post, &mut item.put, &mut item.delete];
             for operation in operations.into_iter().flatten() {
                 if matches!(operation.operation_id.as_deref(), Some("discover" | "watch")) {
                     operation.parameters.get_or_insert_default().splice(..0, filters());
                 }
                 if ["/api/", "/agents", "/status"].iter().any(|beginning| path.starts_with(beginning)) {
                     operation.parameters.get_or_insert_default().extend(common_headers());
+                }
+                // Other contracts have their own way to say no.
+                if operation.tags.iter().flatten().any(|tag| tag == "soorma") {
+                    continue;
                 }
                 for (status, response) in &mut operation.responses.responses {
                     let RefOr::T(response) = response else { continue };

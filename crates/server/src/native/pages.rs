@@ -1,12 +1,14 @@
 //! Pages for people. Static files of the program: what they show they ask for by the API, as anybody would.
 
 use axum::Router;
-use axum::extract::Path;
-use axum::http::{HeaderValue, header};
+use axum::extract::{FromRequestParts, Path, Request, State};
+use axum::http::{HeaderMap, HeaderValue, header};
 use axum::response::{IntoResponse, Response};
 use axum::routing::get;
 
 use super::{Native, no_route_at};
+use crate::faces::soorma;
+use crate::reply::Failure;
 
 /// Scripts and styles come from this server alone and nothing is inline, so that nothing a registration says can run.
 const POLICY: HeaderValue = HeaderValue::from_static(
@@ -33,16 +35,30 @@ const PARTS: &[File] = &[
 type File = (&'static str, &'static str, &'static str);
 
 pub(super) fn router() -> Router<Native> {
-    Router::new().route("/", get(dashboard)).route("/docs", get(docs)).route("/pages/{file}", get(part))
+    Router::new().route("/", get(root)).route("/docs", get(docs)).route("/pages/{file}", get(part))
 }
 
 /// The cluster and the roll, live
+///
+/// A page, unless JSON is asked for or a token is brought: then Soorma's clients are told what service this is.
 #[utoipa::path(
     get, path = "/", tag = "pages", operation_id = "dashboard",
     responses((status = 200, description = "A page", content_type = "text/html", body = String)),
 )]
-pub(super) async fn dashboard() -> Response {
-    page(DASHBOARD)
+pub(super) async fn root(State(native): State<Native>, request: Request) -> Result<Response, Failure> {
+    if is_program(request.headers()) {
+        let (mut parts, _) = request.into_parts();
+        return Ok(soorma::root(soorma::Caller::from_request_parts(&mut parts, &native).await?).await);
+    }
+    Ok(page(DASHBOARD))
+}
+
+fn is_program(headers: &HeaderMap) -> bool {
+    let accepts = |media| {
+        let accepted = headers.get_all(header::ACCEPT).iter().filter_map(|value| value.to_str().ok());
+        accepted.flat_map(|list| list.split(',')).any(|range| range.trim().starts_with(media))
+    };
+    !accepts("text/html") && (accepts("application/json") || headers.contains_key(header::AUTHORIZATION))
 }
 
 /// This contract, to read

@@ -11,4 +11,5 @@ mod operations;
 mod protolink;
 mod refusals;
 mod socket;
+mod soorma;
 mod watch;

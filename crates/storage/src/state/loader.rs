@@ -7,11 +7,11 @@ use std::sync::mpsc::{Receiver, sync_channel};
 use std::thread;
 
 use rollcall_registry::state::{Past, Restoring};
-use rollcall_registry::{ClusterTime, Instance, JoinToken, LeaseId, Options, Revision};
+use rollcall_registry::{ClusterTime, Definition, Instance, JoinToken, LeaseId, Options, Revision};
 
 use super::frames::{Frame, Row, SnapshotError};
 use super::roll::Replicated;
-use super::rows::{StateHeader, Table, instance_key, join_token_key, lease_key, revision_key};
+use super::rows::{StateHeader, Table, definition_key, instance_key, join_token_key, lease_key, revision_key};
 use crate::codec::{self, Kind};
 
 /// Decoded frames that wait to be made a state of: enough to even out, a few MiB.
@@ -25,6 +25,7 @@ enum Piece {
     /// From a revision on.
     Past(Vec<(Revision, Vec<Past>)>),
     JoinTokens(Vec<JoinToken>),
+    Definitions(Vec<Definition>),
     End,
 }
 
@@ -72,6 +73,11 @@ fn make(options: Options, pieces: &Receiver<Piece>) -> Result<Option<(Replicated
                     restoring.join_token(token).map_err(SnapshotError::Restore)?;
                 }
             }
+            (Piece::Definitions(definitions), Some((restoring, _))) => {
+                for definition in definitions {
+                    restoring.definition(definition).map_err(SnapshotError::Restore)?;
+                }
+            }
             (Piece::End, Some(_)) => return finish(making),
             (_, None) => return Err(SnapshotError::OutOfPlace { frame: 0 }),
         }
@@ -100,6 +106,9 @@ fn decode(frame: Frame) -> Result<Piece, SnapshotError> {
         }
         Frame::Rows { table: Table::JoinTokens, rows } => {
             Piece::JoinTokens(rows.iter().map(decode_join_token).collect::<Result<_, _>>()?)
+        }
+        Frame::Rows { table: Table::Definitions, rows } => {
+            Piece::Definitions(rows.iter().map(decode_definition).collect::<Result<_, _>>()?)
         }
         Frame::End { .. } => Piece::End,
     })
@@ -143,4 +152,13 @@ fn decode_join_token(row: &Row) -> Result<JoinToken, SnapshotError> {
         return Err(misplaced(table));
     }
     Ok(token)
+}
+
+fn decode_definition(row: &Row) -> Result<Definition, SnapshotError> {
+    let table = Table::Definitions;
+    let definition: Definition = codec::unseal(Kind::Definition, &row.key, &row.record).map_err(unreadable(table))?;
+    if row.key != definition_key(&definition.tenant, &definition.content.key()) {
+        return Err(misplaced(table));
+    }
+    Ok(definition)
 }

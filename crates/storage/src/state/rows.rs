@@ -7,12 +7,13 @@
 //! | `instances`   | tenant, 0, instance id | the instance                                      |
 //! | `history`     | revision, big-endian   | the changes from this revision to the next row's  |
 //! | `join_tokens` | id, big-endian         | a token with which nodes join                     |
+//! | `definitions` | tenant, 0, sort, names | the definition of an event, a schema, a rule      |
 
 use std::sync::Arc;
 
 use rocksdb::{ColumnFamily, DB, IteratorMode, WriteBatch};
 use rollcall_registry::state::{Delta, Header, JoinTokenDelta, PastDelta};
-use rollcall_registry::{Instance, JoinTokenId, LeaseId, Revision, TenantId};
+use rollcall_registry::{DefinitionKey, Instance, JoinTokenId, LeaseId, Revision, TenantId};
 use serde::{Deserialize, Serialize};
 
 use crate::codec::{self, Kind};
@@ -42,11 +43,13 @@ pub(super) enum Table {
     Instances,
     History,
     JoinTokens,
+    Definitions,
 }
 
 impl Table {
     /// In the order in which a state is made of them.
-    pub(super) const ALL: [Self; 4] = [Self::Deadlines, Self::Instances, Self::History, Self::JoinTokens];
+    pub(super) const ALL: [Self; 5] =
+        [Self::Deadlines, Self::Instances, Self::History, Self::JoinTokens, Self::Definitions];
 
     pub(super) fn name(self) -> &'static str {
         match self {
@@ -54,6 +57,7 @@ impl Table {
             Self::Instances => "instances",
             Self::History => "history",
             Self::JoinTokens => "join_tokens",
+            Self::Definitions => "definitions",
         }
     }
 
@@ -63,6 +67,7 @@ impl Table {
             Self::Instances => Kind::Instance,
             Self::History => Kind::History,
             Self::JoinTokens => Kind::JoinToken,
+            Self::Definitions => Kind::Definition,
         }
     }
 }
@@ -88,6 +93,21 @@ pub(super) fn instance_key(tenant: &TenantId, id: &str) -> Vec<u8> {
     [tenant.as_str().as_bytes(), &[0], id.as_bytes()].concat()
 }
 
+/// Neither do names hold one, so that no two definitions share a key.
+pub(super) fn definition_key(tenant: &TenantId, key: &DefinitionKey) -> Vec<u8> {
+    let (sort, names) = match key {
+        DefinitionKey::Event(name) => (b'e', [Some(name), None]),
+        DefinitionKey::Schema(name, version) => (b's', [Some(name), Some(version)]),
+        DefinitionKey::Compatibility(name) => (b'c', [Some(name), None]),
+    };
+    let mut bytes = [tenant.as_str().as_bytes(), &[0, sort]].concat();
+    for name in names.into_iter().flatten() {
+        bytes.push(0);
+        bytes.extend_from_slice(name.as_str().as_bytes());
+    }
+    bytes
+}
+
 /// About what [`put_delta`] and [`put_past`] add to a batch, rather more than less.
 pub(super) fn delta_bytes(delta: &Delta) -> usize {
     /// The key with its length, and of the record what is neither registration nor reported metadata.
@@ -99,7 +119,8 @@ pub(super) fn delta_bytes(delta: &Delta) -> usize {
     let instances: usize = delta.instances.iter().chain(before).map(of_instance).sum();
     let past = delta.past.changes.len();
     let others = delta.deadlines.len() + delta.removed.len() + delta.removed_leases.len() + past;
-    instances + others * BESIDE / 2
+    let definitions: usize = delta.definitions.put.iter().map(|definition| definition.content.bytes() + BESIDE).sum();
+    instances + definitions + (others + delta.definitions.removed.len()) * BESIDE / 2
 }
 
 /// Adds to a batch what turns the rows of the checkpoint before into those of this one.
@@ -121,6 +142,15 @@ pub(super) fn put_delta(db: &DB, batch: &mut WriteBatch, delta: &Delta) {
         batch.put_cf(deadlines, key, codec::seal(Kind::Deadline, &key, deadline));
     }
     put_join_tokens(db, batch, &delta.join_tokens);
+    let definitions = cf(db, Table::Definitions.name());
+    for (tenant, key) in &delta.definitions.removed {
+        batch.delete_cf(definitions, definition_key(tenant, key));
+    }
+    for definition in &delta.definitions.put {
+        let key = definition_key(&definition.tenant, &definition.content.key());
+        let record = codec::seal(Kind::Definition, &key, &**definition);
+        batch.put_cf(definitions, key, record);
+    }
 }
 
 fn put_join_tokens(db: &DB, batch: &mut WriteBatch, delta: &JoinTokenDelta) {

@@ -1,7 +1,7 @@
 //! The bytes of what is nowhere public. A golden changes only together with its kind's version.
 
 use rollcall_registry::state::{Header, Past};
-use rollcall_registry::{ChangeKind, ClusterTime, Digest, Epoch, Revision, WallTime};
+use rollcall_registry::{ChangeKind, ClusterTime, Digest, Edition, Epoch, Revision, WallTime};
 
 use super::backup::BackupHead;
 use super::frames::{Frame, Row};
@@ -18,6 +18,7 @@ fn p13_private_kinds_have_their_bytes() {
         header: Header {
             epoch: Epoch(1),
             revision: Revision(2),
+            edition: Edition(6),
             now: ClusterTime(3),
             wall: WallTime(4),
             sessions: Default::default(),
@@ -43,8 +44,8 @@ fn p13_private_kinds_have_their_bytes() {
     assert_eq!(
         hex,
         [
-            "0601010301fb2c01000000010203040005",
-            "070100010301fb2c01000000010203040005",
+            "0601010301fb2c0100000001020603040005",
+            "070100010301fb2c0100000001020603040005",
             "07010101010201020103",
             "0701020708",
             "0b0109",

@@ -4,8 +4,9 @@
 use openraft::entry::RaftEntry;
 use proptest::prelude::*;
 use rollcall_registry::{
-    ClusterTime, Command, Condition, Instance, InstanceId, LeaseId, LeaseSet, Outcome, Proposal, Revision, Seldom,
-    Status, TenantId, Term, WallTime,
+    ClusterTime, Command, Compatibility, Condition, Definition, DefinitionChange, DefinitionContent, DefinitionName,
+    Edition, EventDefinition, Instance, InstanceId, LeaseId, LeaseSet, Outcome, Proposal, Revision, SchemaDefinition,
+    Seldom, Status, TenantId, Term, WallTime,
 };
 use rollcall_storage::codec::{self, CodecError, Kind};
 use rollcall_storage::{Identity, LogEntry, LogId, Payload, Reply, Vote};
@@ -37,6 +38,24 @@ fn p13_every_kind_has_its_bytes() {
         created_revision: Revision(2),
         registered_at: WallTime(1_700_000_000_000),
     };
+    let other = TenantId::parse("u").unwrap();
+    let name = |text: &str| DefinitionName::parse(text).unwrap();
+    let event = EventDefinition { name: name("e"), topic: "x".into(), document: "{}".into() };
+    let schema = SchemaDefinition {
+        name: name("s"),
+        version: name("1"),
+        owner: Some("o".into()),
+        description: None,
+        schema: "true".into(),
+    };
+    let definition = |content| Definition {
+        tenant: other.clone(),
+        content,
+        edition: Edition(3),
+        defined_at: WallTime(4),
+        updated_at: WallTime(5),
+    };
+    let rule = DefinitionContent::Compatibility { name: name("s"), mode: Compatibility::Full };
     let commands = [
         Command::Register {
             tenant: tenant.clone(),
@@ -56,6 +75,7 @@ fn p13_every_kind_has_its_bytes() {
         },
         Command::Deregister { tenant, id, lease: Some(LeaseId(3)), condition: Condition::Unchanged(Revision(9)) },
         Command::Expire { term: Term(4), up_to: ClusterTime(70_000), limit: 256 },
+        Command::Define { tenant: other.clone(), change: DefinitionChange::Event(event.clone()) },
     ];
     let entries = commands.map(|command| {
         let proposal =
@@ -73,6 +93,8 @@ fn p13_every_kind_has_its_bytes() {
         frame(Kind::Identity, &IDENTITY),
         frame(Kind::PeerRequest, &"ask".to_owned()),
         frame(Kind::PeerResponse, &reply),
+        frame(Kind::Definition, &definition(DefinitionContent::Schema(schema))),
+        frame(Kind::Definition, &definition(rule)),
     ];
     assert_eq!(
         entries,
@@ -82,6 +104,7 @@ fn p13_every_kind_has_its_bytes() {
             "0101030107010f0c0105060102017401690001030000",
             "0101030107010f0c0105060103017401690103030900",
             "010103010701100c010506010404fc70110100fb000100",
+            "010103010701110c010506010501750001650178027b7d00",
         ]
     );
     assert_eq!(
@@ -97,6 +120,8 @@ fn p13_every_kind_has_its_bytes() {
             "0801c10700",
             "09010361736b",
             "0a010104010008",
+            "10010175010173013101016f000474727565030405",
+            "1001017502017303030405",
         ]
     );
 }

@@ -7,9 +7,10 @@ use openraft::entry::RaftEntry;
 use openraft::storage::{RaftLogStorage, RaftLogStorageExt, RaftSnapshotBuilder, RaftStateMachine};
 use openraft::{Membership, RaftLogReader};
 use rollcall_registry::{
-    Admission, ClusterTime, Command, Condition, Digest, FeatureLevel, InstanceId, JoinTokenCommand, JoinTokenId,
-    LeaseId, LeaseSet, Metadata, MetadataValue, Options, PackedRegistration, Proposal, Registration, SecretDigest,
-    ServiceName, State, TenantId, Term, Visibility, WallTime,
+    Admission, ClusterTime, Command, Condition, DefinitionChange, DefinitionName, Digest, EventDefinition,
+    FeatureLevel, InstanceId, JoinTokenCommand, JoinTokenId, LeaseId, LeaseSet, Metadata, MetadataValue, Options,
+    PackedRegistration, Proposal, Registration, SecretDigest, ServiceName, State, TenantId, Term, Visibility,
+    WallTime,
 };
 use rollcall_storage::{
     ClusterId, DataDir, Identity, LogEntry, LogId, Member, Payload, Snapshot, Stores, TypeConfig,
@@ -58,6 +59,14 @@ pub(crate) fn proposal(n: u64) -> Proposal {
         commands.push(Command::Expire { term: Term(TERM), up_to: ClusterTime(n * 100), limit: 3 });
     }
     commands.extend(about_tokens(n).map(Command::JoinToken));
+    if n % 30 == 29 {
+        let name = DefinitionName::parse(&format!("event-{n}")).unwrap();
+        let event = EventDefinition { name, topic: "facts".into(), document: "{}".into() };
+        commands.push(Command::Define {
+            tenant: TenantId::parse("default").unwrap(),
+            change: DefinitionChange::Event(event),
+        });
+    }
     Proposal { stamp: ClusterTime(n * 100), wall: WallTime(1_700_000_000_000 + n), commands, once: Vec::new() }
 }
 

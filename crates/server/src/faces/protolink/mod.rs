@@ -128,7 +128,7 @@ pub(crate) async fn register(
 ) -> Result<Response, Failure> {
     let registration = {
         let body = native.text(request, CARD_BYTES_MAX, context.deadline).await?.ok_or_else(body_missing)?;
-        Card::parse(&body.text)?.registration(native.faces.protolink_ttl_ms)?
+        Card::parse(&body.text)?.registration(native.protolink_ttl_ms)?
     };
     let command = Command::Register {
         tenant: context.tenant.clone(),
