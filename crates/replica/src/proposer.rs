@@ -506,12 +506,11 @@ mod tests {
             Outcome::Renewed { not_found: set(&[]), superseded: set(&[]) },
         ];
         let course = Course { batch: 1, taken_at: Instant::now(), decided_at: Instant::now() };
-        let answer = Answer { outcomes, revision: Revision(1), log_id: LogId::new(Default::default(), 1), course };
+        let log_id = openraft::testing::log_id::<rollcall_storage::TypeConfig>(1, 1, 1);
+        let answer = Answer { outcomes, revision: Revision(1), log_id, course };
         merged.distribute(batch, &answer, &Sizes::of(&commands));
-        let mut answers = Vec::new();
-        for asked in asked {
-            answers.push(asked.await.unwrap().unwrap().outcomes);
-        }
+        let answers = futures_util::future::join_all(asked).await;
+        let answers: Vec<_> = answers.into_iter().map(|answer| answer.unwrap().unwrap().outcomes).collect();
         assert_eq!(answers[0], [Outcome::Renewed { not_found: set(&[]), superseded: set(&[5]) }]);
         assert_eq!(answers[1], [Outcome::Renewed { not_found: set(&[]), superseded: set(&[]) }]);
         assert_eq!(answers[2], [Outcome::Renewed { not_found: set(&[9]), superseded: set(&[5]) }]);

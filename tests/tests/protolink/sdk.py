@@ -243,7 +243,7 @@ async def faces(*urls: str) -> None:
     assert native.skills[0].input_schema == {"type": "object"}
     assert native.capabilities.delegation is False
     assert await names(node, tags=["shared"]) == ["native"]
-    assert cards["bare"].description
+    assert cards["web"].description == "service web"
     await node.register(full("sdk"))
 
 

@@ -239,6 +239,7 @@ pub(super) fn recover(global: &Global, args: &Recover) -> Result<(), Failure> {
         peer_address,
         learner: false,
         replaces: None,
+        feature_level: FEATURE_LEVEL,
     });
     let mut plan = Plan::from(recovery.plan());
     let text = describe(recovery.plan(), member.as_ref());

@@ -71,7 +71,7 @@ async fn echo(request: Request, next: Next) -> Response {
 
 /// Whose request it is. Credentials are looked at where every request's are, in [`Context`]; a prefix of the path says
 /// what the tenant header says, and must not say something else.
-struct Caller(Context);
+pub(crate) struct Caller(Context);
 
 impl FromRequestParts<Native> for Caller {
     type Rejection = Failure;
