@@ -119,31 +119,42 @@ need_docker() {
     die "no Docker engine answers; start it (systemctl start docker, or dockerd as root) or join the group that may use it"
 }
 
-# Python packages of exactly these versions in an environment of their own below the cache.
-python_environment() {
-  local home="${XDG_CACHE_HOME:-$HOME/.cache}/rollcall/$1" log
-  shift
+# What checks the manifests below cluster/, in an environment of its own. Without it those checks are skipped.
+need_manifest_lints() {
+  want_python_tools lints "which check the manifests" "the manifests will not be checked" \
+    yamllint==1.38.0 kubernetes-validate==1.37.0
+}
+
+# What makes requests of docs/openapi.json, good ones and bad ones.
+want_schemathesis() {
+  want_python_tools schemathesis "which tries what the API's document says" "the document will not be tried" \
+    schemathesis==4.32.5
+}
+
+# Installs packages of PyPI into an environment of their own, once: its name, what they are for, what is left out
+# without them, and the packages.
+want_python_tools() {
+  local home="${XDG_CACHE_HOME:-$HOME/.cache}/rollcall/$1" purpose="$2" without="$3" log
+  shift 3
   [[ -r "$home/installed" && "$(<"$home/installed")" == "$*" ]] && return 0
-  say "Installing $*."
+  say "Installing $*, $purpose."
   log=$(mktemp)
   if { python3 -m venv --clear "$home" && "$home/bin/pip" install -q "$@"; } >"$log" 2>&1; then
     say "$*" >"$home/installed"
-    rm -f "$log"
   else
     tail -n 5 "$log"
-    rm -f "$log"
-    return 1
+    say "That cannot be done here; $without."
   fi
+  rm -f "$log"
 }
 
-# What checks the manifests below cluster/. Without it those checks are skipped.
-need_manifest_lints() {
-  python_environment lints yamllint==1.38.0 kubernetes-validate==1.37.0 ||
-    say "They cannot be installed here; the manifests will not be checked."
+# The SDKs of the faces, as their authors publish them.
+want_protolink_sdk() {
+  want_python_tools protolink "whose agents are tried" "the tests with Protolink's SDK will be skipped" \
+    'protolink[http]==0.8.3'
 }
 
-# The SDK of Protolink's agents, as its authors publish it.
-need_protolink() { python_environment protolink 'protolink[http]==0.8.3'; }
-
-# Soorma's, likewise.
-need_soorma_sdk() { python_environment soorma soorma-core==0.9.1 soorma-common==0.9.1; }
+want_soorma_sdk() {
+  want_python_tools soorma "whose agents are tried" "the tests with Soorma's SDK will be skipped" \
+    soorma-core==0.9.1 soorma-common==0.9.1
+}

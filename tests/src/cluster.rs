@@ -74,6 +74,23 @@ impl Cluster {
         cluster
     }
 
+    /// Starts nodes that somebody else made, whose directories are in `directory`, and waits until all are ready voters.
+    ///
+    /// # Panics
+    /// When they do not get there in time.
+    pub async fn of(directory: TempDir, mut nodes: Vec<Node>) -> Self {
+        let first = nodes[0].peer_address();
+        nodes[0].add_argument("--bootstrap");
+        for node in &mut nodes[1..] {
+            node.add_argument("--join");
+            node.add_argument(&first);
+        }
+        nodes.iter_mut().for_each(Node::start);
+        let cluster = Self { added: nodes.len(), nodes, directory, arguments: Vec::new(), environment: Vec::new() };
+        cluster.ready().await;
+        cluster
+    }
+
     fn empty(parent: &Path, arguments: &[&str]) -> Self {
         let directory =
             tempfile::Builder::new().prefix("rollcall-").tempdir_in(parent).expect("a temporary directory");

@@ -1,15 +1,16 @@
 //! A cluster of real nodes for tests: processes of the built binary, on free ports, in directories of their own.
 //!
-//! It knows the program from outside only: by its flags, its HTTP contract and its signals. It never reads a node's
-//! files, and links no crate of the workspace: that is for the programs beside it, `bench-etcd` and `bench-suite`, which
-//! use the load generator's engine and report.
+//! It knows the program from outside only: by its flags, its HTTP contract and its signals. It reads no node's files but
+//! to damage them in [`faults`], and links no crate of the workspace: that is for the programs beside it, `bench-etcd` and
+//! `bench-suite`, which use the load generator's engine and report.
 //!
 //! - Nodes die with the test that started them, however it ends.
 //! - Nobody sleeps: [`wait_until`] waits for a condition with a deadline, and is the only place that pauses.
 //! - When a test fails the end of every node's log is shown; when it passes, no log may tell of a panic.
 //!
-//! Read in this order: [`Cluster`], [`Node`], [`Api`], [`Events`], [`Collector`], [`Proxy`]; [`Docker`] runs nodes in containers instead;
-//! [`etcd`] is the same for the neighbour that is measured beside.
+//! Read in this order: [`Cluster`], [`Node`], [`Api`], [`Events`], [`Collector`], [`Proxy`]; [`Docker`] runs nodes in
+//! containers instead; [`etcd`] is the same for the neighbour that is measured beside. Then [`faults`]: a cluster under
+//! faults that a seed chooses, and what was promised held against what clients saw.
 //! The binary is `$ROLLCALL_BIN`, else `rollcall` in the target directory that the test was built in.
 
 mod api;
@@ -17,6 +18,7 @@ mod cluster;
 mod collector;
 mod docker;
 pub mod etcd;
+pub mod faults;
 mod node;
 mod ports;
 mod process;

@@ -8,6 +8,7 @@ use std::time::Duration;
 use rustix::process::Signal;
 
 use crate::api::Api;
+use crate::faults::Seat;
 use crate::ports::Port;
 use crate::process::{Process, built};
 use crate::wait::wait_until;
@@ -19,8 +20,11 @@ const LOG_TAIL_LINES: usize = 60;
 pub struct Node {
     pub api: Api,
     directory: PathBuf,
-    client_port: Port,
-    peer_port: Port,
+    client_address: String,
+    peer_address: String,
+    /// The ports are kept for a node on this machine's loopback, and its own in a network namespace.
+    _ports: Option<(Port, Port)>,
+    seat: Option<Seat>,
     arguments: Vec<String>,
     environment: Vec<(String, String)>,
     process: Process,
@@ -32,12 +36,36 @@ impl Node {
     /// # Panics
     /// When the directory cannot be made.
     pub fn new(parent: &Path, name: &str, arguments: Vec<String>) -> Self {
+        let (client, peer) = (Port::reserve(), Port::reserve());
+        let addresses = (client.address(), peer.address());
+        Self { _ports: Some((client, peer)), ..Self::at(parent, name, addresses, arguments) }
+    }
+
+    /// As [`Self::new`], in a network namespace.
+    ///
+    /// # Panics
+    /// When the directory cannot be made.
+    pub fn seated(parent: &Path, name: &str, seat: Seat, mut arguments: Vec<String>) -> Self {
+        let addresses = (format!("{}:7900", seat.address), format!("{}:7901", seat.address));
+        arguments.push("--insecure".to_owned());
+        Self { seat: Some(seat), ..Self::at(parent, name, addresses, arguments) }
+    }
+
+    fn at(parent: &Path, name: &str, addresses: (String, String), arguments: Vec<String>) -> Self {
         let directory = parent.join(name);
         fs::create_dir_all(&directory).expect("a directory for the node");
-        let (client_port, peer_port) = (Port::reserve(), Port::reserve());
-        let api = Api::new(&client_port.address());
-        let (environment, process) = (Vec::new(), Process::default());
-        Self { api, directory, client_port, peer_port, arguments, environment, process }
+        let (client_address, peer_address) = addresses;
+        Self {
+            api: Api::new(&client_address),
+            directory,
+            client_address,
+            peer_address,
+            _ports: None,
+            seat: None,
+            arguments,
+            environment: Vec::new(),
+            process: Process::default(),
+        }
     }
 
     /// With variables set for the process.
@@ -47,11 +75,22 @@ impl Node {
     }
 
     pub fn client_address(&self) -> String {
-        self.client_port.address()
+        self.client_address.clone()
     }
 
     pub fn peer_address(&self) -> String {
-        self.peer_port.address()
+        self.peer_address.clone()
+    }
+
+    /// With one more flag or flag's value for all its lives from now on.
+    pub fn add_argument(&mut self, argument: &str) {
+        self.arguments.push(argument.to_owned());
+    }
+
+    /// With a variable set for its next lives, or set no more.
+    pub fn set_variable(&mut self, name: &str, value: Option<&str>) {
+        self.environment.retain(|(known, _)| known != name);
+        self.environment.extend(value.map(|value| (name.to_owned(), value.to_owned())));
     }
 
     pub fn data_dir(&self) -> PathBuf {
@@ -97,7 +136,15 @@ impl Node {
             .arg(data_dir)
             .args(&self.arguments)
             .envs(self.environment.iter().cloned());
+        if let Some(seat) = &self.seat {
+            seat.enter(&mut command);
+        }
         self.process.start(command, &self.log_path());
+    }
+
+    /// Whether the process ended by itself; from then on it does not run.
+    pub fn ended(&mut self) -> Option<ExitStatus> {
+        self.process.ended()
     }
 
     /// # Panics

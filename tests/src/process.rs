@@ -59,6 +59,16 @@ impl Process {
         self.child.take().expect("the process runs").wait().expect("a killed child ends");
     }
 
+    /// How the process ended, if it did so by itself; from then on it does not run.
+    ///
+    /// # Panics
+    /// When the system does not know the child.
+    pub fn ended(&mut self) -> Option<ExitStatus> {
+        let status = self.child.as_mut()?.try_wait().expect("a child can be asked")?;
+        self.child = None;
+        Some(status)
+    }
+
     /// Waits until the process ended by itself.
     ///
     /// # Panics

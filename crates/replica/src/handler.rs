@@ -206,6 +206,10 @@ fn unavailable(error: impl std::error::Error) -> PeerRefusal {
 
 #[cfg(test)]
 mod tests {
+    use proptest::collection::vec;
+    use proptest::prelude::*;
+    use proptest::test_runner::TestRunner;
+
     use openraft::raft::{AppendEntriesRequest, TransferLeaderRequest, VoteRequest};
     use rollcall_registry::{Command, Condition, InstanceId, LeaseId, LeaseSet, Once, Origin, TenantId};
     use tempfile::TempDir;
@@ -361,5 +365,39 @@ mod tests {
             member.handle_peer(PeerRoute::Propose, propose(target, commands, once)).await.unwrap();
         }
         member.shutdown().await;
+    }
+
+    /// What a member says is believed, so what is tried here is well addressed nonsense: it may be refused or answered,
+    /// and the member goes on.
+    #[test]
+    fn p11_no_bytes_from_a_peer_stop_a_member() {
+        let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
+        let dir = TempDir::new().unwrap();
+        let member = runtime.block_on(member(&dir));
+        let (cluster, target) = (member.cluster_id(), member.node_id());
+        let head = |lead| codec::encode(Kind::PeerRequest, &Envelope { cluster, from: 2, target, lead, body: () });
+        let mut runner = TestRunner::new(ProptestConfig::with_cases(400));
+        let route = prop::sample::select(PeerRoute::ALL.to_vec());
+        let asked = runner.run(&(route, any::<bool>(), vec(any::<u8>(), 0..400)), |(route, addressed, noise)| {
+            let mut body = if addressed { head(None) } else { Vec::new() };
+            body.extend_from_slice(&noise);
+            if route == PeerRoute::Snapshot {
+                let length = u32::try_from(body.len() / 2).expect("a small request").to_le_bytes();
+                body.splice(..0, length);
+            }
+            // What nonsense says by chance would be said: a vote, a farewell.
+            if !matches!(route, PeerRoute::Vote | PeerRoute::PreVote | PeerRoute::Farewell) {
+                drop(runtime.block_on(ask(&member, route, body.into())));
+            }
+            Ok(())
+        });
+        asked.unwrap();
+        runtime.block_on(async {
+            tokio::select! {
+                failure = member.failed() => panic!("the member broke: {failure:?}"),
+                answer = ask(&member, PeerRoute::Info, request((cluster, target), ())) => drop(answer.unwrap()),
+            }
+            member.shutdown().await;
+        });
     }
 }

@@ -4,8 +4,8 @@
 use std::io::Read;
 use std::path::Path;
 
-pub use rollcall_registry::Epoch;
 use rollcall_registry::Options;
+pub use rollcall_registry::{Epoch, FEATURE_LEVEL};
 pub use rollcall_storage::{
     BackupError, BackupSummary, ClusterId, DataDirError, Dropped, Member, Moment, NodeId, RecoveryError,
     RecoveryPlan, RestoreError, receive_backup,

@@ -59,8 +59,9 @@ pub(crate) async fn read_text(
     }
     let (parts, body) = request.into_parts();
     let declared = content_length(&parts.headers);
-    if declared.is_some_and(|bytes| bytes > bytes_max) && parts.headers.contains_key(header::EXPECT) {
-        // The sender asks before it sends.
+    let asks_first = parts.headers.contains_key(header::EXPECT);
+    if declared.is_some_and(|bytes| bytes > DISCARDED_BYTES_MAX || (asks_first && bytes > bytes_max)) {
+        // The sender asks before it sends, or would not come to its end.
         return Err(too_large(bytes_max));
     }
     let kib = declared.unwrap_or(bytes_max).min(bytes_max).div_ceil(1024).max(1);
@@ -164,6 +165,9 @@ mod tests {
     async fn limits_are_kept() {
         let failure = read(Request::builder(), Body::from("[1,2,3,4]"), 8).await.unwrap_err();
         assert_eq!((failure.status().as_u16(), failure.code()), (413, "body_too_large"));
+        let never = Body::from_stream(futures_util::stream::pending::<Result<bytes::Bytes, std::io::Error>>());
+        let failure = read(Request::builder().header("content-length", "10000000000"), never, 8).await.unwrap_err();
+        assert_eq!(failure.status().as_u16(), 413, "nobody waits for 10 GB");
         let failure = read(Request::builder(), Body::from("{\"a\":"), 8).await.unwrap_err();
         assert_eq!((failure.status().as_u16(), failure.code()), (400, "malformed_json"));
         assert!(failure.detail().contains("line 1 column 5"), "{}", failure.detail());

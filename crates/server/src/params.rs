@@ -39,9 +39,29 @@ pub(crate) fn question_too_large() -> String {
     format!("is longer than {QUESTION_BYTES_MAX} bytes: what is watched has to be named shorter")
 }
 
+/// Whether what is percent-encoded is UTF-8.
+fn is_text(encoded: &str) -> bool {
+    let digit = |byte: &u8| char::from(*byte).to_digit(16);
+    let (mut rest, mut decoded) = (encoded.as_bytes(), Vec::new());
+    while let Some((first, after)) = rest.split_first() {
+        let pair = match after {
+            [high, low, ..] if *first == b'%' => digit(high).zip(digit(low)),
+            _ => None,
+        };
+        decoded.push(pair.map_or(*first, |(high, low)| (high << 4 | low) as u8));
+        rest = if pair.is_some() { &after[2..] } else { after };
+    }
+    str::from_utf8(&decoded).is_ok()
+}
+
 impl Params {
     fn of(uri: &Uri) -> Self {
         let mut params = Self { given: BTreeMap::new(), faults: Faults::default() };
+        // Decoding would put a replacement character there, and look for that.
+        for pair in uri.query().unwrap_or_default().split('&').filter(|pair| !is_text(pair)) {
+            let name = pair.split('=').next().filter(|name| !name.contains('%')).unwrap_or_default();
+            params.faults.push(name, "must be UTF-8");
+        }
         match UrlQuery::<Vec<(String, String)>>::try_from_uri(uri) {
             Ok(UrlQuery(pairs)) => {
                 for (name, value) in pairs {
@@ -437,6 +457,22 @@ mod tests {
         assert!(consistency.linearizable);
         assert_eq!((consistency.min_revision, consistency.max_staleness_ms), (Some(Revision(7)), Some(0)));
         assert!(read(&uri("limit=1")).is_err());
+    }
+
+    #[test]
+    fn what_is_no_text_is_refused_by_name() {
+        for (query, field) in [("name=a%ffb", "name"), ("tags=x&zone=%c3", "zone"), ("%fe=1", "")] {
+            let uri: Uri = format!("/api/services?{query}").parse().unwrap();
+            let mut params = Params::of(&uri);
+            let faults = std::mem::take(&mut params.faults).into_vec();
+            assert!(
+                faults.iter().any(|fault| fault.field == field && fault.message == "must be UTF-8"),
+                "{faults:?}"
+            );
+        }
+        for query in ["name=%C3%B6", "name=ö", "name=100%", "name=%zz", "selector=a%3Db&x=%20"] {
+            assert!(is_text(query), "{query}");
+        }
     }
 
     proptest! {

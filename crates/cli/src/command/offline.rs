@@ -6,7 +6,9 @@ use std::path::Path;
 
 use bytes::Bytes;
 use futures_util::Stream;
-use rollcall_server::offline::{self, BackupError, BackupSummary, Epoch, Member, Recovery, RecoveryPlan};
+use rollcall_server::offline::{
+    self, BackupError, BackupSummary, Epoch, FEATURE_LEVEL, Member, Recovery, RecoveryPlan,
+};
 use serde::Serialize;
 
 use crate::args::{Global, Recover, Restore};

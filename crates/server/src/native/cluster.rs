@@ -21,7 +21,10 @@ const DIGEST_TIMEOUT: Duration = Duration::from_secs(5);
 /// Answered by any node, with or without a leader.
 #[utoipa::path(
     get, path = "/api/cluster/status", tag = "cluster", operation_id = "clusterStatus",
-    responses((status = 200, description = "Members and progress", body = ClusterStatusResponse)),
+    responses(
+        (status = 200, description = "Members and progress", body = ClusterStatusResponse),
+        (status = 400, description = "Faulty; every fault is named", body = Problem),
+    ),
 )]
 pub(super) async fn status(State(native): State<Native>, uri: Uri) -> Result<Response, Failure> {
     params::none(&uri)?;
@@ -36,6 +39,7 @@ pub(super) async fn status(State(native): State<Native>, uri: Uri) -> Result<Res
     params(("index" = Option<u64>, Query, description = "Log index; waited for up to 5 s")),
     responses(
         (status = 200, description = "The digest", body = DigestResponse),
+        (status = 400, description = "Faulty; every fault is named", body = Problem),
         (status = 410, description = "`digest_gone`: the node is past the index and no longer keeps it", body = Problem),
         (status = 504, description = "`index_not_reached`", body = Problem),
     ),

@@ -154,6 +154,7 @@ pub(super) async fn livez(State(native): State<Native>) -> Result<Response, Fail
     params(("verbose" = Option<bool>, Query, description = "Name every check, and what hurts the node")),
     responses(
         (status = 200, description = "Ready", body = Health),
+        (status = 400, description = "Faulty; every fault is named", body = Problem),
         (status = 503, description = "`not_ready`: the checks that failed are in `errors`", body = Problem),
     ),
 )]
@@ -187,7 +188,10 @@ fn warnings(native: &Native) -> Vec<HealthWarning> {
 /// In the text format that Prometheus reads.
 #[utoipa::path(
     get, path = "/metrics", tag = "health", operation_id = "metrics",
-    responses((status = 200, description = "OpenMetrics text", content_type = "application/openmetrics-text", body = String)),
+    responses(
+        (status = 200, description = "OpenMetrics text", content_type = "application/openmetrics-text", body = String),
+        (status = 400, description = "Faulty; every fault is named", body = Problem),
+    ),
 )]
 pub(super) async fn metrics(State(native): State<Native>, uri: Uri) -> Result<Response, Failure> {
     params::none(&uri)?;

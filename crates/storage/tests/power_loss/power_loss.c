@@ -8,6 +8,10 @@
  *                                SHADOW/tree is the directory after the power loss, SHADOW/inodes the tool's own
  *   ROLLCALL_POWER_LOSS_KILL_AT  optional: SIGKILL instead of the n-th durable step (a sync, rename or removal), from 1
  *   ROLLCALL_POWER_LOSS_FAIL_AT  optional: the n-th sync of a file, from 1, and all after it fail with EIO
+ *   ROLLCALL_POWER_LOSS_APPENDED optional: files are only ever appended to, so that a sync copies no more than what is
+ *                                new; without it every sync copies the whole file
+ *   ROLLCALL_POWER_LOSS_ORDERS   optional: a file that is looked at on each sync of a file. While it begins with `f`
+ *                                the sync fails with EIO; with `l` it is a lie: answered, and nothing is kept
  *
  * The model is the strictest that POSIX allows. A file's bytes are durable once the file was synced; a name, a rename
  * or a removal once its directory was synced. A name without synced bytes is an empty file. sync_file_range makes
@@ -33,7 +37,9 @@
 #define LONG_PATH (2 * PATH_MAX)
 
 static char root[PATH_MAX], shadow[PATH_MAX];
+static const char *orders;
 static long steps, kill_at, syncs, fail_at;
+static int appended;
 static pthread_mutex_t lock = PTHREAD_MUTEX_INITIALIZER;
 
 static int (*real_fsync)(int), (*real_fdatasync)(int), (*real_unlink)(const char *), (*real_rmdir)(const char *),
@@ -73,6 +79,7 @@ static void inode_path(ino_t inode, char *path) { snprintf(path, LONG_PATH, "%s/
 /* Written over and never emptied first, so that a kill in between loses nothing that was durable before. */
 static void copy_bytes(const char *from, const char *to) {
     static char buffer[1 << 16];
+    struct stat kept;
     int in = open(from, O_RDONLY | O_CLOEXEC);
     if (in < 0) {
         if (errno == ENOENT) return; /* removed meanwhile */
@@ -82,7 +89,8 @@ static void copy_bytes(const char *from, const char *to) {
     if (out < 0) give_up(to);
     off_t size = 0;
     ssize_t got;
-    while ((got = read(in, buffer, sizeof buffer)) > 0) {
+    if (appended && !fstat(out, &kept)) size = kept.st_size;
+    while ((got = pread(in, buffer, sizeof buffer, size)) > 0) {
         if (pwrite(out, buffer, got, size) != got) give_up(to);
         size += got;
     }
@@ -175,6 +183,8 @@ __attribute__((constructor)) static void start(void) {
     const char *kill_text = getenv("ROLLCALL_POWER_LOSS_KILL_AT"), *fail_text = getenv("ROLLCALL_POWER_LOSS_FAIL_AT");
     kill_at = kill_text ? atol(kill_text) : 0;
     fail_at = fail_text ? atol(fail_text) : 0;
+    orders = getenv("ROLLCALL_POWER_LOSS_ORDERS");
+    appended = getenv("ROLLCALL_POWER_LOSS_APPENDED") != NULL;
     char path[LONG_PATH];
     struct stat info;
     snprintf(shadow, sizeof shadow, "%s", shadow_name);
@@ -191,8 +201,20 @@ __attribute__((constructor)) static void start(void) {
     }
 }
 
-static void step(void) {
-    if (++steps == kill_at) kill(getpid(), SIGKILL);
+/* The path is told in the process's log: whoever wants to know what a kill interrupted finds it there. */
+static void step(const char *what, const char *path) {
+    if (++steps != kill_at) return;
+    fprintf(stderr, "power_loss: killed at step %ld: %s %s\n", steps, what, path);
+    kill(getpid(), SIGKILL);
+}
+
+static char order(void) {
+    char first = 0;
+    int fd = orders ? open(orders, O_RDONLY | O_CLOEXEC) : -1;
+    if (fd < 0) return 0;
+    if (read(fd, &first, 1) != 1) first = 0;
+    close(fd);
+    return first;
 }
 
 static int sync_fd(int fd, int (*real)(int)) {
@@ -200,11 +222,14 @@ static int sync_fd(int fd, int (*real)(int)) {
     struct stat info;
     if (!root[0] || fd_path(fd, path) || !below_root(path) || fstat(fd, &info)) return real(fd);
     pthread_mutex_lock(&lock);
-    step();
+    step("sync", path);
     int result;
-    if (S_ISREG(info.st_mode) && fail_at && ++syncs >= fail_at) {
+    char ordered = S_ISREG(info.st_mode) ? order() : 0;
+    if (ordered == 'f' || (S_ISREG(info.st_mode) && fail_at && ++syncs >= fail_at)) {
         errno = EIO;
         result = -1;
+    } else if (ordered == 'l') {
+        result = 0;
     } else {
         /* The disk's own sync is left out: it would only cost time, the shadow is what counts. */
         result = 0;
@@ -231,7 +256,7 @@ int unlinkat(int dir, const char *name, int flags) {
     char path[PATH_MAX];
     if (!root[0] || at_path(dir, name, path) || !below_root(path)) return real_unlinkat(dir, name, flags);
     pthread_mutex_lock(&lock);
-    step();
+    step("remove", path);
     if (!(flags & AT_REMOVEDIR)) forget(path);
     int result = real_unlinkat(dir, name, flags);
     pthread_mutex_unlock(&lock);
@@ -248,7 +273,7 @@ int rename(const char *from, const char *to) {
     char path[PATH_MAX];
     if (!root[0] || at_path(AT_FDCWD, to, path) || !below_root(path)) return real_rename(from, to);
     pthread_mutex_lock(&lock);
-    step();
+    step("rename to", path);
     forget(path);
     int result = real_rename(from, to);
     pthread_mutex_unlock(&lock);
