@@ -1,8 +1,9 @@
 //! The HTTP contract as a client sees it.
 
+use std::path::Path;
 use std::time::Duration;
 
-use reqwest::{Method, RequestBuilder, header::HeaderMap};
+use reqwest::{Certificate, Method, RequestBuilder, header::HeaderMap};
 use serde_json::{Value, json};
 
 /// Longer than any request is held by a node.
@@ -65,8 +66,24 @@ impl Api {
     /// # Panics
     /// When no HTTP client can be built.
     pub fn new(address: &str) -> Self {
-        let http = reqwest::Client::builder().no_proxy().timeout(TIMEOUT).build().expect("a plain client");
+        let http = reqwest::Client::builder()
+            .no_proxy()
+            .tls_certs_only([])
+            .timeout(TIMEOUT)
+            .build()
+            .expect("a plain client");
         Self { base: format!("http://{address}"), http }
+    }
+
+    /// A client port with TLS, whose certificate is of this authority.
+    ///
+    /// # Panics
+    /// When the authority cannot be read.
+    pub fn secured(address: &str, ca: &Path) -> Self {
+        let ca = std::fs::read(ca).expect("an authority");
+        let ca = Certificate::from_pem_bundle(&ca).expect("PEM certificates");
+        let http = reqwest::Client::builder().no_proxy().tls_certs_only(ca).timeout(TIMEOUT);
+        Self { base: format!("https://{address}"), http: http.build().expect("a client with an authority") }
     }
 
     /// A request to be filled and given to [`Self::send`].

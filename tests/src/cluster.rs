@@ -1,12 +1,12 @@
 //! Several nodes and what is asked of all of them.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use serde_json::Value;
 use tempfile::TempDir;
 
-use crate::node::Node;
+use crate::node::{Node, rollcall};
 use crate::wait::wait_until;
 
 /// A loaded machine with two cores starts three nodes in a few seconds.
@@ -23,6 +23,8 @@ pub struct Cluster {
     /// Nodes that there ever were.
     added: usize,
     environment: Vec<(String, String)>,
+    /// Where the certificates are, if there are any.
+    certificates: Option<PathBuf>,
 }
 
 impl Cluster {
@@ -58,20 +60,48 @@ impl Cluster {
         Self::start_all(&std::env::temp_dir(), count, &[], environment).await
     }
 
+    /// As [`Self::start`], with TLS at all ports. The certificates are made as an operator makes them.
+    ///
+    /// # Panics
+    /// When they cannot be made, or the nodes do not get there in time.
+    pub async fn start_secured(count: usize) -> Self {
+        let mut cluster = Self::empty(&std::env::temp_dir(), &[]);
+        cluster.certificates = Some(cluster.certify(count));
+        cluster.found(count).await;
+        cluster
+    }
+
+    /// Makes certificates for the first nodes. All of them are at one address.
+    fn certify(&self, count: usize) -> PathBuf {
+        let directory = self.directory.path().join("tls");
+        let mut command = rollcall();
+        command.args(["tls", "init"]).arg(&directory);
+        for number in 1..=count {
+            command.args(["--node", &format!("node-{number},127.0.0.1")]);
+        }
+        let made = command.output().expect("the program starts");
+        assert!(made.status.success(), "{}", String::from_utf8_lossy(&made.stderr));
+        directory
+    }
+
     async fn start_all(parent: &Path, count: usize, arguments: &[&str], environment: &[(&str, &str)]) -> Self {
         let mut cluster = Self::empty(parent, arguments);
         cluster.environment =
             environment.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect();
+        cluster.found(count).await;
+        cluster
+    }
+
+    async fn found(&mut self, count: usize) {
         for number in 0..count {
-            let founding = match cluster.nodes.first() {
+            let founding = match self.nodes.first() {
                 None => vec!["--bootstrap".to_owned()],
                 Some(first) => vec!["--join".to_owned(), first.peer_address()],
             };
-            cluster.add(founding);
-            cluster.nodes[number].start();
+            self.add(founding);
+            self.nodes[number].start();
         }
-        cluster.ready().await;
-        cluster
+        self.ready().await;
     }
 
     /// Starts nodes that somebody else made, whose directories are in `directory`, and waits until all are ready voters.
@@ -86,7 +116,14 @@ impl Cluster {
             node.add_argument(&first);
         }
         nodes.iter_mut().for_each(Node::start);
-        let cluster = Self { added: nodes.len(), nodes, directory, arguments: Vec::new(), environment: Vec::new() };
+        let cluster = Self {
+            added: nodes.len(),
+            nodes,
+            directory,
+            arguments: Vec::new(),
+            environment: Vec::new(),
+            certificates: None,
+        };
         cluster.ready().await;
         cluster
     }
@@ -95,7 +132,7 @@ impl Cluster {
         let directory =
             tempfile::Builder::new().prefix("rollcall-").tempdir_in(parent).expect("a temporary directory");
         let arguments = arguments.iter().map(|argument| (*argument).to_owned()).collect();
-        Self { nodes: Vec::new(), directory, arguments, added: 0, environment: Vec::new() }
+        Self { nodes: Vec::new(), directory, arguments, added: 0, environment: Vec::new(), certificates: None }
     }
 
     /// A cluster of one node, on what `make` put into its data directory, and waits until it is ready.
@@ -127,8 +164,12 @@ impl Cluster {
     fn add(&mut self, founding: Vec<String>) {
         self.added += 1;
         let arguments = [founding, self.arguments.clone()].concat();
-        let node = Node::new(self.directory.path(), &format!("node-{}", self.added), arguments);
-        self.nodes.push(node.with_environment(&self.environment));
+        let name = format!("node-{}", self.added);
+        let node = Node::new(self.directory.path(), &name, arguments).with_environment(&self.environment);
+        self.nodes.push(match &self.certificates {
+            Some(directory) => node.secured(directory, &name),
+            None => node,
+        });
     }
 
     /// Adds a node that stays a learner, and waits until it is ready.
@@ -212,6 +253,14 @@ impl Cluster {
         };
         let rows = wait_until("all nodes applied the same entry", START_DEADLINE, rest).await;
         assert!(rows.iter().all(|(_, digest)| *digest == rows[0].1), "nodes differ at one index: {rows:?}");
+    }
+
+    /// Where the certificates of a secured cluster are.
+    ///
+    /// # Panics
+    /// When the cluster has none.
+    pub fn certificates(&self) -> &Path {
+        self.certificates.as_deref().expect("a secured cluster")
     }
 
     /// A directory for what is no node of the cluster.

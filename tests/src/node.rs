@@ -74,6 +74,31 @@ impl Node {
         Self { environment: variables.to_vec(), ..self }
     }
 
+    /// With certificates that `rollcall tls init` made in `directory` under this name.
+    #[must_use]
+    pub fn secured(mut self, directory: &Path, name: &str) -> Self {
+        let own = directory.join(name);
+        let flags = [
+            ("--tls-cert", own.join("tls.pem")),
+            ("--tls-key", own.join("tls.key")),
+            ("--peer-tls-cert", own.join("peer.pem")),
+            ("--peer-tls-key", own.join("peer.key")),
+            ("--peer-tls-ca", directory.join("peer-ca.pem")),
+        ];
+        self.arguments
+            .extend(flags.into_iter().flat_map(|(flag, path)| [flag.to_owned(), path.display().to_string()]));
+        self.api = Api::secured(&self.client_address(), &directory.join("client-ca.pem"));
+        self
+    }
+
+    /// Has the process read its certificates again (SIGHUP).
+    ///
+    /// # Panics
+    /// When it does not run.
+    pub fn hangup(&self) {
+        self.process.signal(Signal::HUP);
+    }
+
     pub fn client_address(&self) -> String {
         self.client_address.clone()
     }

@@ -16,7 +16,12 @@ use hyper::header::HeaderMap;
 use hyper::{Method, Request, Response, StatusCode, Uri};
 use hyper_util::rt::TokioIo;
 use rollcall_api::Problem;
+use rustls::ClientConfig;
+use rustls::pki_types::ServerName;
 use tokio::net::TcpStream;
+use tokio_rustls::TlsConnector;
+use tokio_rustls::client::TlsStream;
+use tokio_util::either::Either;
 
 use crate::error::RequestError;
 
@@ -29,12 +34,33 @@ pub(crate) struct Endpoint {
     /// As `127.0.0.1:7900`.
     pub(crate) authority: String,
     pub(crate) address: SocketAddr,
+    /// None: plain.
+    pub(crate) tls: Option<Tls>,
     pub(crate) headers: HeaderMap,
     /// With the content type.
     pub(crate) headers_of_json: HeaderMap,
 }
 
+/// How a node with TLS is spoken to.
+#[derive(Clone, Debug)]
+pub(crate) struct Tls {
+    pub(crate) config: Arc<ClientConfig>,
+    /// For which its certificate must be valid.
+    pub(crate) name: ServerName<'static>,
+}
+
+/// Plain or TLS.
+type Socket = Either<TcpStream, Box<TlsStream<TcpStream>>>;
+
 impl Endpoint {
+    async fn connect(&self) -> io::Result<Socket> {
+        let stream = TcpStream::connect(self.address).await?;
+        stream.set_nodelay(true)?;
+        let Some(Tls { config, name }) = &self.tls else { return Ok(Either::Left(stream)) };
+        let connector = TlsConnector::from(config.clone());
+        Ok(Either::Right(Box::new(connector.connect(name.clone(), stream).await?)))
+    }
+
     fn broken(&self, source: hyper::Error) -> RequestError {
         RequestError::Http { endpoint: self.authority.clone(), source }
     }
@@ -242,19 +268,14 @@ impl Stream {
 struct Link {
     sender: SendRequest<Full<Bytes>>,
     /// None once it has come to its end: dropping it is what tells those who still wait for it.
-    wire: Option<http1::Connection<TokioIo<TcpStream>, Full<Bytes>>>,
+    wire: Option<http1::Connection<TokioIo<Socket>, Full<Bytes>>>,
 }
 
 impl Link {
     async fn open(endpoint: &Endpoint) -> Result<Self, RequestError> {
-        let connected = async {
-            let stream = TcpStream::connect(endpoint.address).await?;
-            stream.set_nodelay(true)?;
-            Ok::<_, io::Error>(stream)
-        };
-        let stream = connected
-            .await
-            .map_err(|source| RequestError::Connect { endpoint: endpoint.authority.clone(), source })?;
+        let connected = endpoint.connect().await;
+        let stream =
+            connected.map_err(|source| RequestError::Connect { endpoint: endpoint.authority.clone(), source })?;
         let (sender, wire) =
             http1::handshake(TokioIo::new(stream)).await.map_err(|source| endpoint.broken(source))?;
         Ok(Self { sender, wire: Some(wire) })

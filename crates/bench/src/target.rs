@@ -8,10 +8,14 @@ use hyper::Uri;
 use hyper::header::{AUTHORIZATION, CONTENT_TYPE, HOST, HeaderMap, HeaderName, HeaderValue};
 use rollcall_api::header::{REQUEST_TIMEOUT_MS, TENANT_ID};
 use rollcall_api::{ClusterStatusResponse, Role};
+use rustls::crypto::aws_lc_rs;
+use rustls::pki_types::pem::PemObject;
+use rustls::pki_types::{CertificateDer, ServerName};
+use rustls::{ClientConfig, RootCertStore};
 
 use crate::args::{Common, Node};
 use crate::error::{Error, RequestError};
-use crate::http::{Call, Connection, Endpoint, Keep};
+use crate::http::{Call, Connection, Endpoint, Keep, Tls};
 use crate::usage::Processes;
 
 const TIMEOUT_DEFAULT: Duration = Duration::from_secs(10);
@@ -22,8 +26,11 @@ const NODE_TIMEOUT_MAX: Duration = Duration::from_secs(60);
 /// Where a cluster is and how it is spoken to.
 #[derive(Clone, Debug, Default)]
 pub struct Access {
-    /// Client ports as `http://127.0.0.1:7900` or `127.0.0.1:7900`.
+    /// Client ports as `https://127.0.0.1:7900`, `http://127.0.0.1:7900`, or `127.0.0.1:7900`, which is https where
+    /// an authority is given.
     pub endpoints: Vec<String>,
+    /// The authority (PEM) of the nodes' certificates.
+    pub ca: Option<Vec<u8>>,
     pub token: Option<String>,
     pub tenant: Option<String>,
     /// Of one request; 10 s if absent.
@@ -186,10 +193,11 @@ async fn status(endpoints: &[Arc<Endpoint>], timeout: Duration) -> Result<Cluste
 
 async fn resolve(text: &str, access: &Access, timeout: Duration) -> Result<Arc<Endpoint>, Error> {
     let wrong = |why: &str| Error::Usage { what: format!("endpoint `{text}`: {why}") };
-    let whole = if text.contains("://") { text.to_owned() } else { format!("http://{text}") };
+    let scheme = if access.ca.is_some() { "https" } else { "http" };
+    let whole = if text.contains("://") { text.to_owned() } else { format!("{scheme}://{text}") };
     let uri: Uri = whole.parse().map_err(|_| wrong("it is no http URL"))?;
-    if uri.scheme_str() != Some("http") {
-        return Err(wrong("only http is spoken"));
+    if uri.scheme_str() != Some(scheme) {
+        return Err(wrong("it is https with a certificate authority (--ca), and http without"));
     }
     if uri.path().len() > 1 || uri.query().is_some() {
         return Err(wrong("nodes are asked directly, without a path before the API's own"));
@@ -199,6 +207,14 @@ async fn resolve(text: &str, access: &Access, timeout: Duration) -> Result<Arc<E
     let address = tokio::net::lookup_host(format!("{host}:{port}")).await.ok().and_then(|mut found| found.next());
     let address = address.ok_or_else(|| wrong("its host has no address"))?;
 
+    let tls = match &access.ca {
+        None => None,
+        Some(ca) => {
+            let bare = host.trim_matches(['[', ']']).to_owned();
+            let name = ServerName::try_from(bare).map_err(|_| wrong("its host can stand in no certificate"))?;
+            Some(Tls { config: trusting(ca)?, name })
+        }
+    };
     let authority = format!("{host}:{port}");
     let mut headers = HeaderMap::new();
     let mut add = |name: HeaderName, text: &str| {
@@ -217,7 +233,21 @@ async fn resolve(text: &str, access: &Access, timeout: Duration) -> Result<Arc<E
     headers.insert(REQUEST_TIMEOUT_MS, timeout_value(timeout));
     let mut headers_of_json = headers.clone();
     headers_of_json.insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
-    Ok(Arc::new(Endpoint { authority, address, headers, headers_of_json }))
+    Ok(Arc::new(Endpoint { authority, address, tls, headers, headers_of_json }))
+}
+
+fn trusting(ca: &[u8]) -> Result<Arc<ClientConfig>, Error> {
+    let wrong = |error: &dyn std::fmt::Display| Error::Usage { what: format!("the certificate authority: {error}") };
+    let mut roots = RootCertStore::empty();
+    for certificate in CertificateDer::pem_slice_iter(ca) {
+        roots.add(certificate.map_err(|error| wrong(&error))?).map_err(|error| wrong(&error))?;
+    }
+    if roots.is_empty() {
+        return Err(wrong(&"it holds no PEM certificate"));
+    }
+    let config = ClientConfig::builder_with_provider(Arc::new(aws_lc_rs::default_provider()));
+    let config = config.with_safe_default_protocol_versions().map_err(|error| wrong(&error))?;
+    Ok(Arc::new(config.with_root_certificates(roots).with_no_client_auth()))
 }
 
 fn timeout_value(timeout: Duration) -> HeaderValue {

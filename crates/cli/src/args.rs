@@ -1,6 +1,7 @@
 //! The command line: names, flags, and the environment variables behind them.
 
 mod cluster;
+mod tls;
 
 use std::path::PathBuf;
 use std::time::Duration;
@@ -12,6 +13,7 @@ use rollcall_server::config::Settings;
 use crate::output::Format;
 
 pub(crate) use cluster::{Backup, Cluster, Follow, JoinToken, JoinTokenStep, Recover, Restore, StatusView, Wait};
+pub(crate) use tls::{Tls, TlsInit};
 
 /// The live roll of agents and services: who is here now, what they can do, and how to reach them.
 #[derive(Debug, Parser)]
@@ -28,14 +30,15 @@ const EXIT_CODES: &str = "Exit codes: 0 ok, 1 error, 2 usage, 3 not found, 4 con
 #[derive(Args, Debug)]
 #[command(next_help_heading = "Global options")]
 pub(crate) struct Global {
-    /// A node's client address; repeat it or separate by commas, so that another node is asked when one is gone
+    /// A node's client address; repeat it or separate by commas, so that another node is asked when one is gone. Without
+    /// a scheme it is https where --ca is given, and http else
     #[arg(
         long = "endpoint",
         global = true,
         value_name = "URL",
         env = "ROLLCALL_ENDPOINTS",
         value_delimiter = ',',
-        default_value = "http://127.0.0.1:7900"
+        default_value = "127.0.0.1:7900"
     )]
     pub(crate) endpoints: Vec<String>,
     /// The bearer token that says who asks
@@ -44,9 +47,16 @@ pub(crate) struct Global {
     /// Whose roll is meant, where the cluster runs without tokens
     #[arg(long, global = true, env = "ROLLCALL_TENANT")]
     pub(crate) tenant: Option<String>,
-    /// A certificate authority (PEM) for https endpoints; refused so far, because nodes and this program speak no TLS
+    /// The authority (PEM) of the nodes' certificates; nothing is sent over plain http then [default for https: those
+    /// that this machine trusts]
     #[arg(long, global = true, value_name = "FILE", env = "ROLLCALL_CA")]
     pub(crate) ca: Option<PathBuf>,
+    /// A certificate (PEM) to show to nodes that ask clients for one
+    #[arg(long, global = true, value_name = "FILE", env = "ROLLCALL_CLIENT_CERT", requires = "client_key")]
+    pub(crate) client_cert: Option<PathBuf>,
+    /// The key of that certificate (PEM)
+    #[arg(long, global = true, value_name = "FILE", env = "ROLLCALL_CLIENT_KEY", requires = "client_cert")]
+    pub(crate) client_key: Option<PathBuf>,
     /// How answers are printed
     #[arg(short, long, global = true, value_enum, default_value = "table")]
     pub(crate) output: Format,
@@ -78,6 +88,9 @@ pub(crate) enum Command {
     Watch(Box<Watch>),
     /// Put load on a cluster and measure it
     Bench(Box<Bench>),
+    /// Make certificates for a trial
+    #[command(subcommand)]
+    Tls(Tls),
     /// Work with configuration files
     #[command(subcommand)]
     Config(Config),

@@ -5,10 +5,11 @@ use std::io;
 use std::path::PathBuf;
 
 use rollcall_bench::{Error as BenchError, RequestError};
-use rollcall_client::{BuildError, Error as ClientError, KeepAliveError};
+use rollcall_client::{BuildError, Error as ClientError, KeepAliveError, TlsTrouble};
 use rollcall_server::RunError;
 use rollcall_server::config::ConfigError;
 use rollcall_server::offline::{BackupError, DataDirError, RecoveryError, RestoreError};
+use rollcall_server::tls::init::InitError;
 
 /// Scripts rely on these numbers.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -143,6 +144,11 @@ pub(crate) enum Failure {
         #[source]
         source: RecoveryError,
     },
+    #[error("make certificates")]
+    TlsInit {
+        #[source]
+        source: InitError,
+    },
     #[error("not confirmed, so nothing was changed")]
     Unconfirmed,
     #[error("interrupted")]
@@ -185,6 +191,11 @@ impl Failure {
             | Self::Unconfirmed => ExitCode::Usage,
             Self::FileExists { .. } => ExitCode::Conflict,
             Self::Serve { source } if source.is_removed() => ExitCode::Removed,
+            Self::TlsInit { source } => match source {
+                InitError::Exists { .. } => ExitCode::Conflict,
+                InitError::Name { .. } | InitError::Twice { .. } => ExitCode::Usage,
+                _ => ExitCode::Error,
+            },
             Self::Request { source, .. } => of_client(source),
             Self::Bench { source } => of_bench(source),
             Self::KeepAlive { source } => match source {
@@ -232,6 +243,9 @@ impl Failure {
                 Some(NOBODY_THERE.to_owned())
             }
             Self::FileExists { .. } => Some("name another file, or replace it with --overwrite".to_owned()),
+            Self::TlsInit { source: InitError::Exists { .. } } => {
+                Some("nothing is overwritten: name another directory, or remove what is no longer of use".to_owned())
+            }
             Self::Unconfirmed => {
                 Some("say --yes where nobody can be asked, or see what it does by --dry-run".to_owned())
             }
@@ -318,13 +332,31 @@ fn of_data_dir(error: &DataDirError) -> Option<String> {
     Some(step.to_owned())
 }
 
+/// What to do about a node's TLS.
+fn of_tls(trouble: TlsTrouble) -> Option<&'static str> {
+    Some(match trouble {
+        TlsTrouble::NotTls => "the port speaks no TLS: is it the client port, and has the node tls_cert and tls_key?",
+        TlsTrouble::UnknownAuthority => "name the authority of its certificate with --ca or ROLLCALL_CA",
+        TlsTrouble::WrongName => "use a name that its certificate is for, or give the node one for this name",
+        TlsTrouble::Expired => "renew the node's certificate, and look at both clocks",
+        TlsTrouble::ClientCertificate => {
+            "show a certificate of the authority that the node names as tls_client_ca: --client-cert and --client-key"
+        }
+        _ => return None,
+    })
+}
+
 fn of_client_next_step(error: &ClientError) -> Option<String> {
+    if let Some(step) = error.tls_trouble().and_then(of_tls) {
+        return Some(step.to_owned());
+    }
     let step = match error {
         ClientError::Unreachable { .. } => NOBODY_THERE,
         ClientError::Timeout { .. } => "ask another node with --endpoint, or wait longer with --timeout",
         ClientError::Refused { problem, .. } => match problem.code.as_str() {
             "no_leader" | "not_ready" => "see `rollcall cluster status` for the members that are missing",
             "lease_not_found" => "register the instance again",
+            "tls_required" => "use https:// in place of http://, and name the authority with --ca or ROLLCALL_CA",
             "too_many_watchers" => "watch at another node with --endpoint, or later",
             "cursor_expired" => "start again without --cursor",
             _ => return None,

@@ -29,6 +29,11 @@ impl Signals {
     }
 }
 
+/// Each asks a node to read its certificates again.
+pub(crate) fn hangups() -> Result<unix::Signal, Failure> {
+    unix::signal(SignalKind::hangup()).map_err(|source| Failure::Signals { source })
+}
+
 /// A program in a process group of its own, so that a terminal's Ctrl-C reaches it through us alone and once.
 pub(crate) struct Tied {
     program: String,

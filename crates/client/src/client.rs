@@ -21,6 +21,7 @@ use crate::error::{BuildError, Error};
 use crate::keep_alive::KeepAlive;
 use crate::query::{Consistency, DiscoverQuery, WatchQuery};
 use crate::request::{Repeat, Request};
+use crate::tls;
 use crate::watch::Watch;
 
 /// How long a connection may take to be made. Nodes stand in one network; a dead one must not use up the request.
@@ -59,13 +60,16 @@ pub struct Builder {
     endpoints: Vec<String>,
     token: Option<String>,
     tenant: Option<String>,
+    ca: Option<Vec<u8>>,
+    identity: Option<Vec<u8>>,
     timeout: Option<Duration>,
     watch_silence_max: Option<Duration>,
 }
 
 impl Builder {
-    /// One node's client port, as `http://10.0.0.1:7900` or short `10.0.0.1:7900`. Give several, so that requests find
-    /// another node when one is gone.
+    /// One node's client port, as `https://10.0.0.1:7900`, `http://10.0.0.1:7900`, or short `10.0.0.1:7900`, which is
+    /// https where a [`ca`](Self::ca) is given and http else. Give several, so that requests find another node when one
+    /// is gone.
     pub fn endpoint(mut self, endpoint: impl Into<String>) -> Self {
         self.endpoints.push(endpoint.into());
         self
@@ -88,6 +92,19 @@ impl Builder {
         self
     }
 
+    /// Nodes are trusted whose certificate is of one of these authorities (PEM), and no others. Without it those are
+    /// trusted that this machine trusts. Nothing is then sent over plain http.
+    pub fn ca(mut self, pem: impl Into<Vec<u8>>) -> Self {
+        self.ca = Some(pem.into());
+        self
+    }
+
+    /// A certificate with its chain, and its key (both PEM), for nodes that ask clients for one.
+    pub fn client_certificate(mut self, cert_pem: impl AsRef<[u8]>, key_pem: impl AsRef<[u8]>) -> Self {
+        self.identity = Some([cert_pem.as_ref(), b"\n", key_pem.as_ref()].concat());
+        self
+    }
+
     /// How long one request may take in all, over all endpoints it tries. Default 10 s; a node holds a request no
     /// longer than 60 s.
     pub fn timeout(mut self, timeout: Duration) -> Self {
@@ -103,9 +120,12 @@ impl Builder {
     }
 
     /// # Errors
-    /// When no endpoint is given, one is no `http://` URL, or token or tenant do not fit into a header.
+    /// When no endpoint is given, one is no URL of a node, token or tenant do not fit into a header, or certificates
+    /// cannot be used.
     pub fn build(self) -> Result<Client, BuildError> {
-        let endpoints = self.endpoints.iter().map(|text| parse_endpoint(text)).collect::<Result<Vec<_>, _>>()?;
+        let secure = self.ca.is_some();
+        let endpoints =
+            self.endpoints.iter().map(|text| parse_endpoint(text, secure)).collect::<Result<Vec<_>, _>>()?;
         if endpoints.is_empty() {
             return Err(BuildError::NoEndpoint);
         }
@@ -121,7 +141,7 @@ impl Builder {
                 .map_err(|_| BuildError::Header { what: "tenant", header: "X-Tenant-ID" })?;
             headers.insert(TENANT_ID, value);
         }
-        let http = reqwest::Client::builder()
+        let http = tls::configure(reqwest::Client::builder(), self.ca, self.identity, &endpoints)?
             .default_headers(headers)
             .user_agent(concat!("rollcall-client/", env!("CARGO_PKG_VERSION")))
             .connect_timeout(CONNECT_TIMEOUT)
@@ -135,14 +155,18 @@ impl Builder {
     }
 }
 
-fn parse_endpoint(text: &str) -> Result<Url, BuildError> {
+/// `secure` is whether plain http is out of the question.
+fn parse_endpoint(text: &str, secure: bool) -> Result<Url, BuildError> {
     let invalid = |reason| BuildError::Endpoint { endpoint: text.to_owned(), reason };
-    let full = if text.contains("://") { text.to_owned() } else { format!("http://{text}") };
+    let scheme = if secure { "https" } else { "http" };
+    let full = if text.contains("://") { text.to_owned() } else { format!("{scheme}://{text}") };
     let url = Url::parse(&full).map_err(|_| invalid("it cannot be parsed"))?;
     match url.scheme() {
+        "https" => {}
+        // A token must not go over the wire in the clear because somebody forgot a letter.
+        "http" if secure => return Err(invalid("it is plain http, but a certificate authority is given: use https")),
         "http" => {}
-        "https" => return Err(invalid("this client speaks no TLS")),
-        _ => return Err(invalid("the scheme is not http")),
+        _ => return Err(invalid("the scheme is neither https nor http")),
     }
     if url.query().is_some() || url.fragment().is_some() {
         return Err(invalid("it has a query or a fragment"));
@@ -351,8 +375,11 @@ impl Client {
                 let fault = match get.send().await {
                     Ok(response) if response.status().is_success() => None,
                     Ok(response) => Some(format!("answers {}", response.status())),
-                    Err(error) if error.is_connect() => Some("nobody listens".to_owned()),
-                    Err(_) => Some("does not answer".to_owned()),
+                    Err(error) => Some(match tls::trouble(&error) {
+                        Some(trouble) => trouble.to_string(),
+                        None if error.is_connect() => "nobody listens".to_owned(),
+                        None => "does not answer".to_owned(),
+                    }),
                 };
                 (at, fault)
             });
@@ -423,10 +450,31 @@ mod tests {
         assert!(build("[::1]:7900").is_ok());
         let client = build("node-1:7900").expect("an endpoint without a scheme");
         assert_eq!(client.endpoints()[0].as_str(), "http://node-1:7900/");
-        for endpoint in ["https://a", "ftp://a", "http://", "http://a?b", ""] {
+        assert_eq!(build("https://node-1:7900").expect("https").endpoints()[0].as_str(), "https://node-1:7900/");
+        for endpoint in ["ftp://a", "http://", "http://a?b", ""] {
             assert!(matches!(build(endpoint), Err(BuildError::Endpoint { .. })), "{endpoint}");
         }
         assert!(matches!(Client::builder().build(), Err(BuildError::NoEndpoint)));
+    }
+
+    #[test]
+    fn with_an_authority_nothing_is_plain() {
+        let endpoint = |text: &str| parse_endpoint(text, true).map(|url| url.to_string());
+        assert_eq!(endpoint("node-1:7900").expect("a short one"), "https://node-1:7900/");
+        let refused = endpoint("http://node-1:7900").expect_err("plain http");
+        assert!(refused.to_string().contains("use https"), "{refused}");
+    }
+
+    #[test]
+    fn certificates_that_are_none_are_refused() {
+        let builder = || Client::builder().endpoint("https://a");
+        for ca in ["", "no PEM"] {
+            assert!(matches!(builder().ca(ca).build(), Err(BuildError::NoAuthority)), "{ca}");
+        }
+        let broken = "-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n";
+        assert!(matches!(builder().ca(broken).build(), Err(BuildError::Http { .. })));
+        let built = builder().client_certificate("no PEM", "no PEM").build();
+        assert!(matches!(built, Err(BuildError::ClientCertificate { .. })), "{built:?}");
     }
 
     #[test]

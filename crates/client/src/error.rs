@@ -2,16 +2,30 @@
 
 use rollcall_api::{Problem, WriteOutcome};
 
+use crate::tls::{self, TlsTrouble};
+
 /// Why a [`Client`](crate::Client) could not be built.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum BuildError {
     #[error("no endpoint is given")]
     NoEndpoint,
-    #[error("endpoint `{endpoint}` is not an http URL: {reason}")]
+    #[error("endpoint `{endpoint}` is not the URL of a node: {reason}")]
     Endpoint { endpoint: String, reason: &'static str },
     #[error("the {header} header cannot carry the given {what}")]
     Header { what: &'static str, header: &'static str },
+    #[error("what is given as certificate authority holds no PEM certificate")]
+    NoAuthority,
+    #[error("read the given certificate authority")]
+    Authority {
+        #[source]
+        source: reqwest::Error,
+    },
+    #[error("use the given client certificate and key")]
+    ClientCertificate {
+        #[source]
+        source: reqwest::Error,
+    },
     #[error("start the http client")]
     Http {
         #[source]
@@ -132,6 +146,16 @@ impl Error {
     pub fn status(&self) -> Option<u16> {
         match self {
             Self::Refused { status, .. } => Some(*status),
+            _ => None,
+        }
+    }
+
+    /// What is the matter with the node's TLS, if that is why it was not reached.
+    pub fn tls_trouble(&self) -> Option<TlsTrouble> {
+        match self {
+            Self::Unreachable { source, .. } | Self::Watch { source: WatchFault::Broken { source }, .. } => {
+                tls::trouble(source)
+            }
             _ => None,
         }
     }

@@ -99,6 +99,7 @@ mod error;
 mod keep_alive;
 mod query;
 mod request;
+mod tls;
 mod watch;
 
 pub use backup::Backup;
@@ -112,4 +113,5 @@ pub use rollcall_api as api;
 pub use rollcall_api::{
     HeartbeatRequest, Problem, RegisterRequest, ResumePoint, ServiceObject, ServiceUpdate, UpdateType,
 };
+pub use tls::TlsTrouble;
 pub use watch::{InitCause, Watch, WatchEvent};

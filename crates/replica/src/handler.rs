@@ -164,9 +164,37 @@ pub(crate) async fn receive_snapshot(core: &Core, mut body: ByteStream) -> Resul
 
 /// Whether a request begins with an envelope for this node. What is behind that is not looked at.
 pub(crate) fn is_addressed(core: &Core, route: PeerRoute, head: &[u8]) -> bool {
-    let envelope = if route == PeerRoute::Snapshot { head.get(SNAPSHOT_LENGTH_BYTES..) } else { Some(head) };
-    let address = envelope.and_then(|envelope| codec::decode_head::<EnvelopeHead>(Kind::PeerRequest, envelope).ok());
-    address.is_some_and(|(EnvelopeHead { cluster, target, .. }, _)| check_target(core, cluster, target).is_ok())
+    envelope_head(route, head)
+        .is_some_and(|EnvelopeHead { cluster, target, .. }| check_target(core, cluster, target).is_ok())
+}
+
+/// The peer address of whoever sends such a request: a member's as the membership has it, and of a node that asks to be
+/// taken in as it says itself. None if nobody is named, or nobody whom this node knows.
+pub(crate) fn sender_address(core: &Core, route: PeerRoute, body: &[u8]) -> Option<String> {
+    match route {
+        PeerRoute::Join => decode::<JoinRequest>(body).ok().map(|request| request.peer_address),
+        PeerRoute::Greet | PeerRoute::Adopt => None,
+        PeerRoute::Append
+        | PeerRoute::Vote
+        | PeerRoute::PreVote
+        | PeerRoute::TransferLeader
+        | PeerRoute::Snapshot
+        | PeerRoute::Propose
+        | PeerRoute::ReadIndex
+        | PeerRoute::Info
+        | PeerRoute::Operate
+        | PeerRoute::Farewell
+        | PeerRoute::Standing => {
+            let EnvelopeHead { cluster, from, .. } = envelope_head(route, body)?;
+            // In another cluster the same number is another node.
+            (cluster == core.cluster).then(|| core.peer_address(from)).flatten()
+        }
+    }
+}
+
+fn envelope_head(route: PeerRoute, head: &[u8]) -> Option<EnvelopeHead> {
+    let envelope = if route == PeerRoute::Snapshot { head.get(SNAPSHOT_LENGTH_BYTES..)? } else { head };
+    codec::decode_head(Kind::PeerRequest, envelope).ok().map(|(head, _)| head)
 }
 
 /// Checks whom a request is meant for.

@@ -23,7 +23,7 @@ pub(crate) struct Envelope<T> {
 #[derive(Debug, Deserialize)]
 pub(crate) struct EnvelopeHead {
     pub cluster: ClusterId,
-    pub _from: NodeId,
+    pub from: NodeId,
     pub target: NodeId,
 }
 

@@ -352,6 +352,11 @@ impl Replica {
         handler::is_addressed(&self.core, route, head)
     }
 
+    /// The peer address of whoever sends such a request, where it names somebody whom this node knows.
+    pub fn sender_address(&self, route: PeerRoute, body: &[u8]) -> Option<String> {
+        handler::sender_address(&self.core, route, body)
+    }
+
     /// Answers a peer; every route but the snapshot's.
     pub async fn handle_peer(&self, route: PeerRoute, body: Bytes) -> Result<Bytes, PeerRefusal> {
         handler::handle(&self.core, route, body).await
@@ -497,8 +502,9 @@ async fn join(
         token,
         feature_level: options.feature_level,
     };
-    let mut told = false;
+    let mut told: Option<String> = None;
     loop {
+        let mut why = "no member leads".to_owned();
         for peer in peers {
             let mut address = peer.clone();
             // The address given, then the leader it names, then the one that names if the lead just changed.
@@ -516,18 +522,29 @@ async fn join(
                     Ok(JoinResponse::NotLeader { leader_peer_address: Some(leader) }) => address = leader,
                     Ok(JoinResponse::NotLeader { leader_peer_address: None }) => break,
                     Err(error) => {
-                        tracing::debug!(%error, peer = address, "not taken in yet");
+                        why = in_one_line(&error);
                         break;
                     }
                 }
             }
         }
-        if !told {
-            tracing::info!(?peers, "waiting for a member that takes this node in");
-            told = true;
+        if told.as_ref() != Some(&why) {
+            tracing::info!(?peers, why, "waiting for a member that takes this node in");
+            told = Some(why);
         }
         tokio::time::sleep(JOIN_PAUSE).await;
     }
+}
+
+/// An error with its sources: what is wrong with a certificate, say, is in the last of them.
+fn in_one_line(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut source = error.source();
+    while let Some(error) = source {
+        text = format!("{text}: {error}");
+        source = error.source();
+    }
+    text
 }
 
 /// The first membership: the founder alone. Does nothing when it was written already.

@@ -12,6 +12,7 @@ use serde::Deserialize;
 use crate::auth::JwtConfig;
 use crate::parse::REAP_AFTER_MS_MAX;
 use crate::secret::Secret;
+use crate::tls::{self, Port};
 
 /// Longest TTL an operator may allow, 49 days: the state machine counts a lease's milliseconds in 32 bits.
 pub const TTL_MS_MAX: u64 = u32::MAX as u64;
@@ -49,8 +50,21 @@ const DEAD_NODE_REMOVAL_MS_LEAST: u64 = 5_000;
 const VOTERS_MIN: usize = 3;
 const LOG_LEVEL: &str = "info";
 
+const OPEN_TO_CLIENTS: &str = "is beyond loopback, where anyone can read and write: set tls_cert, tls_key and \
+    tls_client_ca, or secure the network and set insecure";
+
+const OPEN_TO_PEERS: &str = "is beyond loopback, where anyone can act as a node: set peer_tls_cert, peer_tls_key and \
+    peer_tls_ca, or secure the network and set insecure";
+
 /// Variables of the `ROLLCALL_` family that belong to the command line and not to a node.
-const CLIENT_VARIABLES: &[&str] = &["ROLLCALL_ENDPOINTS", "ROLLCALL_TOKEN", "ROLLCALL_TENANT", "ROLLCALL_CA"];
+const CLIENT_VARIABLES: &[&str] = &[
+    "ROLLCALL_ENDPOINTS",
+    "ROLLCALL_TOKEN",
+    "ROLLCALL_TENANT",
+    "ROLLCALL_CA",
+    "ROLLCALL_CLIENT_CERT",
+    "ROLLCALL_CLIENT_KEY",
+];
 
 /// How a node takes part.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, ValueEnum)]
@@ -194,6 +208,24 @@ settings! {
     /// Watchers of one tenant served at once; more are refused with 429 [default: 15000].
     #[arg(long, value_name = "N", env = "ROLLCALL_TENANT_WATCHERS_MAX")]
     tenant_watchers_max: usize,
+    /// This node's certificate (PEM) for clients, with those between it and its authority. Read again when it changes.
+    #[arg(long, value_name = "FILE", env = "ROLLCALL_TLS_CERT")]
+    tls_cert: PathBuf,
+    /// The key of that certificate (PEM).
+    #[arg(long, value_name = "FILE", env = "ROLLCALL_TLS_KEY")]
+    tls_key: PathBuf,
+    /// Clients must have a certificate of one of these authorities (PEM) [default: they need none].
+    #[arg(long, value_name = "FILE", env = "ROLLCALL_TLS_CLIENT_CA")]
+    tls_client_ca: PathBuf,
+    /// This node's certificate (PEM) for the other nodes, valid for the host of its peer address, as server and client.
+    #[arg(long, value_name = "FILE", env = "ROLLCALL_PEER_TLS_CERT")]
+    peer_tls_cert: PathBuf,
+    /// The key of that certificate (PEM).
+    #[arg(long, value_name = "FILE", env = "ROLLCALL_PEER_TLS_KEY")]
+    peer_tls_key: PathBuf,
+    /// The authority of all nodes' peer certificates (PEM), which signs nothing else.
+    #[arg(long, value_name = "FILE", env = "ROLLCALL_PEER_TLS_CA")]
+    peer_tls_ca: PathBuf,
     /// Listen beyond loopback although there is neither TLS nor a token.
     #[arg(long, num_args = 0..=1, default_missing_value = "true", require_equals = true, value_name = "BOOL",
         action = ArgAction::Set, env = "ROLLCALL_INSECURE")]
@@ -333,6 +365,10 @@ pub struct Config {
     pub advertise: Option<String>,
     /// None: the address listened at.
     pub peer_advertise: Option<String>,
+    /// None: plain HTTP.
+    pub tls: Option<tls::Files>,
+    /// None: nodes speak plainly among themselves.
+    pub peer_tls: Option<tls::Files>,
     pub founding: Founding,
     pub join_token_required: bool,
     pub node_role: NodeRole,
@@ -379,17 +415,22 @@ impl Config {
         let insecure = settings.insecure.unwrap_or(false);
         let listen = settings.listen.unwrap_or_else(|| LISTEN.to_owned());
         let peer_listen = settings.peer_listen.unwrap_or_else(|| PEER_LISTEN.to_owned());
-        for (key, address, advertised) in
-            [("listen", &listen, &settings.advertise), ("peer_listen", &peer_listen, &settings.peer_advertise)]
-        {
+        let peer_host = split_address(settings.peer_advertise.as_ref().unwrap_or(&peer_listen)).map(|(host, _)| host);
+        let named = [settings.tls_cert, settings.tls_key, settings.tls_client_ca];
+        let tls = tls::Files::named(Port::Client, named, None, &mut fault);
+        let named = [settings.peer_tls_cert, settings.peer_tls_key, settings.peer_tls_ca];
+        let peer_tls = tls::Files::named(Port::Peer, named, peer_host, &mut fault);
+        for files in [&tls, &peer_tls].into_iter().flatten() {
+            files.check(&mut fault);
+        }
+        let knows_clients = tls.as_ref().is_some_and(tls::Files::asks_for_certificates);
+        for (key, address, advertised, secured, remedy) in [
+            ("listen", &listen, &settings.advertise, knows_clients, OPEN_TO_CLIENTS),
+            ("peer_listen", &peer_listen, &settings.peer_advertise, peer_tls.is_some(), OPEN_TO_PEERS),
+        ] {
             match split_address(address) {
                 None => fault(key, "must be HOST:PORT"),
-                Some((host, _)) if !insecure && !is_loopback(host) => {
-                    fault(
-                        key,
-                        "is beyond loopback, where anyone can read and write: secure the network and set insecure",
-                    );
-                }
+                Some((host, _)) if !insecure && !is_loopback(host) && !secured => fault(key, remedy),
                 Some((host, _)) if is_wildcard(host) && advertised.is_none() => {
                     fault(key, "listens at every address of this machine: say which one to advertise");
                 }
@@ -540,6 +581,8 @@ impl Config {
             peer_listen,
             advertise: settings.advertise,
             peer_advertise: settings.peer_advertise,
+            tls,
+            peer_tls,
             founding,
             join_token_required: settings.join_token_required.unwrap_or(false),
             node_role: settings.node_role.unwrap_or_default(),

@@ -11,8 +11,9 @@
 //! - Wire types and the roll's types meet in `translate` and, on the way that is taken most, in `render`; statuses are
 //!   given in `reply`.
 //!
-//! Read in this order: [`config`], [`Server`], [`Probe`], `listener`, `edge`, `native`, `watch`; then `request`, `params`, `body`, `json`,
-//! `fault`, `parse` for what comes in, `translate`, [`render`], `cursor`, `reply` for what goes out, `faces` with `auth` and `schema`, and `peer`.
+//! Read in this order: [`config`], [`Server`], [`Probe`], `listener`, [`tls`], `edge`, `native`, `watch`; then `request`, `params`,
+//! `body`, `json`, `fault`, `parse` for what comes in, `translate`, [`render`], `cursor`, `reply` for what goes out, `faces` with
+//! `auth` and `schema`, and `peer`.
 
 mod auth;
 mod body;
@@ -39,6 +40,7 @@ mod server;
 mod slow;
 mod startup;
 pub mod telemetry;
+pub mod tls;
 mod translate;
 mod watch;
 

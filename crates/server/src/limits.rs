@@ -16,6 +16,10 @@ pub(crate) const CONNECTIONS_SPARE: usize = 64;
 /// some 270 KiB in buffers and small requests.
 pub(crate) const PEER_CONNECTIONS_MAX: usize = 512;
 
+/// TLS handshakes of one port under way at once, at some 64 KiB each; who comes meanwhile waits for a turn. A node does
+/// some thousand in a second.
+pub(crate) const HANDSHAKES_MAX: usize = 1_024;
+
 /// Requests of one peer connection in work at once: batches, read indexes and votes, of each one or two.
 pub(crate) const PEER_REQUESTS_MAX: usize = 64;
 

@@ -23,9 +23,15 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use crate::limits::{CONNECTIONS_SPARE, DRAIN_TIMEOUT, HEADER_BYTES_MAX, HEADER_TIMEOUT, WRITE_TIMEOUT};
+use crate::tls::{self, Gate, Refused, Stream};
 
 /// After an accept failed, for want of files most likely: long enough not to spin.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
+
+/// For a client that speaks plain HTTP to a port with TLS. Complete, because no HTTP server stands behind it yet.
+const PLAIN_HTTP: &[u8] = b"HTTP/1.1 400 Bad Request\r\ncontent-type: application/problem+json\r\nconnection: close\r\n\r\n\
+    {\"type\":\"about:blank\",\"title\":\"Bad Request\",\"status\":400,\"detail\":\"this port speaks TLS: use https:// in place of \
+    http://, and name the authority of its certificate\",\"code\":\"tls_required\",\"request_id\":\"\"}\n";
 
 /// Takes connections until `stop`, then lets them finish, for a bounded time; `open` counts them. `serve_one` is told of each whether it is
 /// one beyond `connections_max`; it must notice `stop` by itself, and end at once when its token is cancelled.
@@ -100,6 +106,7 @@ impl Drop for Counted {
 /// Serves HTTP/1.1 until `stop`. The handler is told of each request whether its connection is one too many.
 pub(crate) async fn serve_http<H, F>(
     listener: TcpListener,
+    gate: Gate,
     connections_max: usize,
     open: Gauge,
     stop: CancellationToken,
@@ -109,13 +116,15 @@ pub(crate) async fn serve_http<H, F>(
     F: Future<Output = Response> + Send + 'static,
 {
     let stopped = stop.clone();
-    let serve_one =
-        move |stream, crowded, abort| http_connection(stream, crowded, stopped.clone(), abort, handler.clone());
+    let serve_one = move |stream, crowded, abort| {
+        http_connection(stream, gate.clone(), crowded, stopped.clone(), abort, handler.clone())
+    };
     serve(listener, connections_max, open, stop, serve_one).await;
 }
 
 async fn http_connection<H, F>(
     stream: TcpStream,
+    gate: Gate,
     crowded: bool,
     stop: CancellationToken,
     abort: CancellationToken,
@@ -132,6 +141,22 @@ async fn http_connection<H, F>(
     if let Err(error) = rustix::net::sockopt::set_tcp_user_timeout(&stream, patience_ms) {
         tracing::debug!(%error, "cannot set TCP_USER_TIMEOUT");
     }
+    let entered = tokio::select! {
+        entered = gate.enter(stream) => entered,
+        () = stop.cancelled() => return,
+    };
+    let stream = match entered {
+        Ok(stream) => stream,
+        Err(Refused::Plain(stream)) => {
+            // Whether it is read is the caller's affair.
+            let _ = tls::turn_away(stream, PLAIN_HTTP).await;
+            return;
+        }
+        Err(Refused::Failed(error)) => {
+            tracing::debug!(%error, "a client's handshake failed");
+            return;
+        }
+    };
     let service = service_fn(|request: Request<hyper::body::Incoming>| {
         let answer = handler(request.map(Body::new), crowded);
         // Boxed, because hyper keeps room for one on every connection, and most connections wait.
@@ -162,12 +187,12 @@ async fn http_connection<H, F>(
 /// A stream whose writes fail when the peer takes nothing for [`WRITE_TIMEOUT`]: else a reader that stops reading would
 /// hold its answer in memory for ever.
 struct WriteBound {
-    stream: TcpStream,
+    stream: Stream,
     stalled: Option<Pin<Box<Sleep>>>,
 }
 
 impl WriteBound {
-    fn new(stream: TcpStream) -> Self {
+    fn new(stream: Stream) -> Self {
         Self { stream, stalled: None }
     }
 
@@ -207,11 +232,14 @@ impl AsyncWrite for WriteBound {
         self.stream.is_write_vectored()
     }
 
+    // A TLS stream holds what it has encrypted until it is flushed, and can stall there.
     fn poll_flush(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.stream).poll_flush(context)
+        let polled = Pin::new(&mut self.stream).poll_flush(context);
+        self.bounded(polled, context)
     }
 
     fn poll_shutdown(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.stream).poll_shutdown(context)
+        let polled = Pin::new(&mut self.stream).poll_shutdown(context);
+        self.bounded(polled, context)
     }
 }

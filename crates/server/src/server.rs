@@ -29,6 +29,7 @@ use crate::peer::{self, PeerEdge, Wires};
 use crate::probe::Probe;
 use crate::slow::SlowLog;
 use crate::telemetry;
+use crate::tls::{Reload, Tls, TlsError};
 use crate::watch::WatcherLimits;
 
 /// Handing over the lead takes an election at most; a replica that is broken is not waited for.
@@ -48,6 +49,8 @@ pub enum RunError {
     },
     #[error("load the keys that tokens are checked with")]
     Jwt(#[source] JwtConfigError),
+    #[error("secure the ports")]
+    Tls(#[from] TlsError),
     #[error("start the replica")]
     Start(#[source] StartError),
     #[error("the replica broke")]
@@ -64,7 +67,7 @@ impl RunError {
         match self {
             Self::Start(error) => error.is_removed(),
             Self::Broke(failure) => failure.is_removed(),
-            Self::Bind { .. } | Self::Jwt(_) | Self::Peers | Self::Watches => false,
+            Self::Bind { .. } | Self::Jwt(_) | Self::Tls(_) | Self::Peers | Self::Watches => false,
         }
     }
 }
@@ -81,6 +84,7 @@ pub struct Server {
     client_address: SocketAddr,
     peers: TcpListener,
     peer_address: SocketAddr,
+    tls: Tls,
     probe: Probe,
     traced: bool,
     consensus: Handle,
@@ -90,10 +94,11 @@ impl Server {
     /// Takes both ports.
     pub async fn bind(config: Config) -> Result<Self, RunError> {
         limits::raise_open_files();
+        let tls = Tls::load(config.tls.as_ref(), config.peer_tls.as_ref())?;
         let (clients, client_address) = bind(&config.listen).await?;
         let (peers, peer_address) = bind(&config.peer_listen).await?;
         let (probe, consensus) = (Probe::default(), Handle::current());
-        Ok(Self { config, clients, client_address, peers, peer_address, probe, traced: false, consensus })
+        Ok(Self { config, clients, client_address, peers, peer_address, tls, probe, traced: false, consensus })
     }
 
     /// Has the replica and what its peers ask answered by another runtime. One with a single thread hands the steps of a
@@ -124,6 +129,11 @@ impl Server {
         self.probe.clone()
     }
 
+    /// Has the node read its certificates again.
+    pub fn reload(&self) -> Reload {
+        self.tls.reload()
+    }
+
     /// Serves until `shutdown` resolves or the node breaks. On shutdown requests in work may finish for a few seconds,
     /// and a leader hands over before it leaves.
     pub async fn serve(self, shutdown: impl Future<Output = ()>) -> Result<(), RunError> {
@@ -134,9 +144,10 @@ impl Server {
         let edge = Arc::new(Edge::new(metrics.clone(), SlowLog::new(self.config.slow_ms)));
         let data_dir = self.config.data_dir.clone();
         let client_address = self.config.advertise.clone().unwrap_or_else(|| self.client_address.to_string());
-        let url = format!("http://{client_address}");
-        let notices = OnceLock::new();
-        let surroundings = Arc::new(Surroundings { data_dir, url, metrics: metrics.clone(), notices });
+        let scheme = if self.tls.clients.is_some() { "https" } else { "http" };
+        let url = format!("{scheme}://{client_address}");
+        let (tls, notices) = (self.tls.clone(), OnceLock::new());
+        let surroundings = Arc::new(Surroundings { data_dir, url, metrics: metrics.clone(), tls, notices });
         let faces = Faces {
             auth: Auth::new(self.config.jwt.as_ref()).map_err(RunError::Jwt)?,
             protolink_ttl_ms: self.config.protolink_ttl_ms,
@@ -152,8 +163,9 @@ impl Server {
         tracing::info!(clients = %self.client_address, peers = %self.peer_address, "listening");
 
         let peers = {
-            let (open, stop, edge) = (metrics.peer_connections.clone(), stop_peers.clone(), peer_edge.clone());
-            moved(&self.consensus, self.peers, move |peers| peer::serve(peers, open, stop, edge))?
+            let (gate, open) = (self.tls.peer_gate(), metrics.peer_connections.clone());
+            let (stop, edge) = (stop_peers.clone(), peer_edge.clone());
+            moved(&self.consensus, self.peers, move |peers| peer::serve(peers, gate, open, stop, edge))?
         };
         let answer_client = {
             let (edge, draining) = (edge.clone(), draining.clone());
@@ -170,7 +182,8 @@ impl Server {
         };
         let clients = async {
             let (open, stop) = (metrics.client_connections.clone(), stop_clients.clone());
-            listener::serve_http(self.clients, CONNECTIONS_MAX, open, stop, answer_client).await;
+            let gate = self.tls.client_gate();
+            listener::serve_http(self.clients, gate, CONNECTIONS_MAX, open, stop, answer_client).await;
             clients_gone.cancel();
         };
         let life = async {
@@ -196,7 +209,8 @@ impl Server {
                 chores.spawn_blocking(move || surroundings.look());
             };
             let mut shutdown = pin!(shutdown);
-            let (replica, ended) = live(&self.consensus, options, open, shutdown.as_mut(), &broken).await;
+            let wires = Wires::new(self.tls.peers.clone());
+            let (replica, ended) = live(&self.consensus, options, wires, open, shutdown.as_mut(), &broken).await;
             tracing::info!("shutting down");
             draining.cancel();
             if ended.is_ok() {
@@ -218,7 +232,8 @@ impl Server {
             chores.wait().await;
             ended
         };
-        let (peers, (), ended) = tokio::join!(peers, clients, life);
+        let fresh = self.tls.keep_fresh(stop_peers.clone());
+        let (peers, (), (), ended) = tokio::join!(peers, clients, fresh, life);
         peers.map_err(|_| RunError::Peers)?;
         ended
     }
@@ -240,11 +255,12 @@ async fn clients_left(patience: Duration, open: impl Fn() -> i64) {
 async fn live(
     consensus: &Handle,
     options: Options,
+    wires: Wires,
     open: impl FnOnce(&Replica),
     mut shutdown: Pin<&mut impl Future<Output = ()>>,
     broken: &CancellationToken,
 ) -> (Option<Replica>, Result<(), RunError>) {
-    let starting = AbortOnDropHandle::new(consensus.spawn(Replica::start(options, Wires::default())));
+    let starting = AbortOnDropHandle::new(consensus.spawn(Replica::start(options, wires)));
     let started = tokio::select! {
         started = starting => started,
         () = shutdown.as_mut() => return (None, Ok(())),

@@ -10,6 +10,7 @@ mod operate;
 mod paused;
 mod reads;
 mod restart;
+mod secured;
 mod soorma;
 mod traces;
 mod watches;

@@ -12,9 +12,11 @@ mod members;
 mod offline;
 mod register;
 mod serve;
+mod tls;
 mod watch;
 
 use std::future::Future;
+use std::path::PathBuf;
 
 use rollcall_client::Client;
 use rollcall_server::config::LogFormat;
@@ -29,6 +31,7 @@ pub(crate) fn run(cli: Cli) -> Result<u8, Failure> {
     let done = |()| 0;
     match command {
         Command::Serve(args) => serve::run(args.settings).map(done),
+        Command::Tls(args) => tls::run(args, global.output).map(done),
         Command::Config(args) => config::run(&args).map(done),
         Command::Completions { shell } => completions::run(shell).map(done),
         Command::Dev(args) => block_on(dev::run(&args, global.output)).map(done),
@@ -54,16 +57,18 @@ fn block_on<T>(work: impl Future<Output = Result<T, Failure>>) -> Result<T, Fail
     runtime.block_on(work)
 }
 
-fn refuse_ca(global: &Global) -> Result<(), Failure> {
-    match &global.ca {
-        Some(_) => Err(Failure::Usage { what: "--ca: this program speaks no TLS; leave it out".to_owned() }),
-        None => Ok(()),
-    }
+fn read_file(path: &PathBuf) -> Result<Vec<u8>, Failure> {
+    std::fs::read(path).map_err(|source| Failure::ReadFile { path: path.clone(), source })
 }
 
 fn client(global: &Global) -> Result<Client, Failure> {
-    refuse_ca(global)?;
     let mut builder = Client::builder().endpoints(global.endpoints.iter().filter(|text| !text.is_empty()));
+    if let Some(ca) = &global.ca {
+        builder = builder.ca(read_file(ca)?);
+    }
+    if let Some((cert, key)) = global.client_cert.as_ref().zip(global.client_key.as_ref()) {
+        builder = builder.client_certificate(read_file(cert)?, read_file(key)?);
+    }
     if let Some(token) = &global.token {
         builder = builder.token(token);
     }

@@ -1,14 +1,26 @@
 //! `rollcall serve`.
 
+use std::convert::Infallible;
+
 use rollcall_server::Server;
 use rollcall_server::config::{Settings, WhenRemoved, unknown_variables};
 use rollcall_server::telemetry::Telemetry;
+use rollcall_server::tls::Reload;
 use tokio::runtime::Builder;
+use tokio::signal::unix::Signal;
 
 use crate::failure::Failure;
 use crate::logging;
-use crate::process::Signals;
+use crate::process::{self, Signals};
 use crate::supervisor;
+
+/// Hangups ask for the certificates to be read again.
+async fn pass_on(hangups: &mut Signal, reload: &Reload) -> Infallible {
+    while hangups.recv().await.is_some() {
+        reload.now();
+    }
+    std::future::pending().await
+}
 
 pub(super) fn run(settings: Settings) -> Result<(), Failure> {
     let config = settings.resolve().map_err(|source| Failure::Settings { source })?;
@@ -36,11 +48,13 @@ pub(super) fn run(settings: Settings) -> Result<(), Failure> {
     let ended = runtime.block_on(async {
         let mut signals = Signals::new()?;
         let server = Server::bind(config).await.map_err(|source| Failure::Serve { source })?;
-        let probe = server.probe();
+        let (probe, reload) = (server.probe(), server.reload());
+        let mut hangups = process::hangups()?;
         let shutdown = async move {
             let signal = tokio::select! {
                 signal = signals.next() => signal,
                 never = supervisor::keep_informed(&probe) => match never {},
+                never = pass_on(&mut hangups, &reload) => match never {},
             };
             tracing::info!(?signal, "shutting down");
             supervisor::tell_stopping().await;

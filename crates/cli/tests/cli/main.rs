@@ -7,4 +7,5 @@ mod keep_alive;
 mod settings;
 mod supervised;
 mod support;
+mod tls;
 mod watch;

@@ -6,9 +6,7 @@ mod http;
 mod node;
 #[cfg(target_os = "linux")]
 mod process;
-
-use std::path::PathBuf;
-use std::sync::Arc;
+mod tls;
 
 use prometheus_client::encoding::EncodeLabelSet;
 use prometheus_client::encoding::text::encode;
@@ -17,6 +15,8 @@ use prometheus_client::metrics::family::Family;
 use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::registry::Registry;
 use rollcall_replica::Replica;
+
+use crate::native::Surroundings;
 
 pub(crate) use http::{Http, Route};
 
@@ -54,7 +54,8 @@ pub(crate) struct WatchMetrics {
 }
 
 impl Metrics {
-    pub(crate) fn new(replica: Replica, edge: &Arc<EdgeMetrics>, data_dir: PathBuf) -> Self {
+    pub(crate) fn new(replica: Replica, surroundings: &Surroundings) -> Self {
+        let Surroundings { metrics: edge, data_dir, tls, .. } = surroundings;
         let mut whole = Registry::default();
         let registry = whole.sub_registry_with_prefix("rollcall");
         let watch = WatchMetrics::default();
@@ -81,7 +82,8 @@ impl Metrics {
             edge.peer_connections.clone(),
         );
         registry.register_collector(Box::new(http::Collected(edge.clone())));
-        registry.register_collector(Box::new(node::Collected { replica, data_dir }));
+        registry.register_collector(Box::new(node::Collected { replica, data_dir: data_dir.clone() }));
+        registry.register_collector(Box::new(tls::Collected(tls.clone())));
         #[cfg(target_os = "linux")]
         whole.register_collector(Box::new(process::Collected));
         Self { registry: whole, watch }

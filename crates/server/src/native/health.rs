@@ -76,7 +76,7 @@ struct TransportMetrics {
 
 impl Native {
     pub(crate) fn served(&self, ready: bool) -> Served {
-        let Surroundings { url, metrics, .. } = &*self.surroundings;
+        let Surroundings { url, metrics, tls, .. } = &*self.surroundings;
         let (requests_succeeded, requests_failed) = metrics.http.succeeded_and_failed();
         let active_requests = u64::try_from(metrics.in_work.get()).unwrap_or(0);
         Served {
@@ -86,7 +86,7 @@ impl Native {
             capabilities: TransportCapabilities {
                 networked: true,
                 streaming: false,
-                tls: false,
+                tls: tls.clients.is_some(),
                 bidirectional: false,
                 persistent_connections: true,
             },
@@ -147,8 +147,8 @@ pub(super) async fn livez(State(native): State<Native>) -> Result<Response, Fail
 /// Whether the node should be given work
 ///
 /// Named checks: a leader is known, the node has caught up, the disk takes writes, no shutdown was asked for.
-/// Warnings never make a node unready: `disk_space`, `clock_offset`, and what its start found: `slow_flush`,
-/// `filesystem`, `open_files`.
+/// Warnings never make a node unready: `disk_space`, `clock_offset`, `tls_expiry`, `tls_files`, `peer_tls_expiry`,
+/// `peer_tls_files`, and what its start found: `slow_flush`, `filesystem`, `open_files`.
 #[utoipa::path(
     get, path = "/readyz", tag = "health", operation_id = "readyz",
     params(("verbose" = Option<bool>, Query, description = "Name every check, and what hurts the node")),
@@ -174,12 +174,12 @@ pub(crate) async fn readyz(State(native): State<Native>, uri: Uri) -> Result<Res
 }
 
 fn warnings(native: &Native) -> Vec<HealthWarning> {
-    let Surroundings { data_dir, notices, .. } = &*native.surroundings;
+    let Surroundings { data_dir, notices, tls, .. } = &*native.surroundings;
     let now = [
         startup::space(data_dir).and_then(startup::scarce_space),
         startup::clock(native.replica.observe().clock_offset_ms),
     ];
-    let all = now.into_iter().flatten().chain(notices.get().into_iter().flatten().cloned());
+    let all = now.into_iter().flatten().chain(tls.notices()).chain(notices.get().into_iter().flatten().cloned());
     all.map(|notice| HealthWarning { name: notice.name.to_owned(), detail: notice.detail }).collect()
 }
 

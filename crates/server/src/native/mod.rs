@@ -44,6 +44,7 @@ use crate::reply::Failure;
 use crate::request::Context;
 use crate::schema::Validators;
 use crate::startup::{self, Notice};
+use crate::tls::Tls;
 use crate::watch::{Hub, Places, WatcherLimits};
 
 pub(crate) use health::{Health, alive, readyz};
@@ -98,6 +99,7 @@ pub(crate) struct Surroundings {
     /// Where clients reach this node.
     pub(crate) url: String,
     pub(crate) metrics: Arc<EdgeMetrics>,
+    pub(crate) tls: Tls,
     /// What hurts, once it was looked at.
     pub(crate) notices: OnceLock<Vec<Notice>>,
 }
@@ -124,7 +126,7 @@ impl Native {
         surroundings: Arc<Surroundings>,
         Ends { draining, sockets, broken }: Ends,
     ) -> Self {
-        let metrics = Metrics::new(replica.clone(), &surroundings.metrics, surroundings.data_dir.clone());
+        let metrics = Metrics::new(replica.clone(), &surroundings);
         let renderer = Arc::<Renderer>::default();
         Self {
             hub: Hub::start(replica.clone(), renderer.clone(), metrics.watch.clone(), broken),

@@ -12,16 +12,18 @@ use bytes::{Buf, Bytes};
 use futures_util::StreamExt;
 use parking_lot::Mutex;
 use rollcall_replica::{ByteStream, PeerRoute, Sent, Transport, TransportError};
-use tokio::io::AsyncWriteExt;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
-use tokio::net::tcp::{OwnedReadHalf, OwnedWriteHalf};
 use tokio::runtime::Handle;
 use tokio::sync::{OwnedMutexGuard, oneshot};
 use tokio::time::Instant;
 use tokio_util::codec::FramedRead;
+use tokio_util::either::Either;
 use tokio_util::sync::{CancellationToken, DropGuard};
 
 use super::{PREAMBLE, STALL_TIMEOUT, Verdict, codec, frame, open, prepare, send};
+use crate::config::split_address;
+use crate::tls::{self, Reader, Secured, Stream, Writer};
 
 /// A peer that does not take a connection within this time is out of reach; an election waits no longer.
 const CONNECT_TIMEOUT: Duration = Duration::from_millis(500);
@@ -38,7 +40,11 @@ enum Lane {
 
 /// Calls peers over kept connections. A broken one is dropped at once, and the next call makes a new one.
 #[derive(Clone, Default)]
-pub(crate) struct Wires(Arc<Mutex<Slots>>);
+pub(crate) struct Wires {
+    slots: Arc<Mutex<Slots>>,
+    /// None: plain.
+    secured: Option<Arc<Secured>>,
+}
 
 /// By address and lane.
 type Slots = HashMap<(String, Lane), Arc<Slot>>;
@@ -55,7 +61,7 @@ enum Lost {
 
 struct Wire {
     /// Held while a frame is written.
-    writer: Arc<tokio::sync::Mutex<OwnedWriteHalf>>,
+    writer: Arc<tokio::sync::Mutex<Writer>>,
     calls: Arc<Mutex<Calls>>,
     /// Ends the reader and the writer, and with them all that waits.
     end: CancellationToken,
@@ -81,9 +87,9 @@ impl Drop for Listed<'_> {
 }
 
 impl Wire {
-    async fn connect(address: &str) -> io::Result<Self> {
-        let stream = dial(address).await?;
-        let (reader, writer) = stream.into_split();
+    async fn connect(address: &str, secured: Option<&Secured>) -> io::Result<Self> {
+        let stream = dial(address, secured).await?;
+        let (reader, writer) = tls::split(stream);
         let calls = Arc::new(Mutex::new(Calls { next: 0, waiting: HashMap::new(), heard_at: None, broken: false }));
         let end = CancellationToken::new();
         tokio::spawn({
@@ -150,7 +156,7 @@ impl Wire {
 
 /// Writes a frame. A connection on which it is left half written is of no more use.
 async fn write(
-    mut writer: OwnedMutexGuard<OwnedWriteHalf>,
+    mut writer: OwnedMutexGuard<Writer>,
     frame: impl Buf,
     patience: Duration,
     end: CancellationToken,
@@ -189,7 +195,7 @@ impl Drop for Whole {
 }
 
 /// Takes in answers until the connection ends.
-async fn listen(reader: OwnedReadHalf, calls: &Mutex<Calls>) {
+async fn listen(reader: Reader, calls: &Mutex<Calls>) {
     let mut frames = FramedRead::new(reader, codec());
     while let Some(Ok(frame)) = frames.next().await {
         let answer = open(frame).and_then(|(number, tag, body)| Some((number, Verdict::of(tag)?, body)));
@@ -204,19 +210,42 @@ async fn listen(reader: OwnedReadHalf, calls: &Mutex<Calls>) {
 }
 
 /// A connection on which the preamble was said.
-async fn dial(address: &str) -> io::Result<TcpStream> {
+async fn dial(address: &str, secured: Option<&Secured>) -> io::Result<Stream> {
     let connecting = async {
-        let mut stream = TcpStream::connect(address).await?;
-        prepare(&stream);
+        let mut plain = TcpStream::connect(address).await?;
+        prepare(&plain);
+        let Some(secured) = secured else {
+            plain.write_all(PREAMBLE).await?;
+            return Ok(Either::Left(plain));
+        };
+        let (host, _) = split_address(address).ok_or(io::ErrorKind::InvalidInput)?;
+        let mut stream = secured.dial(host, plain).await.map_err(hinted)?;
         stream.write_all(PREAMBLE).await?;
-        Ok(stream)
+        stream.flush().await?;
+        let mut said = [0; PREAMBLE.len()];
+        stream.read_exact(&mut said).await?;
+        if said == *PREAMBLE { Ok(stream) } else { Err(io::ErrorKind::InvalidData.into()) }
     };
     tokio::time::timeout(CONNECT_TIMEOUT, connecting).await.map_err(|_| io::ErrorKind::TimedOut)?
 }
 
+/// Says what an operator can do about a handshake that failed, where its reason does not.
+fn hinted(error: io::Error) -> io::Error {
+    match error.get_ref().and_then(|inner| inner.downcast_ref::<rustls::Error>()) {
+        Some(rustls::Error::InvalidMessage(_)) => {
+            io::Error::other("it speaks no TLS: give all nodes peer_tls_cert, peer_tls_key and peer_tls_ca, or none")
+        }
+        _ => error,
+    }
+}
+
 impl Wires {
+    pub(crate) fn new(secured: Option<Arc<Secured>>) -> Self {
+        Self { slots: Arc::default(), secured }
+    }
+
     fn slot(&self, address: &str, lane: Lane) -> Arc<Slot> {
-        let mut slots = self.0.lock();
+        let mut slots = self.slots.lock();
         // One for each member ever reached: a handful.
         slots.entry((address.to_owned(), lane)).or_default().clone()
     }
@@ -228,7 +257,7 @@ impl Wires {
             return Ok(wire.clone());
         }
         *kept = None;
-        let wire = Arc::new(Wire::connect(address).await?);
+        let wire = Arc::new(Wire::connect(address, self.secured.as_deref()).await?);
         *kept = Some(wire.clone());
         Ok(wire)
     }
@@ -268,9 +297,10 @@ impl Transport for Wires {
         mut body: ByteStream,
         timeout: Duration,
     ) -> Result<Bytes, TransportError> {
-        let mut stream = dial(address).await.map_err(|source| unreachable(address, source))?;
+        let dialled = dial(address, self.secured.as_deref()).await;
+        let stream = dialled.map_err(|source| unreachable(address, source))?;
         let talk = async {
-            let (reader, mut writer) = stream.split();
+            let (reader, mut writer) = tls::split(stream);
             let mut answers = FramedRead::new(reader, codec());
             let send = async {
                 while let Some(chunk) = body.next().await {
@@ -279,7 +309,8 @@ impl Transport for Wires {
                         writer.write_all_buf(&mut frame(0, route.number(), chunk)).await?;
                     }
                 }
-                writer.write_all_buf(&mut frame(0, route.number(), Bytes::new())).await
+                writer.write_all_buf(&mut frame(0, route.number(), Bytes::new())).await?;
+                writer.flush().await
             };
             // A peer that refuses says so without taking the rest.
             let answer = tokio::select! {

@@ -3,7 +3,11 @@
 //! A connection begins with [`PREAMBLE`]. From then on each side sends frames: their length, a head of [`HEAD_BYTES`],
 //! and a body that means nothing here. Answers come in any order and are told apart by the number of their request. A
 //! snapshot has a connection to itself: its frames follow one another, and an empty one ends it.
+//!
+//! With TLS the handshake comes first, and the side that was dialled says the preamble too: by then it has judged the
+//! caller's certificate, which a caller cannot know by the handshake alone.
 
+mod caller;
 mod dial;
 mod receive;
 mod serve;
@@ -16,10 +20,10 @@ use std::time::Duration;
 
 use bytes::{Buf, BufMut, Bytes, BytesMut};
 use tokio::io::AsyncWriteExt;
-use tokio::net::tcp::OwnedWriteHalf;
 use tokio_util::codec::LengthDelimitedCodec;
 
 use crate::limits::PEER_BODY_BYTES_MAX;
+use crate::tls::Writer;
 
 pub(crate) use dial::Wires;
 pub(crate) use serve::{PeerEdge, serve};
@@ -95,7 +99,7 @@ fn open(frame: BytesMut) -> Option<(u32, u8, Bytes)> {
 }
 
 /// Writes a frame, however slowly the peer takes it, unless it takes nothing for as long as `patience`.
-async fn send(writer: &mut OwnedWriteHalf, mut frame: impl Buf, patience: Duration) -> io::Result<()> {
+async fn send(writer: &mut Writer, mut frame: impl Buf, patience: Duration) -> io::Result<()> {
     while frame.has_remaining() {
         let mut parts = [IoSlice::new(&[]); 2];
         let count = frame.chunks_vectored(&mut parts);
@@ -105,7 +109,8 @@ async fn send(writer: &mut OwnedWriteHalf, mut frame: impl Buf, patience: Durati
         }
         frame.advance(written);
     }
-    Ok(())
+    // For a plain stream there is nothing to do.
+    tokio::time::timeout(patience, writer.flush()).await?
 }
 
 /// What must not stall.

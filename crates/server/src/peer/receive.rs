@@ -11,13 +11,13 @@ use bytes::{Buf, Bytes};
 use futures_util::Stream;
 use futures_util::stream;
 use tokio::io::{AsyncBufReadExt, AsyncReadExt, BufReader};
-use tokio::net::tcp::OwnedReadHalf;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::{Instant, timeout_at};
 
 use super::serve::{IDLE_TIMEOUT, Member, PeerEdge, STRANGER_TIMEOUT};
 use super::{HEAD_BYTES, LENGTH_BYTES, timely};
 use crate::limits::{PEER_BODY_BYTES_MAX, PEER_REQUESTS_MAX, PEER_SMALL_BYTES_MAX};
+use crate::tls::Reader;
 
 /// Read at once of a larger request: whoever sends less in [`super::STALL_TIMEOUT`] is given up.
 const PIECE_BYTES: usize = 64 << 10;
@@ -36,7 +36,7 @@ pub(super) struct Request {
 
 /// The requests of one connection. They end when nothing is wanted of it any more, and break off when the peer does.
 pub(super) struct Receiver<M> {
-    reader: BufReader<OwnedReadHalf>,
+    reader: BufReader<Reader>,
     edge: PeerEdge<M>,
     seats: Arc<Semaphore>,
     from_member: bool,
@@ -56,7 +56,7 @@ impl AsRef<[u8]> for Held {
 }
 
 impl<M: Member> Receiver<M> {
-    pub(super) fn new(reader: OwnedReadHalf, edge: PeerEdge<M>) -> Self {
+    pub(super) fn new(reader: Reader, edge: PeerEdge<M>) -> Self {
         let seats = Arc::new(Semaphore::new(PEER_REQUESTS_MAX));
         let stranger_until = Instant::now() + STRANGER_TIMEOUT;
         Self { reader: BufReader::new(reader), edge, seats, from_member: false, stranger_until }

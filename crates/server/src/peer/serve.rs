@@ -6,20 +6,23 @@ use std::pin::{Pin, pin};
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
-use bytes::Bytes;
+use bytes::{Buf, Bytes};
+use futures_util::StreamExt;
 use futures_util::stream::{self, FuturesUnordered};
-use futures_util::{Stream, StreamExt};
 use prometheus_client::metrics::gauge::Gauge;
 use rollcall_replica::{ByteStream, Door, PeerRefusal, PeerRoute, Replica};
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::io::AsyncReadExt;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::Semaphore;
+use tokio_util::either::Either;
 use tokio_util::sync::CancellationToken;
 
+use super::caller::Caller;
 use super::receive::{Receiver, Request};
-use super::{PREAMBLE, STALL_TIMEOUT, Verdict, frame, prepare, send};
-use crate::limits::{DISCARDED_BYTES_MAX, PEER_BODIES_KIB_MAX, PEER_CONNECTIONS_MAX};
+use super::{HEAD_BYTES, LENGTH_BYTES, PREAMBLE, STALL_TIMEOUT, Verdict, frame, prepare, send};
+use crate::limits::{PEER_BODIES_KIB_MAX, PEER_CONNECTIONS_MAX};
 use crate::listener;
+use crate::tls::{self, Gate, Refused};
 
 /// A caller says the preamble at once.
 const PREAMBLE_TIMEOUT: Duration = Duration::from_secs(5);
@@ -34,10 +37,17 @@ pub(super) const IDLE_TIMEOUT: Duration = Duration::from_secs(60);
 const WRONG_PORT: &[u8] = b"HTTP/1.1 400 Bad Request\r\ncontent-type: text/plain\r\nconnection: close\r\n\r\n\
     This is the peer port of a Rollcall node: it serves nodes only. Clients connect to the other port (`listen`).\n";
 
+/// For a node that was started without TLS among nodes that have it.
+const NEEDS_TLS: &str =
+    "this peer port speaks TLS: give all nodes peer_tls_cert, peer_tls_key and peer_tls_ca, or none";
+
 /// Whom peers ask.
 pub(crate) trait Member: Clone + Send + Sync + 'static {
     /// Whether what begins so is a request of this cluster for this node.
     fn is_addressed(&self, route: PeerRoute, head: &[u8]) -> bool;
+
+    /// Where whoever sends such a request is reached, as far as this node knows.
+    fn sender_address(&self, route: PeerRoute, head: &[u8]) -> Option<String>;
 
     fn handle_peer(&self, route: PeerRoute, body: Bytes) -> impl Future<Output = Result<Bytes, PeerRefusal>> + Send;
 
@@ -50,6 +60,10 @@ pub(crate) trait Member: Clone + Send + Sync + 'static {
 impl Member for Replica {
     fn is_addressed(&self, route: PeerRoute, head: &[u8]) -> bool {
         self.is_addressed(route, head)
+    }
+
+    fn sender_address(&self, route: PeerRoute, head: &[u8]) -> Option<String> {
+        self.sender_address(route, head)
     }
 
     async fn handle_peer(&self, route: PeerRoute, body: Bytes) -> Result<Bytes, PeerRefusal> {
@@ -105,6 +119,12 @@ impl<M: Member> PeerEdge<M> {
         self.member.get().zip(PeerRoute::of(tag)).is_some_and(|(member, route)| member.is_addressed(route, head))
     }
 
+    /// Why a request is none of the caller's to make; see [`Caller`].
+    fn judge(&self, caller: Option<&mut Caller>, tag: u8, body: Option<&Bytes>) -> Option<String> {
+        let (caller, member, route) = (caller?, self.member.get()?, PeerRoute::of(tag)?);
+        caller.judge(&member.sender_address(route, body?)?)
+    }
+
     async fn answer(&self, tag: u8, body: Option<Bytes>) -> (Verdict, Bytes) {
         let Some(member) = self.member.get() else {
             let answered = match PeerRoute::of(tag).zip(body) {
@@ -124,7 +144,7 @@ impl<M: Member> PeerEdge<M> {
     async fn snapshot(
         &self,
         first: Request,
-        requests: &mut Pin<&mut impl Stream<Item = io::Result<Request>>>,
+        requests: &mut Pin<&mut impl futures_util::Stream<Item = io::Result<Request>>>,
     ) -> (Verdict, Bytes) {
         let Some(member) = self.member.get() else { return starting() };
         let Some(first_chunk) = first.body.filter(|_| first.from_member) else {
@@ -177,17 +197,23 @@ fn rendered(answered: Result<Bytes, PeerRefusal>) -> (Verdict, Bytes) {
 }
 
 /// Serves peers until `stop`; `open` counts their connections.
-pub(crate) async fn serve<M: Member>(listener: TcpListener, open: Gauge, stop: CancellationToken, edge: PeerEdge<M>) {
+pub(crate) async fn serve<M: Member>(
+    listener: TcpListener,
+    gate: Gate,
+    open: Gauge,
+    stop: CancellationToken,
+    edge: PeerEdge<M>,
+) {
     let connection = {
         let stop = stop.clone();
         move |stream: TcpStream, crowded: bool, abort: CancellationToken| {
-            let (edge, stop) = (edge.clone(), stop.clone());
+            let (edge, gate, stop) = (edge.clone(), gate.clone(), stop.clone());
             async move {
                 if crowded {
                     return;
                 }
                 let served = tokio::select! {
-                    served = connection(stream, edge, stop) => served,
+                    served = connection(stream, gate, edge, stop) => served,
                     () = abort.cancelled() => Ok(()),
                 };
                 if let Err(error) = served {
@@ -217,16 +243,41 @@ impl<M: Member> Drop for Contact<'_, M> {
     }
 }
 
-async fn connection<M: Member>(mut stream: TcpStream, edge: PeerEdge<M>, stop: CancellationToken) -> io::Result<()> {
+async fn connection<M: Member>(
+    stream: TcpStream,
+    gate: Gate,
+    edge: PeerEdge<M>,
+    stop: CancellationToken,
+) -> io::Result<()> {
     prepare(&stream);
+    let from = stream.peer_addr().ok();
+    let mut stream = match gate.enter(stream).await {
+        Ok(stream) => stream,
+        Err(Refused::Plain(stream)) => {
+            tracing::warn!(?from, "something without TLS calls the peer port");
+            return turn_plain_away(stream).await;
+        }
+        Err(Refused::Failed(error)) => {
+            tracing::warn!(?from, %error, "a handshake at the peer port failed");
+            return Ok(());
+        }
+    };
     let mut said = [0; PREAMBLE.len()];
     let listened = tokio::time::timeout(PREAMBLE_TIMEOUT, stream.read_exact(&mut said)).await;
     let Ok(Ok(_)) = listened else { return Ok(()) };
     if said != *PREAMBLE {
-        tracing::warn!(from = ?stream.peer_addr().ok(), "something that is no node of this version calls the peer port");
-        return tokio::time::timeout(PREAMBLE_TIMEOUT, turn_away(stream)).await?;
+        tracing::warn!(?from, "something that is no node of this version calls the peer port");
+        return match stream {
+            Either::Left(stream) => tls::turn_away(stream, WRONG_PORT).await,
+            // Who has a node's certificate needs no explanation.
+            Either::Right(_) => Ok(()),
+        };
     }
-    let (reader, mut writer) = stream.into_split();
+    let mut caller = Caller::of(&stream);
+    let (reader, mut writer) = tls::split(stream);
+    if caller.is_some() {
+        send(&mut writer, &PREAMBLE[..], STALL_TIMEOUT).await?;
+    }
     let mut requests = pin!(Receiver::new(reader, edge.clone()).into_stream());
     let mut working = FuturesUnordered::new();
     let mut open_for_more = true;
@@ -248,6 +299,11 @@ async fn connection<M: Member>(mut stream: TcpStream, edge: PeerEdge<M>, stop: C
                 };
                 let (number, route) = (request.number, PeerRoute::of(request.tag));
                 contact.appends |= request.from_member && route == Some(PeerRoute::Append);
+                if let Some(reason) = edge.judge(caller.as_mut(), request.tag, request.body.as_ref()) {
+                    tracing::warn!(?from, reason, "a peer's request was refused");
+                    send(&mut writer, frame(number, Verdict::Refused.code(), reason.into()), STALL_TIMEOUT).await?;
+                    return Ok(());
+                }
                 if route == Some(PeerRoute::Snapshot) {
                     let (verdict, body) = edge.snapshot(request, &mut requests).await;
                     return send(&mut writer, frame(number, verdict.code(), body), STALL_TIMEOUT).await;
@@ -265,10 +321,19 @@ async fn connection<M: Member>(mut stream: TcpStream, edge: PeerEdge<M>, stop: C
     }
 }
 
-/// Says what port this is. What the caller still sends is read, or the kernel would take the answer back.
-async fn turn_away(mut stream: TcpStream) -> io::Result<()> {
-    stream.write_all(WRONG_PORT).await?;
-    stream.shutdown().await?;
-    tokio::io::copy(&mut stream.take(DISCARDED_BYTES_MAX as u64), &mut tokio::io::sink()).await?;
-    Ok(())
+/// Says why nothing comes of it: to a node in the form of an answer, to all else as to a client.
+async fn turn_plain_away(mut stream: TcpStream) -> io::Result<()> {
+    let mut said = [0; PREAMBLE.len()];
+    let listened = tokio::time::timeout(PREAMBLE_TIMEOUT, stream.read_exact(&mut said)).await;
+    let Ok(Ok(_)) = listened else { return Ok(()) };
+    if said != *PREAMBLE {
+        return tls::turn_away(stream, WRONG_PORT).await;
+    }
+    let mut head = [0; LENGTH_BYTES + HEAD_BYTES];
+    let asked = tokio::time::timeout(PREAMBLE_TIMEOUT, stream.read_exact(&mut head)).await;
+    let Ok(Ok(_)) = asked else { return Ok(()) };
+    let number = (&head[LENGTH_BYTES..]).get_u32();
+    let mut answer = frame(number, Verdict::Refused.code(), Bytes::from_static(NEEDS_TLS.as_bytes()));
+    let answer = answer.copy_to_bytes(answer.remaining());
+    tls::turn_away(stream, &answer).await
 }

@@ -1,5 +1,7 @@
 //! Both sides of the wires, over real sockets.
 
+mod secured;
+
 use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering::SeqCst};
@@ -20,6 +22,7 @@ use tokio_util::sync::CancellationToken;
 use super::serve::{Member, STRANGER_TIMEOUT};
 use super::{PREAMBLE, PeerEdge, STALL_TIMEOUT, Verdict, Wires, codec, frame, open, serve};
 use crate::limits::{PEER_BODY_BYTES_MAX, PEER_REQUESTS_MAX, PEER_SMALL_BYTES_MAX};
+use crate::tls::Gate;
 
 const PATIENCE: Duration = Duration::from_secs(10);
 const INFO: u8 = PeerRoute::Info as u8;
@@ -46,6 +49,11 @@ impl Echo {
 impl Member for Echo {
     fn is_addressed(&self, _route: PeerRoute, head: &[u8]) -> bool {
         head.starts_with(b"to you")
+    }
+
+    fn sender_address(&self, _route: PeerRoute, body: &[u8]) -> Option<String> {
+        let sender = body.strip_prefix(b"to you from ").filter(|sender| !sender.is_empty())?;
+        Some(String::from_utf8_lossy(sender).into_owned())
     }
 
     async fn handle_peer(&self, route: PeerRoute, body: Bytes) -> Result<Bytes, PeerRefusal> {
@@ -79,10 +87,14 @@ async fn until(what: &str, mut holds: impl FnMut() -> bool) {
 }
 
 async fn served(edge: PeerEdge<Echo>) -> (String, CancellationToken, JoinHandle<()>) {
+    served_through(Gate::default(), edge).await
+}
+
+async fn served_through(gate: Gate, edge: PeerEdge<Echo>) -> (String, CancellationToken, JoinHandle<()>) {
     let listener = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
     let address = listener.local_addr().expect("an address").to_string();
     let stop = CancellationToken::new();
-    let server = tokio::spawn(serve(listener, Gauge::default(), stop.clone(), edge));
+    let server = tokio::spawn(serve(listener, gate, Gauge::default(), stop.clone(), edge));
     (address, stop, server)
 }
 

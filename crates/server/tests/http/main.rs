@@ -12,4 +12,5 @@ mod protolink;
 mod refusals;
 mod socket;
 mod soorma;
+mod tls;
 mod watch;

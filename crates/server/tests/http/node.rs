@@ -4,6 +4,7 @@ use std::path::Path;
 use std::time::Duration;
 
 use reqwest::{Client, Method, RequestBuilder, Response};
+use rollcall_server::tls::Reload;
 use rollcall_server::{Config, RunError, Server, Settings};
 use serde_json::Value;
 use tempfile::TempDir;
@@ -16,6 +17,7 @@ pub(crate) const PATIENCE: Duration = Duration::from_secs(30);
 pub(crate) struct Node {
     pub(crate) base: String,
     pub(crate) peer_address: String,
+    pub(crate) reload: Reload,
     client: Client,
     stop: CancellationToken,
     serving: JoinHandle<Result<(), RunError>>,
@@ -109,13 +111,19 @@ impl Node {
     }
 
     async fn begin(dir: &Path, founding: Settings) -> Self {
+        let client = Client::builder().no_proxy().tls_certs_only([]).build().expect("a client");
+        Self::begin_for(dir, founding, "http", client).await
+    }
+
+    /// Begins a node that is spoken to by this client.
+    pub(crate) async fn begin_for(dir: &Path, founding: Settings, scheme: &str, client: Client) -> Self {
         let server = Server::bind(config(dir, founding)).await.expect("free ports");
-        let base = format!("http://{}", server.client_address());
+        let base = format!("{scheme}://{}", server.client_address());
+        let reload = server.reload();
         let peer_address = server.peer_address().to_string();
         let stop = CancellationToken::new();
         let serving = tokio::spawn(server.serve(stop.clone().cancelled_owned()));
-        let client = Client::builder().no_proxy().build().expect("a client");
-        Self { base, peer_address, client, stop, serving, _dir: None }
+        Self { base, peer_address, reload, client, stop, serving, _dir: None }
     }
 
     /// Waits for a condition.

@@ -12,6 +12,7 @@ use rollcall_server::Settings;
 use serde_json::{Value, json};
 
 use crate::node::{Node, answer};
+use crate::tls::secured_among_peers;
 
 /// What of a node's metrics a scrape brings.
 #[derive(Debug, Default)]
@@ -213,7 +214,7 @@ fn metrics_in(text: &str) -> BTreeSet<String> {
 
 #[tokio::test]
 async fn every_metric_of_the_alerts_and_the_dashboard_is_there() {
-    let node = Node::start().await;
+    let (node, _certificates) = secured_among_peers().await;
     node.get("/api/services/none").await;
     let there = Scrape::of(&node).await.names();
     let dashboard: Value = serde_json::from_str(&read("dashboard.json")).unwrap();
