@@ -169,10 +169,14 @@ pub(crate) fn is_addressed(core: &Core, route: PeerRoute, head: &[u8]) -> bool {
 }
 
 /// The peer address of whoever sends such a request: a member's as the membership has it, and of a node that asks to be
-/// taken in as it says itself. None if nobody is named, or nobody whom this node knows.
+/// taken in, or says that it moved, as it says itself. None if nobody is named, or nobody whom this node knows.
 pub(crate) fn sender_address(core: &Core, route: PeerRoute, body: &[u8]) -> Option<String> {
     match route {
         PeerRoute::Join => decode::<JoinRequest>(body).ok().map(|request| request.peer_address),
+        // One that moved has a certificate of where it is now.
+        PeerRoute::Announce => {
+            decode::<Envelope<Announcement>>(body).ok().map(|announced| announced.body.peer_address)
+        }
         PeerRoute::Greet | PeerRoute::Adopt => None,
         PeerRoute::Append
         | PeerRoute::Vote

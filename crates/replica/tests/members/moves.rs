@@ -43,7 +43,8 @@ async fn a_member_that_starts_elsewhere_says_so_and_all_learn_it() {
     until("it to be current", || async { b.readiness().iter().all(|check| check.ok) }).await;
     b.submit(register("after", "http://x"), soon()).await.unwrap();
     assert_eq!(b.status().await.membership_index, before);
-    for member in wires.members.lock().clone().into_values() {
+    let members = wires.members.lock().clone();
+    for member in members.into_values() {
         member.shutdown().await;
     }
 }

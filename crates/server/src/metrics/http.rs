@@ -87,8 +87,7 @@ impl Route {
                 let fits = |part: &str, wanted: &str| {
                     if wanted.starts_with('{') { !part.is_empty() } else { part == wanted }
                 };
-                (&mut wanted).all(|wanted| parts.next().is_some_and(|part| fits(part, wanted)))
-                    && parts.next().is_none()
+                wanted.all(|wanted| parts.next().is_some_and(|part| fits(part, wanted))) && parts.next().is_none()
             })
         });
         let method = METHODS.iter().position(|known| *known == method.as_str()).unwrap_or(METHODS.len() - 1);

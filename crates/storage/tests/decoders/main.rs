@@ -3,6 +3,8 @@
 //! One test for each source of bytes, in one thread, because all tests of a program share its allocator: it counts what
 //! is in use and keeps the peak.
 
+#![allow(clippy::unwrap_used, reason = "a test fails by panicking and says where it was")]
+
 use std::alloc::{GlobalAlloc, Layout, System};
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicUsize, Ordering};

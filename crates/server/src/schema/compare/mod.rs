@@ -381,7 +381,7 @@ impl<'v> Comparison<'v> {
                 let allowed = types(wide);
                 let more: Vec<_> = accepted
                     .iter()
-                    .filter(|name| !allowed.contains(*name) && !(**name == "integer" && allowed.contains("number")))
+                    .filter(|name| !(allowed.contains(*name) || **name == "integer" && allowed.contains("number")))
                     .copied()
                     .collect();
                 if !more.is_empty() {
