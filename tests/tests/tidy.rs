@@ -14,6 +14,7 @@ const ARROWS: &[(&str, &[&str])] = &[
     ("rollcall-server", &["rollcall-api", "rollcall-registry", "rollcall-replica"]),
     ("rollcall-client", &["rollcall-api"]),
     ("rollcall-bench", &["rollcall-api"]),
+    ("rollcall-sim", &["rollcall-registry", "rollcall-replica"]),
     ("rollcall-cli", &["rollcall-api", "rollcall-bench", "rollcall-client", "rollcall-server"]),
     ("rollcall-tests", &["rollcall-bench"]),
 ];

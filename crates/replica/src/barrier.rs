@@ -64,32 +64,64 @@ pub(crate) async fn catch_up(core: Arc<Core>) {
     }
 }
 
-impl Core {
-    pub(crate) async fn barrier(&self, wanted: Consistency, deadline: Instant) -> Result<Freshness, BarrierError> {
-        if wanted.linearizable {
-            self.confirm(deadline).await?;
-            self.reach(wanted.min_revision, deadline).await?;
-            return Ok(Freshness { staleness_ms: 0 });
+/// What a read still needs.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Need {
+    /// The leader's read index, applied here.
+    Confirmation,
+    Revision(Revision),
+    Nothing(Freshness),
+}
+
+impl Consistency {
+    /// What is needed yet, by a read that was confirmed already or not, at a node that is as it says now. A `staleness` of
+    /// none is a node's that was never current since it started: it does not know what it lacks.
+    pub fn need(&self, confirmed: bool, staleness: Option<Duration>, at: Revision) -> Result<Need, BarrierError> {
+        if self.linearizable && !confirmed {
+            return Ok(Need::Confirmation);
         }
-        // A node that was never current does not know what it lacks.
-        self.staleness().ok_or(BarrierError::NotReady)?;
-        self.reach(wanted.min_revision, deadline).await?;
-        let staleness_ms = self.staleness_ms().ok_or(BarrierError::NotReady)?;
-        match wanted.max_staleness_ms {
-            Some(max) if staleness_ms > max => {
-                // The leader may be there and merely idle: ask it, but no longer than an election takes.
-                let patience = Instant::now() + Duration::from_millis(self.options.election_timeout_ms_max);
-                match self.confirm(deadline.min(patience)).await {
-                    Ok(()) => Ok(Freshness { staleness_ms: 0 }),
-                    Err(_) => Err(BarrierError::TooStale { staleness_ms }),
-                }
-            }
-            _ => Ok(Freshness { staleness_ms }),
+        let staleness_ms = match staleness {
+            _ if confirmed => 0,
+            Some(staleness) => to_ms(staleness),
+            None => return Err(BarrierError::NotReady),
+        };
+        if let Some(revision) = self.min_revision.filter(|revision| at < *revision) {
+            return Ok(Need::Revision(revision));
+        }
+        match self.max_staleness_ms {
+            Some(max) if staleness_ms > max => Ok(Need::Confirmation),
+            _ => Ok(Need::Nothing(Freshness { staleness_ms })),
         }
     }
+}
 
-    fn staleness_ms(&self) -> Option<u64> {
-        self.staleness().map(|staleness| u64::try_from(staleness.as_millis()).unwrap_or(u64::MAX))
+fn to_ms(duration: Duration) -> u64 {
+    u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
+}
+
+impl Core {
+    pub(crate) async fn barrier(&self, wanted: Consistency, deadline: Instant) -> Result<Freshness, BarrierError> {
+        let mut confirmed = false;
+        loop {
+            let (staleness, at) = (self.staleness(), self.roll.read(|state| state.revision()));
+            match wanted.need(confirmed, staleness, at)? {
+                Need::Nothing(freshness) => return Ok(freshness),
+                Need::Revision(revision) => self.reach(revision, deadline).await?,
+                Need::Confirmation if wanted.linearizable => {
+                    self.confirm(deadline).await?;
+                    confirmed = true;
+                }
+                Need::Confirmation => {
+                    // The leader may be there and merely idle: ask it, but no longer than an election takes.
+                    let patience = Instant::now() + Duration::from_millis(self.options.election_timeout_ms_max);
+                    if self.confirm(deadline.min(patience)).await.is_err() {
+                        let staleness_ms = staleness.map_or(u64::MAX, to_ms);
+                        return Err(BarrierError::TooStale { staleness_ms });
+                    }
+                    confirmed = true;
+                }
+            }
+        }
     }
 
     /// Takes a read index and waits until it is applied here.
@@ -98,8 +130,7 @@ impl Core {
         if self.wait_applied(index, deadline).await { Ok(()) } else { Err(BarrierError::NotReady) }
     }
 
-    async fn reach(&self, revision: Option<Revision>, deadline: Instant) -> Result<(), BarrierError> {
-        let Some(revision) = revision else { return Ok(()) };
+    async fn reach(&self, revision: Revision, deadline: Instant) -> Result<(), BarrierError> {
         let at = || self.roll.read(|state| state.revision());
         let mut applied = self.roll.subscribe();
         let reached = applied.wait_for(|_| at() >= revision);

@@ -12,8 +12,8 @@ use std::time::Duration;
 use rollcall_registry::ClusterTime;
 use tokio::time::Instant;
 
-#[derive(Clone, Copy, Debug)]
-pub(crate) struct ClockOptions {
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct ClockOptions {
     /// The longest stretch of real time credited at once: what a leader may be away without being deposed.
     pub step_max: Duration,
     /// How long nothing expires after the clock started or the leader was away.
@@ -21,8 +21,8 @@ pub(crate) struct ClockOptions {
 }
 
 /// One leadership's clock.
-#[derive(Clone, Debug)]
-pub(crate) struct LeaderClock {
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct LeaderClock {
     options: ClockOptions,
     /// Cluster time in full precision at `read_at`.
     time: Duration,
@@ -32,14 +32,14 @@ pub(crate) struct LeaderClock {
 }
 
 impl LeaderClock {
-    pub(crate) fn start(options: ClockOptions, base: ClusterTime, at: Instant) -> Self {
+    pub fn start(options: ClockOptions, base: ClusterTime, at: Instant) -> Self {
         let time = Duration::from_millis(base.0);
         Self { options, time, read_at: at, expires_from: time + options.grace }
     }
 
     /// Credits the real time since the last call, as far as the rules allow. `silence` is how long ago the last request
     /// that a quorum answered was sent.
-    pub(crate) fn advance(&mut self, at: Instant, silence: Duration) -> ClusterTime {
+    pub fn advance(&mut self, at: Instant, silence: Duration) -> ClusterTime {
         let step_max = self.options.step_max;
         let elapsed = at.saturating_duration_since(self.read_at);
         self.read_at = self.read_at.max(at);
@@ -53,12 +53,85 @@ impl LeaderClock {
         self.now()
     }
 
-    pub(crate) fn now(&self) -> ClusterTime {
+    pub fn now(&self) -> ClusterTime {
         ClusterTime(u64::try_from(self.time.as_millis()).unwrap_or(u64::MAX))
     }
 
-    pub(crate) fn may_expire(&self) -> bool {
+    pub fn may_expire(&self) -> bool {
         self.time >= self.expires_from
+    }
+}
+
+/// A member's lead, if it has one, with the clock that belongs to it. `L` names a leadership.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct Tenure<L>(Option<(L, LeaderClock)>);
+
+impl<L> Default for Tenure<L> {
+    fn default() -> Self {
+        Self(None)
+    }
+}
+
+impl<L: Copy + PartialEq> Tenure<L> {
+    /// Whether the clock of this lead runs.
+    pub fn is_of(&self, lead: L) -> bool {
+        self.0.as_ref().is_some_and(|(led, _)| *led == lead)
+    }
+
+    /// What was known of an earlier lead says nothing about another one.
+    pub fn end(&mut self) {
+        self.0 = None;
+    }
+
+    /// Starts the clock of a new lead, as soon as its first own entry tells that everything before it is applied.
+    /// `applied_by` is the lead of the last entry applied, `now` the state's.
+    ///
+    /// The log knows the time of its last entry only. While nothing was written the leader before went on telling its
+    /// clock, and starting behind that would give every lease the idle time once more. What was told is of the same line
+    /// of time: it is the word of the leader whose append was accepted here last.
+    pub fn begin(
+        &mut self,
+        lead: L,
+        applied_by: Option<L>,
+        options: ClockOptions,
+        now: ClusterTime,
+        told: Option<Told<L>>,
+        at: Instant,
+    ) -> bool {
+        self.end();
+        if applied_by != Some(lead) {
+            return false;
+        }
+        let base = now.max(told.map_or(ClusterTime(0), |told| told.clock));
+        self.0 = Some((lead, LeaderClock::start(options, base, at)));
+        true
+    }
+
+    /// Reads the clock, and moves it on by what has passed; tells too whether anything may expire. `acked_at` is when the
+    /// last request was sent that a quorum answered. None where no lead has begun.
+    pub fn read(&mut self, at: Instant, acked_at: Option<Instant>) -> Option<(ClusterTime, bool)> {
+        let (_, clock) = self.0.as_mut()?;
+        let silence = acked_at.map_or(Duration::MAX, |acked| at.saturating_duration_since(acked));
+        Some((clock.advance(at, silence), clock.may_expire()))
+    }
+}
+
+/// The clock of the leader whose append was last accepted.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct Told<L> {
+    pub leader: L,
+    pub at: Instant,
+    pub clock: ClusterTime,
+}
+
+impl<L: Copy + PartialEq> Told<L> {
+    /// What is known after an append of `leader` was accepted, which told its clock if it knew the time.
+    pub fn hear(before: Option<Self>, leader: L, clock: Option<ClusterTime>, at: Instant) -> Option<Self> {
+        match clock {
+            Some(clock) => Some(Self { leader, at, clock }),
+            // A new leader that does not know the time yet. What an earlier one told may be of another line of time.
+            None => before.filter(|told| told.leader == leader),
+        }
     }
 }
 

@@ -13,9 +13,9 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use crate::autopilot;
-use crate::clock::{ClockOptions, LeaderClock};
-use crate::freshness::Freshness;
-use crate::message::{Lead, Stamp};
+use crate::clock::{ClockOptions, Tenure, Told};
+use crate::freshness::{Freshness, Stamps};
+use crate::message::Lead;
 use crate::meters::Meters;
 use crate::network::{Leadership, Network};
 use crate::options::Options;
@@ -45,9 +45,9 @@ pub(crate) struct Core {
     pub removed: CancellationToken,
     /// One change of membership at a time.
     pub membership: tokio::sync::Mutex<()>,
-    pub leading: Mutex<Option<(LeaderId, LeaderClock)>>,
+    pub leading: Mutex<Tenure<LeaderId>>,
     pub freshness: Mutex<Freshness>,
-    pub told: Mutex<Option<Told>>,
+    pub told: Mutex<Option<Told<LeaderId>>>,
     pub stamps: Stamps,
     /// Told when a connection broke on which a leader sent its appends.
     pub contact_lost: Notify,
@@ -61,42 +61,6 @@ pub(crate) struct Core {
 pub(crate) fn wall() -> WallTime {
     let since_epoch = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
     WallTime(u64::try_from(since_epoch.as_millis()).unwrap_or(u64::MAX))
-}
-
-/// The clock of the leader whose append was last accepted.
-#[derive(Clone, Copy, Debug)]
-pub(crate) struct Told {
-    leader: LeaderId,
-    at: Instant,
-    clock: ClusterTime,
-}
-
-/// This process's moments as its peers are told them.
-#[derive(Debug)]
-pub(crate) struct Stamps {
-    process: u64,
-    start: Instant,
-}
-
-impl Stamps {
-    pub(crate) fn new() -> Self {
-        Self { process: rand::random(), start: Instant::now() }
-    }
-
-    pub(crate) fn process(&self) -> u64 {
-        self.process
-    }
-
-    pub(crate) fn now(&self) -> Stamp {
-        let ms = u64::try_from(self.start.elapsed().as_millis()).unwrap_or(u64::MAX);
-        Stamp { process: self.process, ms }
-    }
-
-    /// The moment of a stamp that came back, if it is this process's.
-    fn moment(&self, stamp: Stamp) -> Option<Instant> {
-        let since_start = Duration::from_millis(stamp.ms);
-        (stamp.process == self.process).then(|| self.start.checked_add(since_start)).flatten()
-    }
 }
 
 /// A leader's view of its own lead, once everything before its first own entry is applied.
@@ -148,45 +112,35 @@ impl Core {
         };
         let mut leading = self.leading.lock();
         let (true, Ok(leader)) = (is_leader, leader) else {
-            *leading = None;
+            leading.end();
             self.network.set_lead(None);
             return None;
         };
         let id = leader.to_committed_leader_id();
         let at = Instant::now();
-        if leading.as_ref().is_none_or(|(led, _)| *led != id) {
-            // What was known of an earlier lead says nothing about this one.
-            *leading = None;
+        if !leading.is_of(id) {
             self.network.set_lead(None);
-            // Its first own entry tells that everything before it is applied.
-            let applied = self.roll.applied()?;
-            if *applied.committed_leader_id() != id {
+            let applied_by = self.roll.applied().map(|applied| *applied.committed_leader_id());
+            let options = ClockOptions { step_max: self.quorum_lease(), grace: self.grace() };
+            let (now, told) = (self.roll.read(|state| state.now()), *self.told.lock());
+            if !leading.begin(id, applied_by, options, now, told, at) {
                 return None;
             }
-            let options = ClockOptions { step_max: self.quorum_lease(), grace: self.grace() };
-            // The log knows the time of its last entry only. While nothing was written the leader before went on
-            // telling its clock, and starting behind that would give every lease the idle time once more. What was told
-            // is of the same line of time: it is the word of the leader whose append was accepted here last.
-            let told = (*self.told.lock()).map_or(ClusterTime(0), |told| told.clock);
-            let base = self.roll.read(|state| state.now()).max(told);
-            *leading = Some((id, LeaderClock::start(options, base, at)));
         }
-        let (_, clock) = leading.as_mut().expect("was just set");
         // openraft counts what followers answer; without any this node is the quorum.
         let acked_at = if alone {
             Some(at)
         } else {
             leader.last_quorum_acked().and_then(|acked| at.checked_sub(acked.elapsed()))
         };
-        let silence = acked_at.map_or(Duration::MAX, |acked| at.saturating_duration_since(acked));
-        let now = clock.advance(at, silence);
+        let (now, may_expire) = leading.read(at, acked_at)?;
         // Whatever the leader acknowledged until a quorum last answered it has applied.
         let applied_index = self.roll.applied_index();
         self.network.set_lead(acked_at.map(|acked| Leadership { clock: now, quorum_acked_at: acked, applied_index }));
         if let Some(acked) = acked_at {
             self.freshness.lock().note(acked, applied_index, applied_index);
         }
-        Some(Leading { leader: id, now, may_expire: clock.may_expire() })
+        Some(Leading { leader: id, now, may_expire })
     }
 
     /// How long nothing expires after a change of leader: agents find the new one within two elections.
@@ -196,21 +150,13 @@ impl Core {
 
     /// Takes in what a leader said along with a request that this node accepted.
     pub(crate) fn hear(&self, leader: LeaderId, lead: Option<Lead>) {
-        let mut told = self.told.lock();
-        let Some(lead) = lead else {
-            // A new leader that does not know the time yet. What an earlier one told may be of another line of time.
-            if told.is_some_and(|told| told.leader != leader) {
-                *told = None;
-            }
-            return;
-        };
-        *told = Some(Told { leader, at: Instant::now(), clock: lead.clock });
-        drop(told);
-        // It was said after this node's last answer was heard; how long it was on its way nobody knows.
-        let said_after = lead.echo.and_then(|echo| self.stamps.moment(echo));
-        let age = Duration::from_millis(lead.quorum_age_ms);
-        if let Some(at) = said_after.and_then(|at| at.checked_sub(age)) {
-            self.freshness.lock().note(at, lead.applied_index, self.roll.applied_index());
+        let at = Instant::now();
+        {
+            let mut told = self.told.lock();
+            *told = Told::hear(*told, leader, lead.map(|lead| lead.clock), at);
+        }
+        if let Some(lead) = lead {
+            self.freshness.lock().hear(&lead, &self.stamps, self.roll.applied_index());
         }
     }
 

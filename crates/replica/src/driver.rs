@@ -16,9 +16,11 @@ use tokio::time::Instant;
 use tracing::Instrument;
 
 use crate::core::{Core, Leading, wall};
+use crate::merged::Commands;
 use crate::message::{ProposeRequest, ProposeResponse};
+use crate::passage::{Attempt, Next, Passage, Step};
 use crate::peer::{PeerRoute, Sent};
-use crate::proposer::{self, Answer, COMPANY_MIN, Commands, Course, Pace, Pending, Sizes, SubmitError, Waiting};
+use crate::proposer::{Answer, COMPANY_MIN, Course, Pace, Pending, Waiting};
 use crate::trace;
 
 /// How long a follower waits for the leader's answer to a batch. The senders' own deadlines are shorter or equal.
@@ -45,18 +47,6 @@ pub(crate) async fn drive(core: Arc<Core>, mut waiting: Waiting) {
     waiting.close();
 }
 
-/// What trying to bring in a batch came to.
-enum Attempt {
-    Done(Answer),
-    /// Certainly not in the log.
-    NotProposed,
-    Overloaded {
-        retry_after_ms: u64,
-    },
-    /// May be in the log.
-    Unknown,
-}
-
 /// A batch at the beginning of its way.
 #[derive(Clone, Copy)]
 struct Begun {
@@ -70,50 +60,30 @@ impl Begun {
     }
 }
 
-async fn bring(core: &Arc<Core>, mut batch: Vec<Pending>, origin: Origin) {
-    // Once an answer was lost nothing can be withdrawn any more; until then everything can that is not on its way.
-    let mut lost = false;
+async fn bring(core: &Arc<Core>, batch: Vec<Pending>, origin: Origin) {
+    let mut passage = Passage::new(batch, origin);
     let begun = Begun { batch: origin.batch, taken_at: Instant::now() };
     loop {
-        if lost {
-            if batch.iter().all(Pending::is_abandoned) {
-                return;
-            }
-        } else {
-            proposer::take(&mut batch);
-        }
         let seen_leader = core.current_leader();
         let lead = core.lead();
-        if lead.is_none() {
-            // These wait for this leader, which no longer is one; whoever sent them finds the next.
-            let (stay, leave): (Vec<_>, Vec<_>) = batch.into_iter().partition(|pending| pending.request.stays);
-            let error = if lost { SubmitError::Unknown } else { SubmitError::NoLeader };
-            stay.into_iter().for_each(|pending| pending.answer(Err(error)));
-            batch = leave;
-        }
-        if batch.is_empty() {
-            return;
-        }
-        let mut merged = proposer::merge(&batch, origin);
-        let commands = merged.take_commands();
-        let sizes = Sizes::of(&commands);
-        let attempt = match (lead, seen_leader) {
-            (Some(lead), _) => propose(core, lead, commands, begun).await,
-            (None, Some(leader)) if leader != core.node_id => forward(core, leader, commands, begun).await,
-            (None, _) => Attempt::NotProposed,
+        let attempt = match (passage.step(core.node_id, lead.is_some(), seen_leader), lead) {
+            (Step::Over, _) => return,
+            (Step::Propose(commands), Some(lead)) => Some(propose(core, lead, commands, begun).await),
+            (Step::Forward(leader, commands), _) => Some(forward(core, leader, commands, begun).await),
+            (Step::Propose(_) | Step::Wait, _) => None,
         };
-        match attempt {
-            Attempt::Done(answer) if answer.outcomes.len() == sizes.all => {
-                if core.roll.applied_index() >= answer.log_id.index() {
-                    return merged.distribute(batch, &answer, &sizes);
-                }
-                // Applied at the leader, but not here yet: whoever is answered must find it at this node too. The next
-                // batch does not wait for that.
+        match attempt.map(|attempt| passage.came_to(attempt)) {
+            Some(Next::Over) => return,
+            Some(Next::Deliver(delivery)) if core.roll.applied_index() >= delivery.index() => {
+                return delivery.deliver();
+            }
+            Some(Next::Deliver(delivery)) => {
+                // Applied at the leader, but not here yet. The next batch does not wait for that.
                 let core = core.clone();
                 tokio::spawn(async move {
                     // Told and not waited for: it is answered after a flush here, which nobody needs who is answered.
-                    let mut told = pin!(learn_committed(&core, answer.log_id).fuse());
-                    let applied = core.wait_applied(answer.log_id.index(), Instant::now() + FORWARD_TIMEOUT);
+                    let mut told = pin!(learn_committed(&core, delivery.log_id()).fuse());
+                    let applied = core.wait_applied(delivery.index(), Instant::now() + FORWARD_TIMEOUT);
                     let mut applied = pin!(applied);
                     loop {
                         tokio::select! {
@@ -123,24 +93,12 @@ async fn bring(core: &Arc<Core>, mut batch: Vec<Pending>, origin: Origin) {
                             _ = &mut applied => break,
                         }
                     }
-                    merged.distribute(batch, &answer, &sizes);
+                    delivery.deliver();
                 });
                 return;
             }
-            Attempt::Done(answer) => {
-                tracing::error!(expected = sizes.all, got = answer.outcomes.len(), "an entry answered amiss");
-                let refuse = |pending: Pending| pending.answer(Err(SubmitError::Unknown));
-                return batch.into_iter().for_each(refuse);
-            }
-            Attempt::Overloaded { retry_after_ms } if !lost => {
-                let refuse = |pending: Pending| pending.answer(Err(SubmitError::Overloaded { retry_after_ms }));
-                return batch.into_iter().for_each(refuse);
-            }
-            Attempt::Unknown => lost = true,
-            Attempt::NotProposed if !lost => proposer::give_back(&batch),
-            Attempt::NotProposed | Attempt::Overloaded { .. } => {}
+            Some(Next::Retry) | None => core.before_retry(seen_leader).await,
         }
-        core.before_retry(seen_leader).await;
     }
 }
 
@@ -207,14 +165,12 @@ async fn forward_traced(core: &Core, leader: NodeId, (commands, once): Commands,
         }
     };
     match answer {
-        Ok(ProposeResponse::Applied { outcomes, revision, log_id }) => {
-            let course = begun.decided();
-            core.meters.forward.observe_duration(course.decided_at - sent_at);
-            Attempt::Done(Answer { outcomes, revision, log_id, course })
+        Ok(response) => {
+            if matches!(response, ProposeResponse::Applied { .. }) {
+                core.meters.forward.observe_duration(sent_at.elapsed());
+            }
+            Attempt::of_response(response, || begun.decided())
         }
-        Ok(ProposeResponse::NotLeader { .. }) => Attempt::NotProposed,
-        Ok(ProposeResponse::Overloaded { retry_after_ms }) => Attempt::Overloaded { retry_after_ms },
-        Ok(ProposeResponse::Unknown) => Attempt::Unknown,
         Err(error) => {
             tracing::debug!(%error, leader, "a batch did not reach the leader");
             if error.was_not_sent() { Attempt::NotProposed } else { Attempt::Unknown }

@@ -8,11 +8,13 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
+use crate::message::{Lead, Stamp};
+
 /// Marks kept while the apply lags behind. More are thinned out: only the precision of the staleness suffers.
 const MARKS_MAX: usize = 64;
 
 #[derive(Debug, Default)]
-pub(crate) struct Freshness {
+pub struct Freshness {
     /// The latest moment for which this node is known to be current.
     current_at: Option<Instant>,
     /// Moments for which it will be, once the index is applied; both ascending.
@@ -21,7 +23,7 @@ pub(crate) struct Freshness {
 
 impl Freshness {
     /// At `at` the cluster had committed `committed`.
-    pub(crate) fn note(&mut self, at: Instant, committed: u64, applied: u64) {
+    pub fn note(&mut self, at: Instant, committed: u64, applied: u64) {
         self.settle(applied);
         if self.current_at.is_some_and(|current| at <= current) {
             return;
@@ -41,8 +43,18 @@ impl Freshness {
         self.marks.push_back((at, committed));
     }
 
+    /// Takes in what a leader said along with a request that this node accepted. It was said after this node's last answer
+    /// was heard; how long it was on its way nobody knows.
+    pub fn hear(&mut self, lead: &Lead, stamps: &Stamps, applied: u64) {
+        let said_after = lead.echo.and_then(|echo| stamps.moment(echo));
+        let age = Duration::from_millis(lead.quorum_age_ms);
+        if let Some(at) = said_after.and_then(|at| at.checked_sub(age)) {
+            self.note(at, lead.applied_index, applied);
+        }
+    }
+
     /// Since when, at most, a local read is behind; none if this node was never current since it started.
-    pub(crate) fn staleness(&mut self, now: Instant, applied: u64) -> Option<Duration> {
+    pub fn staleness(&mut self, now: Instant, applied: u64) -> Option<Duration> {
         self.settle(applied);
         self.current_at.map(|at| now.saturating_duration_since(at))
     }
@@ -54,6 +66,35 @@ impl Freshness {
             self.current_at = Some(self.current_at.map_or(at, |current| current.max(at)));
             self.marks.pop_front();
         }
+    }
+}
+
+/// This process's moments as its peers are told them.
+#[derive(Clone, Copy, Debug)]
+pub struct Stamps {
+    process: u64,
+    start: Instant,
+}
+
+impl Stamps {
+    /// `process` is drawn for each start of the process.
+    pub fn new(process: u64, start: Instant) -> Self {
+        Self { process, start }
+    }
+
+    pub(crate) fn process(&self) -> u64 {
+        self.process
+    }
+
+    pub fn at(&self, moment: Instant) -> Stamp {
+        let since_start = moment.saturating_duration_since(self.start);
+        Stamp { process: self.process, ms: u64::try_from(since_start.as_millis()).unwrap_or(u64::MAX) }
+    }
+
+    /// The moment of a stamp that came back, if it is this process's.
+    fn moment(&self, stamp: Stamp) -> Option<Instant> {
+        let since_start = Duration::from_millis(stamp.ms);
+        (stamp.process == self.process).then(|| self.start.checked_add(since_start)).flatten()
     }
 }
 

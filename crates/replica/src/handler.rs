@@ -19,7 +19,7 @@ use crate::message::{
     ReadIndexResponse, Stamped,
 };
 use crate::peer::{ByteStream, PeerRefusal, PeerRoute};
-use crate::proposer::{Request, SubmitError};
+use crate::proposer::Request;
 use crate::{admission, announce, operate, read_index, trace};
 
 /// How long the leader keeps a follower's batch before it gives up on it: the longest deadline a client may set.
@@ -109,23 +109,15 @@ async fn append(core: &Core, body: &Bytes) -> Result<Bytes, PeerRefusal> {
     if answered.is_success() {
         core.hear(leader, envelope.lead);
     }
-    answer(&Stamped { stamp: core.stamps.now(), answer: answered })
+    answer(&Stamped { stamp: core.stamps.at(Instant::now()), answer: answered })
 }
 
 async fn propose(core: &Core, request: Request) -> ProposeResponse {
-    let not_leader = || ProposeResponse::NotLeader { leader: core.current_leader() };
     if core.lead().is_none() {
-        return not_leader();
+        return ProposeResponse::NotLeader { leader: core.current_leader() };
     }
-    match core.queue.submit(request, Instant::now() + PROPOSE_TIMEOUT).await {
-        Ok(answer) => {
-            ProposeResponse::Applied { outcomes: answer.outcomes, revision: answer.revision, log_id: answer.log_id }
-        }
-        Err(SubmitError::Overloaded { retry_after_ms }) => ProposeResponse::Overloaded { retry_after_ms },
-        // What the cluster cannot read yet is refused where it came in.
-        Err(SubmitError::NoLeader | SubmitError::Stopping | SubmitError::FeatureLevel { .. }) => not_leader(),
-        Err(SubmitError::Unknown) => ProposeResponse::Unknown,
-    }
+    let answer = core.queue.submit(request, Instant::now() + PROPOSE_TIMEOUT).await;
+    ProposeResponse::of_answer(answer, core.current_leader())
 }
 
 /// A snapshot: the length of its envelope, the envelope, and the stream.

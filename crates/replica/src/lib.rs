@@ -10,10 +10,10 @@
 //! - A read is never answered from a node that was not current since it started.
 //! - Every request between members names the cluster and the node it is meant for.
 //!
-//! Read in this order: [`Options`], [`Replica`], `core`, `bell`, `proposer` and `driver`, `clock` and `pacer`, `freshness`,
-//! `read_index` and `barrier`, `succession`, `membership`, `admission` (with `join_secret`), `announce`, `autopilot`, `operate`
-//! and `lead`, `network` and `handler`; [`offline`] is what is done without a member; `meters`, `wall_clocks` and `trace` are
-//! for operators.
+//! Read in this order: [`Options`], [`Replica`], `core`, `bell`, `proposer`, `merged`, `passage` and `driver`, `clock` and
+//! `pacer`, `freshness`, `read_index` and `barrier`, `succession`, `membership`, `admission` (with `join_secret`), `announce`,
+//! `autopilot`, `operate` and `lead`, `network` and `handler`; [`logic`] is what of these simulations drive as well;
+//! [`offline`] is what is done without a member; `meters`, `wall_clocks` and `trace` are for operators.
 
 mod admission;
 mod announce;
@@ -28,6 +28,7 @@ mod handler;
 mod join_secret;
 mod lead;
 mod membership;
+mod merged;
 mod message;
 mod meters;
 mod network;
@@ -35,6 +36,7 @@ pub mod offline;
 mod operate;
 mod options;
 mod pacer;
+mod passage;
 mod peer;
 mod proposer;
 mod read_index;
@@ -42,6 +44,21 @@ mod replica;
 mod succession;
 mod trace;
 mod wall_clocks;
+
+/// What a member decides, as plain state without tasks, clocks and wires. The member's tasks drive it, and simulations do.
+pub mod logic {
+    pub use rollcall_storage::log_id;
+
+    pub use crate::barrier::Need;
+    pub use crate::clock::{ClockOptions, LeaderClock, Tenure, Told};
+    pub use crate::freshness::{Freshness, Stamps};
+    pub use crate::merged::Commands;
+    pub use crate::message::{Lead, ProposeResponse, Stamp};
+    pub use crate::network::Leadership;
+    pub use crate::pacer::{TICK, expiry, is_more_due};
+    pub use crate::passage::{Attempt, Delivery, Next, Passage, Step};
+    pub use crate::proposer::{Answer, Asker, Request, Ticket};
+}
 
 pub use admission::Door;
 pub use autopilot::{Autopilot, AutopilotReport, Finding, Kept};

@@ -29,7 +29,7 @@ pub(crate) struct EnvelopeHead {
 
 /// What a leader tells along the way.
 #[derive(Clone, Copy, Debug, Serialize, Deserialize)]
-pub(crate) struct Lead {
+pub struct Lead {
     pub clock: ClusterTime,
     /// How long ago a quorum last answered the leader, in ms: what it says of the commit is that old.
     pub quorum_age_ms: u64,
@@ -41,7 +41,7 @@ pub(crate) struct Lead {
 
 /// A moment by one process's monotonic clock, told to a peer and back. Means nothing to any other process.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub(crate) struct Stamp {
+pub struct Stamp {
     /// Drawn when the process started.
     pub process: u64,
     pub ms: u64,
@@ -65,8 +65,8 @@ pub(crate) struct ProposeRequest {
     pub trace: Option<TraceContext>,
 }
 
-#[derive(Debug, Serialize, Deserialize)]
-pub(crate) enum ProposeResponse {
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub enum ProposeResponse {
     Applied {
         outcomes: Vec<Outcome>,
         revision: Revision,

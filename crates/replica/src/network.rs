@@ -104,11 +104,24 @@ pub(crate) struct Network {
 
 /// What a leader knows of its own lead.
 #[derive(Clone, Copy, Debug)]
-pub(crate) struct Leadership {
+pub struct Leadership {
     pub clock: ClusterTime,
     /// When the last request that a quorum answered was sent.
     pub quorum_acked_at: Instant,
     pub applied_index: u64,
+}
+
+impl Leadership {
+    /// As it is told to a peer, whose stamp from its last answer is `echo`.
+    pub fn told(&self, at: Instant, echo: Option<Stamp>) -> Lead {
+        let quorum_age = at.saturating_duration_since(self.quorum_acked_at);
+        Lead {
+            clock: self.clock,
+            quorum_age_ms: u64::try_from(quorum_age.as_millis()).unwrap_or(u64::MAX),
+            applied_index: self.applied_index,
+            echo,
+        }
+    }
 }
 
 impl Network {
@@ -146,12 +159,7 @@ impl Network {
     }
 
     fn envelope<T>(&self, target: NodeId, body: T) -> Envelope<T> {
-        let lead = self.lead.lock().map(|lead| Lead {
-            clock: lead.clock,
-            quorum_age_ms: u64::try_from(lead.quorum_acked_at.elapsed().as_millis()).unwrap_or(u64::MAX),
-            applied_index: lead.applied_index,
-            echo: self.stamps.lock().get(&target).copied(),
-        });
+        let lead = self.lead.lock().map(|lead| lead.told(Instant::now(), self.stamps.lock().get(&target).copied()));
         Envelope { cluster: self.cluster, from: self.node_id, target, lead, body }
     }
 

@@ -4,14 +4,14 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use rollcall_registry::{Command, Outcome, Term};
+use rollcall_registry::{ClusterTime, Command, Outcome, Term};
 use tokio::time::{Instant, MissedTickBehavior};
 
 use crate::core::{Core, Leading};
 use crate::proposer::Request;
 
 /// How often the clock is read and the next deadline looked at. A lapse is noticed this much late at most.
-const TICK: Duration = Duration::from_millis(50);
+pub const TICK: Duration = Duration::from_millis(50);
 
 /// Instances one entry strikes off. A mass expiry takes many entries, and heartbeats get in between.
 const EXPIRE_MAX: u32 = 256;
@@ -51,33 +51,47 @@ pub(crate) async fn drive(core: Arc<Core>) {
     }
 }
 
+/// What strikes off what has lapsed, if anything has and may. `due_by` finds the first deadline by a time.
+pub fn expiry(
+    term: Term,
+    now: ClusterTime,
+    may_expire: bool,
+    due_by: impl FnOnce(ClusterTime) -> Option<ClusterTime>,
+) -> Option<Request> {
+    let due = may_expire && due_by(now).is_some();
+    // Only this leader may propose it: it knows of the heartbeats that it has received itself.
+    due.then(|| Request {
+        commands: vec![Command::Expire { term, up_to: now, limit: EXPIRE_MAX }],
+        once: Vec::new(),
+        stays: true,
+    })
+}
+
+/// Whether an expiry left something that is due as well.
+pub fn is_more_due(outcomes: &[Outcome]) -> bool {
+    matches!(outcomes, [Outcome::Expired { more: true, .. }])
+}
+
 /// Goes through the same queue as every write: the heartbeats that this node has received are in an earlier entry, or in
 /// the same one, where an expiry takes effect last.
-async fn expire(core: &Core, mut lead: Leading) {
-    while lead.may_expire && core.roll.next_due_by(lead.now).is_some() {
-        let command = Command::Expire { term: Term(lead.leader.term), up_to: lead.now, limit: EXPIRE_MAX };
+async fn expire(core: &Core, lead: Leading) {
+    let mut lead = Some(lead);
+    while let Some(Leading { leader, now, may_expire }) = lead
+        && let Some(request) = expiry(Term(leader.term), now, may_expire, |by| core.roll.next_due_by(by))
+    {
         let deadline = Instant::now() + Duration::from_millis(core.options.election_timeout_ms_max);
-        match core.queue.submit(Request { commands: vec![command], once: Vec::new(), stays: true }, deadline).await {
-            Ok(answer) => match answer.outcomes.as_slice() {
-                [Outcome::Expired { count, more }] => {
-                    tracing::debug!(count, more, "struck off what lapsed");
-                    if !more {
-                        return;
-                    }
-                }
-                outcomes => {
-                    tracing::debug!(?outcomes, "an expiry was refused");
+        match core.queue.submit(request, deadline).await {
+            Ok(answer) => {
+                tracing::debug!(outcomes = ?answer.outcomes, "an expiry was decided");
+                if !is_more_due(&answer.outcomes) {
                     return;
                 }
-            },
+            }
             Err(error) => {
                 tracing::debug!(%error, "an expiry was not proposed");
                 return;
             }
         }
-        match core.lead() {
-            Some(now) => lead = now,
-            None => return,
-        }
+        lead = core.lead();
     }
 }

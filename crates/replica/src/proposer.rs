@@ -8,15 +8,12 @@
 //! deadline is "unknown". Until then it is proposed again, through whichever leader there is: a renewal does not matter
 //! twice, and everything else goes under an origin by which the state machine knows it again.
 
-use std::collections::BTreeMap;
 use std::pin::pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU8, Ordering};
 use std::time::Duration;
 
-use rollcall_registry::{
-    Command, FeatureLevel, LeaseId, LeaseSet, Once, Origin, Outcome, Refusal, Revision, TenantId,
-};
+use rollcall_registry::{Command, FeatureLevel, Once, Outcome, Revision};
 use rollcall_storage::LogId;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot};
 use tokio::time::Instant;
@@ -80,7 +77,7 @@ impl SubmitError {
 
 /// What a batch answered, and where it stands in the log.
 #[derive(Clone, Debug)]
-pub(crate) struct Answer {
+pub struct Answer {
     pub outcomes: Vec<Outcome>,
     pub revision: Revision,
     pub log_id: LogId,
@@ -99,13 +96,25 @@ pub struct Course {
 }
 
 /// Whether a waiting request can still be taken back.
-struct Ticket(AtomicU8);
+#[derive(Debug)]
+pub struct Ticket(AtomicU8);
 
 const WAITING: u8 = 0;
 const TAKEN: u8 = 1;
 const WITHDRAWN: u8 = 2;
 
+impl Default for Ticket {
+    fn default() -> Self {
+        Self(AtomicU8::new(WAITING))
+    }
+}
+
 impl Ticket {
+    /// Whoever asked gives up; tells whether the request certainly goes nowhere.
+    pub fn withdraw(&self) -> bool {
+        self.claim(WITHDRAWN)
+    }
+
     fn claim(&self, state: u8) -> bool {
         self.0.compare_exchange(WAITING, state, Ordering::AcqRel, Ordering::Acquire).is_ok()
     }
@@ -113,7 +122,7 @@ impl Ticket {
 
 /// What is handed in together: one local request, or what a follower collected.
 #[derive(Debug, Default)]
-pub(crate) struct Request {
+pub struct Request {
     pub commands: Vec<Command>,
     /// A follower's commands that are applied once, under its own origin.
     pub once: Vec<Once>,
@@ -121,7 +130,19 @@ pub(crate) struct Request {
     pub stays: bool,
 }
 
-/// A request that waits or is on its way.
+/// Somebody whose request waits or is on its way.
+pub trait Asker {
+    fn request(&self) -> &Request;
+
+    fn ticket(&self) -> &Ticket;
+
+    /// Nobody listens for the answer any more.
+    fn is_abandoned(&self) -> bool;
+
+    fn answer(self, answer: Result<Answer, SubmitError>);
+}
+
+/// A request that waits or is on its way, and the task that awaits it.
 pub(crate) struct Pending {
     pub request: Request,
     reply: oneshot::Sender<Result<Answer, SubmitError>>,
@@ -136,12 +157,22 @@ impl Pending {
     pub(crate) fn span(&self) -> &Span {
         &self.span
     }
+}
 
-    pub(crate) fn is_abandoned(&self) -> bool {
+impl Asker for Pending {
+    fn request(&self) -> &Request {
+        &self.request
+    }
+
+    fn ticket(&self) -> &Ticket {
+        &self.ticket
+    }
+
+    fn is_abandoned(&self) -> bool {
         self.reply.is_closed()
     }
 
-    pub(crate) fn answer(self, answer: Result<Answer, SubmitError>) {
+    fn answer(self, answer: Result<Answer, SubmitError>) {
         // Whoever asked may have gone.
         let _ = self.reply.send(answer);
     }
@@ -191,7 +222,7 @@ impl Queue {
         }
         let room = self.room.clone().try_acquire_many_owned(permits).map_err(|_| OVERLOADED)?;
         let (reply, answer) = oneshot::channel();
-        let ticket = Arc::new(Ticket(AtomicU8::new(WAITING)));
+        let ticket = Arc::new(Ticket::default());
         let span = if self.traced { Span::current() } else { Span::none() };
         let pending = Pending { request, reply, ticket: ticket.clone(), kib, _room: room, span };
         self.sender.try_send(pending).map_err(|error| match error {
@@ -201,8 +232,8 @@ impl Queue {
         self.bell.ring_at(WAITING_MAX - self.sender.capacity());
         match tokio::time::timeout_at(deadline, answer).await {
             Ok(Ok(answer)) => answer,
-            Ok(Err(_)) if ticket.claim(WITHDRAWN) => Err(SubmitError::Stopping),
-            Err(_) if ticket.claim(WITHDRAWN) => Err(SubmitError::NoLeader),
+            Ok(Err(_)) if ticket.withdraw() => Err(SubmitError::Stopping),
+            Err(_) if ticket.withdraw() => Err(SubmitError::NoLeader),
             Ok(Err(_)) | Err(_) => Err(SubmitError::Unknown),
         }
     }
@@ -258,16 +289,17 @@ impl Waiting {
 }
 
 /// Marks a batch as on its way; drops what its senders gave up.
-pub(crate) fn take(batch: &mut Vec<Pending>) {
-    batch.retain(|pending| {
+pub(crate) fn take(batch: &mut Vec<impl Asker>) {
+    batch.retain(|asker| {
         // Whoever hung up may not have come to withdraw it.
-        !pending.is_abandoned() && (pending.ticket.claim(TAKEN) || pending.ticket.0.load(Ordering::Acquire) == TAKEN)
+        let ticket = asker.ticket();
+        !asker.is_abandoned() && (ticket.claim(TAKEN) || ticket.0.load(Ordering::Acquire) == TAKEN)
     });
 }
 
 /// Gives back what certainly was not sent, so that its senders may still withdraw it.
-pub(crate) fn give_back(batch: &[Pending]) {
-    batch.iter().for_each(|pending| pending.ticket.0.store(WAITING, Ordering::Release));
+pub(crate) fn give_back(batch: &[impl Asker]) {
+    batch.iter().for_each(|asker| asker.ticket().0.store(WAITING, Ordering::Release));
 }
 
 fn approximate_kib(command: &Command) -> usize {
@@ -299,141 +331,13 @@ impl Request {
     }
 }
 
-/// Many requests' commands as one entry's. The renewals of a tenant become one command, which costs each heartbeat no
-/// more than the distance to the lease before it; what this node's own clients want applied once becomes one batch.
-#[derive(Debug, Default)]
-pub(crate) struct Merged {
-    pub commands: Vec<Command>,
-    pub once: Vec<Once>,
-    /// For each pending, for each of its commands: where its outcome will be.
-    places: Vec<Vec<Place>>,
-}
-
-#[derive(Debug)]
-enum Place {
-    Plain(usize),
-    /// Part of a merged renewal.
-    Part(usize, LeaseSet),
-    /// A command of a batch.
-    Once(usize, usize),
-}
-
-/// Equal batches merge equally, so that one whose answer was lost can be proposed again under the same origin.
-pub(crate) fn merge(batch: &[Pending], origin: Origin) -> Merged {
-    let mut merged = Merged::default();
-    let mut renewals: BTreeMap<&TenantId, Vec<LeaseId>> = BTreeMap::new();
-    for command in batch.iter().flat_map(|pending| &pending.request.commands) {
-        if let Command::Renew { tenant, leases } = command {
-            renewals.entry(tenant).or_default().extend_from_slice(leases.as_slice());
-        }
-    }
-    let at: BTreeMap<&TenantId, usize> = renewals.keys().enumerate().map(|(at, tenant)| (*tenant, at)).collect();
-    merged.commands = renewals
-        .into_iter()
-        .map(|(tenant, leases)| Command::Renew { tenant: tenant.clone(), leases: LeaseSet::new(leases) })
-        .collect();
-    // This node's own batch comes first; it is taken out again if nothing went into it.
-    merged.once.push(Once { origin, commands: Vec::new() });
-    for pending in batch {
-        let mut places = Vec::new();
-        for command in &pending.request.commands {
-            places.push(match command {
-                Command::Renew { tenant, leases } => Place::Part(at[tenant], leases.clone()),
-                Command::Expire { .. } => {
-                    merged.commands.push(command.clone());
-                    Place::Plain(merged.commands.len() - 1)
-                }
-                Command::Register { .. }
-                | Command::Beat { .. }
-                | Command::Deregister { .. }
-                | Command::JoinToken(_)
-                | Command::Define { .. } => {
-                    merged.once[0].commands.push(command.clone());
-                    Place::Once(0, merged.once[0].commands.len() - 1)
-                }
-            });
-        }
-        for once in &pending.request.once {
-            places.extend((0..once.commands.len()).map(|n| Place::Once(merged.once.len(), n)));
-            merged.once.push(once.clone());
-        }
-        merged.places.push(places);
-    }
-    if merged.once[0].commands.is_empty() {
-        merged.once.remove(0);
-        for place in merged.places.iter_mut().flatten() {
-            if let Place::Once(once, _) = place {
-                *once -= 1;
-            }
-        }
-    }
-    merged
-}
-
-/// What is to be proposed, apart from who waits for it.
-pub(crate) type Commands = (Vec<Command>, Vec<Once>);
-
-impl Merged {
-    pub(crate) fn take_commands(&mut self) -> Commands {
-        (std::mem::take(&mut self.commands), std::mem::take(&mut self.once))
-    }
-
-    /// Hands each pending its own outcomes. `sizes` are the counts of plain commands and of each batch's.
-    pub(crate) fn distribute(self, batch: Vec<Pending>, answer: &Answer, sizes: &Sizes) {
-        for (pending, places) in batch.into_iter().zip(self.places) {
-            let outcomes: Vec<Outcome> = places
-                .into_iter()
-                .map(|place| match place {
-                    Place::Plain(at) => answer.outcomes[at].clone(),
-                    Place::Part(at, leases) => part_of(&answer.outcomes[at], &leases),
-                    Place::Once(once, n) => answer.outcomes[sizes.starts[once] + n].clone(),
-                })
-                .collect();
-            let outdated = |outcome: &Outcome| matches!(outcome, Outcome::Refused(Refusal::BatchOutdated));
-            if outcomes.iter().any(outdated) {
-                pending.answer(Err(SubmitError::Unknown));
-            } else {
-                pending.answer(Ok(Answer { outcomes, ..*answer }));
-            }
-        }
-    }
-}
-
-/// Where the outcomes of each batch begin, and how many there are in all.
-pub(crate) struct Sizes {
-    starts: Vec<usize>,
-    pub all: usize,
-}
-
-impl Sizes {
-    pub(crate) fn of((commands, once): &Commands) -> Self {
-        let mut all = commands.len();
-        let starts = once
-            .iter()
-            .map(|once| {
-                let start = all;
-                all += once.commands.len();
-                start
-            })
-            .collect();
-        Self { starts, all }
-    }
-}
-
-fn part_of(outcome: &Outcome, leases: &LeaseSet) -> Outcome {
-    let Outcome::Renewed { not_found, superseded } = outcome else { return outcome.clone() };
-    let ours = |all: &LeaseSet| {
-        let few = all.as_slice().iter().copied().filter(|lease| leases.contains(*lease));
-        LeaseSet::new(few.collect())
-    };
-    Outcome::Renewed { not_found: ours(not_found), superseded: ours(superseded) }
-}
-
 #[cfg(test)]
 mod tests {
     use futures_util::FutureExt;
+    use rollcall_registry::{LeaseId, LeaseSet, Origin, TenantId};
 
     use super::*;
+    use crate::merged::{Sizes, merge};
 
     fn renew(tenant: &str, leases: &[u64]) -> Command {
         let leases = leases.iter().map(|l| LeaseId(*l)).collect();

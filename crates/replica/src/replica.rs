@@ -22,7 +22,8 @@ use tokio_util::sync::CancellationToken;
 
 use crate::admission::Kept;
 use crate::barrier::{self, BarrierError, Consistency, DigestError, Freshness};
-use crate::core::{Core, Raft, Stamps};
+use crate::core::{Core, Raft};
+use crate::freshness::Stamps;
 use crate::membership::{self, ClusterStatus};
 use crate::message::{Greeting, JoinRequest, JoinResponse};
 use crate::meters::{self, Meters, Observation};
@@ -193,10 +194,10 @@ impl Replica {
             stop: CancellationToken::new(),
             removed: CancellationToken::new(),
             membership: tokio::sync::Mutex::new(()),
-            leading: Mutex::new(None),
+            leading: Mutex::default(),
             freshness: Mutex::default(),
             told: Mutex::new(None),
-            stamps: Stamps::new(),
+            stamps: Stamps::new(rand::random(), Instant::now()),
             contact_lost: Notify::new(),
             meters,
             wall_clocks: WallClocks::default(),

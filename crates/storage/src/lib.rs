@@ -36,4 +36,5 @@ pub use state::{
 };
 pub use types::{
     LogEntry, LogId, Member, NodeId, Payload, Reply, Snapshot, SnapshotMeta, StoredMembership, TypeConfig, Vote,
+    log_id,
 };

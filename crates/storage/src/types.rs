@@ -26,6 +26,12 @@ pub type NodeId = u64;
 
 /// A position in the log: term, leader and index.
 pub type LogId = openraft::alias::LogIdOf<TypeConfig>;
+
+/// The position of a leader's entry.
+pub fn log_id(term: u64, leader: NodeId, index: u64) -> LogId {
+    LogId::new(Vote::new_committed(term, leader).leader_id, index)
+}
+
 /// The term a node is in, and whom its vote went to.
 pub type Vote = openraft::alias::VoteOf<TypeConfig>;
 /// One entry of the log: commands, a membership, or nothing.
