@@ -42,7 +42,8 @@ impl Drop for Proxy {
 }
 
 async fn serve(listener: TcpListener, nodes: Vec<String>) {
-    let (ready, mut readers) = (Arc::new(tokio::sync::RwLock::new(Vec::new())), JoinSet::new());
+    // All count as ready until they were asked.
+    let (ready, mut readers) = (Arc::new(tokio::sync::RwLock::new(nodes.clone())), JoinSet::new());
     readers.spawn(look(nodes, ready.clone()));
     for turn in 0usize.. {
         let Ok((client, _)) = listener.accept().await else { return };

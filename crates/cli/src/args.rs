@@ -411,7 +411,9 @@ mod tests {
         assert_eq!(parse_duration("3"), Ok(Duration::from_secs(3)));
         assert_eq!(parse_duration("3s"), Ok(Duration::from_secs(3)));
         assert_eq!(parse_duration("2m"), Ok(Duration::from_secs(120)));
-        for text in ["", "0", "0ms", "-1", "s", "1h", "1.5s", "99999999999999999999"] {
+        assert_eq!(parse_duration("1h"), Ok(Duration::from_secs(3_600)));
+        assert_eq!(parse_duration("2d"), Ok(Duration::from_secs(172_800)));
+        for text in ["", "0", "0ms", "-1", "s", "1w", "1.5s", "99999999999999999999"] {
             assert!(parse_duration(text).is_err(), "{text}");
         }
     }

@@ -47,7 +47,6 @@ pub(crate) struct StatusView {
 }
 
 #[derive(Args, Debug)]
-#[command(args_conflicts_with_subcommands = true)]
 pub(crate) struct JoinToken {
     #[command(subcommand)]
     pub(crate) step: Option<JoinTokenStep>,

@@ -9,6 +9,11 @@ use crate::failure::Failure;
 use crate::output::{self, Format, Table};
 
 pub(super) async fn run(global: &Global, client: &Client, args: &JoinToken) -> Result<(), Failure> {
+    // Not clap's `args_conflicts_with_subcommands`, which counts the global flags as well.
+    if args.step.is_some() && (args.ttl.is_some() || args.uses.is_some() || args.learner) {
+        let what = "--ttl, --uses and --learner are for a token that is made; they go with no other step".to_owned();
+        return Err(Failure::Usage { what });
+    }
     match &args.step {
         None => create(global, client, args).await,
         Some(JoinTokenStep::List) => {

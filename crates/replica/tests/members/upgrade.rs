@@ -26,8 +26,20 @@ async fn try_start(wires: &Wires, dir: &TempDir, name: &str, start: StartMode) -
 async fn p13_what_one_member_cannot_read_is_written_by_none() {
     let (dir, wires) = (TempDir::new().unwrap(), Wires::default());
     let (old, new) = (FeatureLevel(1), FEATURE_LEVEL);
-    wires.older.lock().insert("c".to_owned(), old);
+    wires.older.lock().extend(["a", "b", "c"].map(|name| (name.to_owned(), old)));
     let [a, b, c] = wires.three(&dir).await;
+    let replaced = async |member: Replica, name: &str| {
+        drop(member);
+        wires.end(name).await;
+        wires.older.lock().remove(name);
+        wires.resume(&dir, name).await
+    };
+    let (a, b) = (replaced(a, "a").await, replaced(b, "b").await);
+    until("two to be newer", || async {
+        let levels = c.status().await.members.into_iter().map(|member| member.feature_level).collect::<Vec<_>>();
+        levels == [new, new, old]
+    })
+    .await;
     for member in [&a, &b, &c] {
         assert_eq!(member.status().await.feature_level, old);
         let refused = member.submit(newer(), soon()).await.unwrap_err();

@@ -4,6 +4,7 @@ use std::fmt;
 
 use prometheus_client::collector::Collector;
 use prometheus_client::encoding::DescriptorEncoder;
+use prometheus_client::registry::Unit;
 
 use super::encode::Writer;
 use crate::tls::Tls;
@@ -22,7 +23,7 @@ impl Collector for Collected {
         let port = |port: &crate::tls::Secured| [("port", port.port().name())];
         let ends = self.0.ports().map(|p| (port(p).map(|(k, v)| (k, v.to_owned())), p.validity().not_after_s as f64));
         let help = "When the first certificate in use at a port expires, since the Unix epoch.";
-        writer.gauges("tls_certificate_expiry_timestamp_seconds", help, None, ends)?;
+        writer.gauges("tls_certificate_expiry_timestamp", help, Some(Unit::Seconds), ends)?;
         let stale =
             self.0.ports().map(|p| (port(p).map(|(k, v)| (k, v.to_owned())), f64::from(u8::from(p.is_stale()))));
         let help = "1 where the files of a port changed and cannot be used, so that those of before stay in use.";

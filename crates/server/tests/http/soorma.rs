@@ -349,7 +349,8 @@ async fn p10_tokens_keep_tenants_apart() {
     assert_eq!(alone.status, 401);
     assert_eq!(ask(Method::GET, "/v1/agents", "x.y.z", None).await.body, json!({ "detail": "Invalid JWT" }));
     assert_eq!(node.get("/health").await.status, 200, "needs no token");
-    assert_eq!(node.get("/").await.status, 401);
+    let root = |token| node.request(Method::GET, "/").header("accept", "application/json").bearer_auth(token);
+    assert_eq!((answer(root("x.y.z")).await.status, answer(root(&red)).await.status), (401, 200));
 
     assert_eq!(ask(Method::POST, "/v1/agents", &red, Some(&agent("a", "n"))).await.status, 200);
     let body = schema("s", "1", &json!({}));
