@@ -68,7 +68,7 @@ pub enum Next<A> {
     Over,
     Retry,
     /// To be handed out as soon as the entry is applied here.
-    Deliver(Delivery<A>),
+    Deliver(Box<Delivery<A>>),
 }
 
 /// Outcomes on their way to whoever asked.
@@ -153,7 +153,8 @@ impl<A: Asker> Passage<A> {
         let (merged, sizes) = self.tried.take().expect("an attempt follows a step");
         let refusal = match attempt {
             Attempt::Done(answer) if answer.outcomes.len() == sizes.all => {
-                return Next::Deliver(Delivery { batch: std::mem::take(&mut self.batch), merged, sizes, answer });
+                let batch = std::mem::take(&mut self.batch);
+                return Next::Deliver(Box::new(Delivery { batch, merged, sizes, answer }));
             }
             Attempt::Done(answer) => {
                 tracing::error!(expected = sizes.all, got = answer.outcomes.len(), "an entry answered amiss");

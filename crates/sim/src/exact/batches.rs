@@ -187,7 +187,7 @@ impl Member {
                 if self.applied.index >= delivery.index() || self.flaw == Some(Flaw::AnsweredBeforeApplied) {
                     delivery.deliver();
                 } else {
-                    self.deliveries.push(delivery);
+                    self.deliveries.push(*delivery);
                 }
             }
         }
