@@ -271,7 +271,7 @@ impl Witness {
             let own = is.as_ref().zip(was.as_ref());
             let new_content = own.is_none_or(|(is, was)| is.registration != was.registration);
             if let (Some(is), true) = (&is, new_content) {
-                self.applied_once(&is.registration().url.to_string());
+                self.applied_once(is.registration().url);
             }
             match is {
                 None => drop(self.book.remove(&key)),
