@@ -1,5 +1,7 @@
 //! Simulation A over many seeds, the scripts that are kept of it, and the proof that it can fail.
 
+#![allow(clippy::unwrap_used, reason = "a test fails by panicking and says where it was")]
+
 mod scripts;
 
 use std::collections::BTreeMap;
