@@ -8,6 +8,7 @@ import sys
 import time
 from pathlib import Path
 
+import httpx2
 from protolink.agents import Agent
 from protolink.client import RegistryClient
 from protolink.core.agent_card import AgentCapabilities, AgentInterface, AgentSkill
@@ -154,7 +155,7 @@ async def hold(*urls: str) -> None:
                 answer = await clients[n].heartbeat(cards[n].url)
                 assert answer == RECORDED, f"{cards[n].name}: {answer}"
                 recorded[n] += 1
-            except TransportError:
+            except (TransportError, httpx2.TransportError):
                 pass
             try:
                 await asyncio.wait_for(ended.wait(), 0.3)

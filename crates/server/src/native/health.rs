@@ -23,6 +23,7 @@ pub(crate) struct Health {
     pub(crate) status: &'static str,
     /// All but `/livez`.
     #[serde(flatten)]
+    #[schema(value_type = Served)]
     pub(crate) served: Option<Served>,
     /// With `?verbose`.
     #[serde(skip_serializing_if = "Vec::is_empty")]
@@ -48,11 +49,16 @@ pub(crate) struct HealthWarning {
 /// What the probes of Protolink look for in a registry's `/healthz` and `/readyz`.
 #[derive(Serialize, ToSchema)]
 pub(crate) struct Served {
+    #[schema(required = false)]
     pub(crate) ready: bool,
+    #[schema(required = false)]
     transport: &'static str,
     /// Where clients reach this node.
+    #[schema(required = false)]
     url: String,
+    #[schema(required = false)]
     capabilities: TransportCapabilities,
+    #[schema(required = false)]
     metrics: TransportMetrics,
 }
 

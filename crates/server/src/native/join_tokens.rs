@@ -71,6 +71,7 @@ pub(super) async fn create(
     get, path = "/api/cluster/tokens", tag = "cluster", operation_id = "listJoinTokens",
     responses(
         (status = 200, description = "By their ids", body = JoinTokensResponse),
+        (status = 400, description = "Faulty; every fault is named", body = Problem),
         (status = 503, description = "`no_leader`, `not_ready`", body = Problem),
     ),
 )]

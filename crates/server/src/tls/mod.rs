@@ -15,8 +15,6 @@ mod files;
 mod gate;
 pub mod init;
 mod stream;
-#[cfg(test)]
-pub(crate) mod tests;
 
 use std::fs;
 use std::path::Path;
@@ -269,3 +267,6 @@ pub(crate) fn now_s() -> i64 {
 fn told_time(seconds: i64) -> String {
     jiff::Timestamp::from_second(seconds).map_or_else(|_| "an unknown time".to_owned(), |time| time.to_string())
 }
+
+#[cfg(test)]
+pub(crate) mod tests;

@@ -305,6 +305,7 @@ async fn barrier(native: &Native, context: &Context) -> Result<Freshness, Failur
     get, path = "/status", tag = "protolink", operation_id = "protolinkStatus",
     responses(
         (status = 200, description = "A page", content_type = "text/html", body = String),
+        (status = 400, description = "Faulty; every fault is named", body = Problem),
         (status = 503, description = "`not_ready`: this node has not caught up yet", body = Problem),
     ),
 )]

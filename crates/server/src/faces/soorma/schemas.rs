@@ -308,6 +308,7 @@ fn told(name: &DefinitionName, mode: Compatibility) -> Response {
     responses(
         (status = 200, description = "`{schemaName, compatibility}`: none, backward, forward or full", body = Value),
         (status = 401, description = "No valid token, where tokens are checked", body = Value),
+        (status = 404, description = "No schema can have such a name", body = Value),
         (status = 503, description = "This node cannot tell now", body = Value),
     ),
 )]
@@ -332,6 +333,7 @@ pub(crate) async fn compatibility(
     responses(
         (status = 200, description = "`{schemaName, compatibility}`", body = Value),
         (status = 401, description = "No valid token, where tokens are checked", body = Value),
+        (status = 404, description = "No schema can have such a name", body = Value),
         (status = 413, description = "The tenant has as many definitions as it may", body = Value),
         (status = 422, description = "Faulty; every fault is named", body = Value),
         (status = 503, description = "Not applied", body = Value),
