@@ -69,15 +69,17 @@ pub(crate) fn configure(
 
 /// What is the matter with TLS, if that is what the error is about.
 pub(crate) fn trouble(error: &reqwest::Error) -> Option<TlsTrouble> {
-    let tried = error.is_connect() && error.url().is_some_and(|url| url.scheme() == "https");
+    let connecting = error.is_connect();
     let mut next: Option<&(dyn StdError + 'static)> = Some(error);
     while let Some(error) = next {
         if let Some(error) = error.downcast_ref::<rustls::Error>() {
             return Some(of(error));
         }
         // Whoever hangs up on the first words of TLS has not understood them.
-        if error.downcast_ref::<io::Error>().is_some_and(|error| error.kind() == io::ErrorKind::UnexpectedEof) {
-            return tried.then_some(TlsTrouble::NotTls);
+        if connecting
+            && error.downcast_ref::<io::Error>().is_some_and(|error| error.kind() == io::ErrorKind::UnexpectedEof)
+        {
+            return Some(TlsTrouble::NotTls);
         }
         // An I/O error hides what it carries from `source`.
         let carried = error.downcast_ref::<io::Error>().and_then(io::Error::get_ref);

@@ -57,7 +57,6 @@ const ROUTES: &[&str] = &[
     "/v1/schemas/{id}",
     "/v1/schemas/{id}/versions/{version}",
     "/health",
-    "/",
 ];
 
 /// What is at no route.
