@@ -208,9 +208,20 @@ async def malformed(urls: list[str]) -> None:
     assert await registry.query_agents() == []
 
 
+async def faces(urls: list[str]) -> None:
+    """What another face registered is found by what it can do, and an agent is left for the other faces to find."""
+    for registry in clients(urls):
+        found = await registry.discover(["get_weather"])
+        assert [(a.name, a.version, a.description) for a in found] == [("sdk", "2.1.0", 'says "ça va" & <more>')], found
+        assert [c.task_name for c in found[0].capabilities] == ["get_weather"], found
+        assert found[0].capabilities[0].consumed_event.payload_schema["type"] == "object", found
+    await clients(urls)[0].register_agent(agent("parts-1", "parts-worker"))
+
+
 async def main() -> None:
     scenario, urls = sys.argv[1], sys.argv[2:]
-    await {"life": life, "failover": failover, "expiry": expiry, "tenants": tenants, "malformed": malformed}[scenario](urls)
+    scenarios = (life, failover, expiry, tenants, malformed, faces)
+    await {run.__name__: run for run in scenarios}[scenario](urls)
     print("done", flush=True)
 
 

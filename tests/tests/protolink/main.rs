@@ -12,12 +12,17 @@ use tokio::io::{AsyncBufReadExt, AsyncReadExt, BufReader};
 /// Longer than any scenario, on a busy machine too.
 const PATIENCE: Duration = Duration::from_secs(120);
 
-/// The interpreter of the environment that `scripts/lib.sh` makes, if it is there.
-fn python() -> Option<PathBuf> {
+/// The interpreter of the environment that `scripts/lib.sh` makes for an SDK, if it is there.
+fn python_of(sdk: &str) -> Option<PathBuf> {
     let cache = std::env::var_os("XDG_CACHE_HOME").map(PathBuf::from);
     let home = std::env::var_os("HOME").map(|home| PathBuf::from(home).join(".cache"));
-    let python = cache.or(home)?.join("rollcall/protolink/bin/python");
-    python.is_file().then_some(python)
+    let home = cache.or(home)?.join("rollcall").join(sdk);
+    let python = home.join("bin/python");
+    (home.join("installed").is_file() && python.is_file()).then_some(python)
+}
+
+fn python() -> Option<PathBuf> {
+    python_of("protolink")
 }
 
 fn not_installed(test: &str) {
@@ -26,8 +31,12 @@ fn not_installed(test: &str) {
 
 /// A scenario of the SDK at all nodes of a cluster.
 fn scenario(python: PathBuf, cluster: &Cluster, name: &str) -> tokio::process::Command {
+    scenario_of(python, "tests/tests/protolink/sdk.py", cluster, name)
+}
+
+fn scenario_of(python: PathBuf, scenarios: &str, cluster: &Cluster, name: &str) -> tokio::process::Command {
     let mut command = Command::new(python);
-    command.arg(workspace().join("tests/tests/protolink/sdk.py")).arg(name);
+    command.arg(workspace().join(scenarios)).arg(name);
     command.args(cluster.nodes.iter().map(|node| format!("http://{}", node.client_address())));
     command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
     let mut command = tokio::process::Command::from(command);
@@ -152,6 +161,32 @@ async fn what_one_face_registers_the_other_finds() {
     {
         let found = api.get(&format!("/api/services?{query}&consistency=linearizable")).await.ok();
         assert_eq!((&found["total_count"], &found["services"][0]["name"]), (&json!(1), &json!("sdk")), "{query}");
+    }
+}
+
+/// A card is found by Soorma's SDK and by the native API by what it can do, and an agent of Soorma's is a card; a watch on
+/// the native API is told of both.
+#[tokio::test]
+async fn the_sdks_find_each_others_agents() {
+    let (Some(protolink), Some(soorma)) = (python(), python_of("soorma")) else {
+        return skip("the_sdks_find_each_others_agents", "scripts/test could not install both SDKs");
+    };
+    let cluster = Cluster::start(3).await;
+    let api = &cluster.nodes[2].api;
+    let mut events = Events::open(api, "?capabilities=get_weather", "").await.expect("a stream");
+    next(&mut events, "synced").await;
+    let mut parts = Events::open(api, "?capabilities=check_parts", "").await.expect("a stream");
+    next(&mut parts, "synced").await;
+
+    passes(scenario(protolink.clone(), &cluster, "register")).await;
+    assert_eq!(next(&mut events, "change").await.data["service"]["name"], "sdk");
+    passes(scenario_of(soorma, "tests/soorma/sdk.py", &cluster, "faces")).await;
+    assert_eq!(next(&mut parts, "change").await.data["service"]["id"], "parts-1");
+    passes(scenario(protolink, &cluster, "soorma")).await;
+    for (capability, name) in [("get_weather", "sdk"), ("check_parts", "parts-worker")] {
+        let found = api.get(&format!("/api/services?capabilities={capability}&consistency=linearizable")).await.ok();
+        let services = found["services"].as_array().expect("services");
+        assert_eq!(services.iter().map(|service| service["name"].clone()).collect::<Vec<_>>(), [name]);
     }
 }
 

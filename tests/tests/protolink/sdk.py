@@ -247,6 +247,18 @@ async def faces(*urls: str) -> None:
     await node.register(full("sdk"))
 
 
+async def register(*urls: str) -> None:
+    await client(urls[0]).register(full("sdk"))
+
+
+async def soorma(*urls: str) -> None:
+    """An agent that Soorma's SDK registered is a card at every node."""
+    for url in urls:
+        card = {card.name: card for card in await client(url).discover()}["parts-worker"]
+        assert (card.version, card.description, card.url) == ("1.0.0", "d", "soorma:parts-1"), card
+        assert [(skill.id, skill.description) for skill in card.skills] == [("check_parts", "c")], card.skills
+
+
 async def cli(*urls: str) -> None:
     """The command line that comes with the SDK."""
     await client(urls[0]).register(full("listed"))

@@ -8,6 +8,7 @@ mod lifecycle;
 mod node;
 mod observability;
 mod operations;
+mod pages;
 mod protolink;
 mod refusals;
 mod socket;
