@@ -53,7 +53,7 @@ pub enum RunError {
     Tls(#[from] TlsError),
     #[error("start the replica")]
     Start(#[source] StartError),
-    #[error("the replica broke")]
+    #[error("the replica ended")]
     Broke(#[source] Failure),
     #[error("peers are answered no more because of a bug; the log has the panic")]
     Peers,
