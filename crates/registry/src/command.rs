@@ -52,7 +52,8 @@ pub struct Once {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Origin {
     pub node: u64,
-    /// Drawn when the node's process started.
+    /// Counted up by the node, durably, whenever its process starts: a batch of an earlier process is told from the
+    /// present one's, and the earlier of the two is known.
     pub start: u64,
     /// Counted up by the process.
     pub batch: u64,
@@ -235,7 +236,7 @@ pub enum Refusal {
     ConditionFailed { current: Option<Revision> },
     #[error("proposed in term {proposed}, but the entry is of term {entry}")]
     StaleTerm { proposed: Term, entry: Term },
-    /// A later batch of the same node was answered already: nobody waits for this one.
+    /// A later batch of the same node, or of a later process of it, was answered already: nobody waits for this one.
     #[error("the batch is older than the last one of its node")]
     BatchOutdated,
     /// What heartbeats merged in so far and this patch together are more than an instance may report.

@@ -11,7 +11,7 @@ use openraft::errors::ClientWriteError;
 use openraft::impls::ProgressResponder;
 use openraft::raft::AppendEntriesRequest;
 use rollcall_registry::{Command, Origin, Proposal};
-use rollcall_storage::{LogId, NodeId, Payload, Vote};
+use rollcall_storage::{LogId, NodeId, NodeLog, Payload, StoreFailure, Stores, Vote};
 use tokio::time::Instant;
 use tracing::Instrument;
 
@@ -26,8 +26,16 @@ use crate::trace;
 /// How long a follower waits for the leader's answer to a batch. The senders' own deadlines are shorter or equal.
 const FORWARD_TIMEOUT: Duration = Duration::from_secs(60);
 
-pub(crate) async fn drive(core: Arc<Core>, mut waiting: Waiting) {
-    let mut origin = Origin { node: core.node_id, start: rand::random(), batch: 0 };
+/// The number of this process, by which the state machine orders the batches of all the node's processes. A directory
+/// that a restore made has not counted those whose batches are in the backup. Blocks.
+pub(crate) fn count_start<L: NodeLog>(opened: &Stores<L>, node_id: NodeId) -> Result<u64, StoreFailure> {
+    let least = opened.roll.read(|state| state.last_start(node_id));
+    opened.log.count_start(least)
+}
+
+/// `start` is what [`count_start`] told.
+pub(crate) async fn drive(core: Arc<Core>, mut waiting: Waiting, start: u64) {
+    let mut origin = Origin { node: core.node_id, start, batch: 0 };
     let mut pace = Pace { requests: 0, took: Duration::ZERO, answered_at: Instant::now() };
     loop {
         let batch = tokio::select! {

@@ -235,7 +235,10 @@ mod tests {
     use proptest::test_runner::TestRunner;
 
     use openraft::raft::{AppendEntriesRequest, TransferLeaderRequest, VoteRequest};
-    use rollcall_registry::{Command, Condition, InstanceId, LeaseId, LeaseSet, Once, Origin, TenantId};
+    use rollcall_registry::{
+        Command, Condition, InstanceId, LeaseId, LeaseSet, Once, Origin, Outcome, Refusal, Registration, ServiceName,
+        TenantId,
+    };
     use tempfile::TempDir;
 
     use super::*;
@@ -387,6 +390,40 @@ mod tests {
         }
         for (commands, once) in [(vec![renew(0..100_000)], no_once()), (vec![], vec![once(1, wide(1_000))])] {
             member.handle_peer(PeerRoute::Propose, propose(target, commands, once)).await.unwrap();
+        }
+        member.shutdown().await;
+    }
+
+    #[tokio::test]
+    async fn p1_a_batch_of_an_earlier_process_is_refused_once_the_present_one_wrote() {
+        let dir = TempDir::new().unwrap();
+        let tenant = TenantId::parse("t").unwrap();
+        let register = |id: &str| {
+            let (id, name) = (InstanceId::parse(id).unwrap(), ServiceName::parse("web").unwrap());
+            let registration = Registration::new(id, name, "http://web", 60_000).pack();
+            Command::Register { tenant: tenant.clone(), registration, condition: Condition::None }
+        };
+        let mut member = member(&dir).await;
+        for _ in 0..2 {
+            member.shutdown().await;
+            member = self::member(&dir).await;
+            member.submit(register("a"), Instant::now() + Duration::from_secs(60)).await.unwrap();
+        }
+        let (target, node) = ((member.cluster_id(), member.node_id()), member.node_id());
+        // Three processes have started; the numbers of their batches begin anew each time.
+        for (start, id, refused) in [(1, "b", true), (2, "b", true), (3, "c", false)] {
+            let once = Once { origin: Origin { node, start, batch: 1_000 }, commands: vec![register(id)] };
+            let answer =
+                member.handle_peer(PeerRoute::Propose, propose(target, Vec::new(), vec![once])).await.unwrap();
+            let answer: ProposeResponse = codec::decode(Kind::PeerResponse, &answer).unwrap();
+            let ProposeResponse::Applied { outcomes, .. } = answer else { panic!("{answer:?}") };
+            assert_eq!(
+                outcomes == [Outcome::Refused(Refusal::BatchOutdated)],
+                refused,
+                "start {start}: {outcomes:?}"
+            );
+            let listed = member.roll().read(|state| state.get(&tenant, &InstanceId::parse(id).unwrap()).is_some());
+            assert_eq!(listed, !refused, "start {start}");
         }
         member.shutdown().await;
     }

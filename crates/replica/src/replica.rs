@@ -12,8 +12,8 @@ use openraft::{Config, SnapshotPolicy};
 use parking_lot::Mutex;
 use rollcall_registry::{ClusterTime, Command, Digest, FeatureLevel, Outcome, Revision};
 use rollcall_storage::{
-    Backup, ClusterId, DataDir, DataDirError, FailureWatch, Identity, Member, NodeId, OpenError, Release, Roll,
-    StoreFailure, WeakDataDir,
+    Backup, ClusterId, DataDir, DataDirError, FailureWatch, Identity, Member, NodeId, NodeLog, OpenError, Release,
+    Roll, StoreFailure, Stores, WeakDataDir,
 };
 use tokio::sync::Notify;
 use tokio::task::JoinHandle;
@@ -57,6 +57,12 @@ pub enum StartError {
         path: PathBuf,
         #[source]
         source: OpenError,
+    },
+    #[error("count this start in {path}")]
+    Count {
+        path: PathBuf,
+        #[source]
+        source: StoreFailure,
     },
     #[error("the timing is not possible: {reason}")]
     Timing { reason: String },
@@ -140,6 +146,15 @@ impl Replica {
     /// Opens the directory, founds or joins or resumes, and starts the member's tasks. Joining goes on until a member
     /// answers; drop the future to give up.
     pub async fn start<T: Transport>(options: Options, transport: T) -> Result<Self, StartError> {
+        Self::start_on(options, transport, rollcall_storage::open).await
+    }
+
+    /// As [`Self::start`], on stores that `open` opens: a simulation brings a log of its own.
+    pub async fn start_on<T: Transport, L: NodeLog>(
+        options: Options,
+        transport: T,
+        open: impl FnOnce(&DataDir, rollcall_registry::Options) -> Result<Stores<L>, OpenError> + Send + 'static,
+    ) -> Result<Self, StartError> {
         let config = config(&options)?;
         let dir = DataDir::lock(&options.data_dir)?;
         let transport: Arc<dyn AnyTransport> = Arc::new(Arc::new(transport));
@@ -156,11 +171,16 @@ impl Replica {
         };
         let Identity { cluster_id: cluster, node_id, .. } = identity;
         let registry = rollcall_registry::Options { seed: rand::random(), history: options.history };
-        let opened = {
-            let dir = dir.clone();
-            let opening = tokio::task::spawn_blocking(move || rollcall_storage::open(&dir, registry));
-            let opened = opening.await.map_err(|error| StartError::Raft { source: error.into() })?;
-            opened.map_err(|source| StartError::Open { path: options.data_dir.clone(), source })?
+        let (opened, start) = {
+            let (dir, path) = (dir.clone(), options.data_dir.clone());
+            let opening = tokio::task::spawn_blocking(move || {
+                let opened =
+                    open(&dir, registry).map_err(|source| StartError::Open { path: path.clone(), source })?;
+                let start =
+                    driver::count_start(&opened, node_id).map_err(|source| StartError::Count { path, source })?;
+                Ok::<_, StartError>((opened, start))
+            });
+            opening.await.map_err(|error| StartError::Raft { source: error.into() })??
         };
         let cluster_level = membership::lowest_feature_level(opened.roll.membership().membership());
         if let Some(level) = cluster_level.filter(|level| *level > options.feature_level) {
@@ -213,7 +233,7 @@ impl Replica {
             })
         };
         let tasks = vec![
-            watched(tokio::spawn(driver::drive(core.clone(), waiting))),
+            watched(tokio::spawn(driver::drive(core.clone(), waiting, start))),
             watched(tokio::spawn(read_index::drive(core.clone(), readers))),
             watched(tokio::spawn(barrier::catch_up(core.clone()))),
             watched(tokio::spawn(pacer::drive(core.clone()))),
@@ -417,6 +437,14 @@ impl Replica {
             return;
         }
         lead::leave(&self.core).await;
+        self.halt().await;
+    }
+
+    /// Stops the member as it is, without handing over, and waits until its directory is free.
+    pub async fn halt(&self) {
+        if self.core.stop.is_cancelled() {
+            return;
+        }
         self.core.stop.cancel();
         let tasks = std::mem::take(&mut *self.tasks.lock());
         for task in tasks {

@@ -11,4 +11,5 @@
 //! Read in this order: [`seeds`], [`exact`].
 
 pub mod exact;
+pub mod random;
 pub mod seeds;

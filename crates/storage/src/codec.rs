@@ -58,6 +58,8 @@ pub enum Kind {
     Definition = 16,
     /// A token with which nodes join.
     JoinToken = 18,
+    /// How often the node's process has started.
+    Starts = 19,
 }
 
 impl Kind {
@@ -79,6 +81,7 @@ impl Kind {
         Self::Unfinished,
         Self::Definition,
         Self::JoinToken,
+        Self::Starts,
     ];
 
     /// The version that is written, and the only one that is read.
@@ -113,7 +116,8 @@ impl Kind {
             | Self::Identity
             | Self::Generation
             | Self::BackupHead
-            | Self::Unfinished => 256,
+            | Self::Unfinished
+            | Self::Starts => 256,
         }
     }
 }

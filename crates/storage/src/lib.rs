@@ -26,9 +26,9 @@ pub mod types;
 
 pub use data_dir::{ClusterId, ClusterIdError, DataDir, DataDirError, Identity, Release, Unfinished, WeakDataDir};
 pub use failure::{FailureWatch, StoreFailure};
-pub use log::{LogEnd, LogOpenError, LogReader, LogStore};
+pub use log::{FlushTimes, ImaginedDisk, LogEnd, LogOpenError, LogReader, LogStore, MemoryLog, NodeLog};
 pub use offline::{Dropped, Recovery, RecoveryError, RecoveryPlan, RestoreError, restore};
-pub use open::{OpenError, Stores, open};
+pub use open::{OpenError, Stores, open, open_imagined};
 pub use state::{
     AdoptError, Backup, BackupError, BackupSummary, Backups, CheckpointBuilder, GenerationError, Moment,
     ReceiveError, Roll, SnapshotData, SnapshotError, SnapshotReceiver, StateMachine, StateMeters, StateOpenError,

@@ -10,7 +10,7 @@ use rollcall_registry::Options;
 
 use crate::data_dir::DataDir;
 use crate::failure::{FailureWatch, Health};
-use crate::log::{LogEnd, LogOpenError, LogStore};
+use crate::log::{ImaginedDisk, LogEnd, LogOpenError, LogStore, MemoryLog};
 use crate::meter::Histogram;
 use crate::state::{self, Backups, Loaded, Roll, SnapshotReceiver, StateMachine, StateOpenError};
 use crate::types::LogId;
@@ -30,6 +30,8 @@ pub enum OpenError {
     },
     #[error("start the thread that checks the log")]
     Thread(#[source] io::Error),
+    #[error("take an imagined disk")]
+    Imagined(#[source] io::Error),
     #[error(transparent)]
     Log(#[from] LogOpenError),
     #[error(transparent)]
@@ -39,8 +41,8 @@ pub enum OpenError {
 }
 
 /// A node's stores, open.
-pub struct Stores {
-    pub log: LogStore,
+pub struct Stores<L = LogStore> {
+    pub log: L,
     pub log_end: LogEnd,
     pub state_machine: StateMachine,
     pub roll: Roll,
@@ -54,6 +56,31 @@ pub struct Stores {
 /// Opens and checks a node's stores; blocks for as long as reading them takes. The directory must bear an identity.
 /// `options` are the node's own choices for the state in memory.
 pub fn open(dir: &DataDir, options: Options) -> Result<Stores, OpenError> {
+    look(dir)?;
+    let health = Health::new();
+    // The log is made first. So once there is a state, a log that is missing was lost and is not made anew.
+    let (log, loaded) = if dir.has_state() {
+        open_both(dir, options, &health)?
+    } else {
+        (LogStore::open(dir, true, health.clone())?, state::load(dir, options)?)
+    };
+    let state_machine = StateMachine::new(dir, options, loaded, Arc::new(log.reader()), health.clone());
+    let parts = LogParts { end: log.end(), purged: log.purged(), flush_durations: log.flush_durations() };
+    assemble(dir, log, parts, state_machine, &health)
+}
+
+/// As [`open`], but the log is on a disk that is imagined. Must be called within a runtime.
+pub fn open_imagined(dir: &DataDir, options: Options, disk: &ImaginedDisk) -> Result<Stores<MemoryLog>, OpenError> {
+    look(dir)?;
+    let health = Health::new();
+    let log = MemoryLog::open(disk, health.clone()).map_err(OpenError::Imagined)?;
+    let loaded = state::load(dir, options)?;
+    let state_machine = StateMachine::new(dir, options, loaded, Arc::new(log.reader()), health.clone());
+    let parts = LogParts { end: log.end(), purged: log.purged(), flush_durations: log.flush_durations() };
+    assemble(dir, log, parts, state_machine, &health)
+}
+
+fn look(dir: &DataDir) -> Result<(), OpenError> {
     if dir.identity().is_none() {
         return Err(OpenError::NoIdentity { path: dir.path().to_owned() });
     }
@@ -62,15 +89,25 @@ pub fn open(dir: &DataDir, options: Options) -> Result<Stores, OpenError> {
             return Err(OpenError::Missing { path });
         }
     }
-    let health = Health::new();
-    // The log is made first. So once there is a state, a log that is missing was lost and is not made anew.
-    let (log, loaded) = if dir.has_state() {
-        open_both(dir, options, &health)?
-    } else {
-        (LogStore::open(dir, true, health.clone())?, state::load(dir, options)?)
-    };
-    let state_machine = StateMachine::new(dir, options, loaded, log.reader(), health.clone());
-    let (purged, applied) = (log.purged(), state_machine.roll().applied());
+    Ok(())
+}
+
+/// What others than openraft are told of a log.
+struct LogParts {
+    end: LogEnd,
+    purged: Option<LogId>,
+    flush_durations: Arc<Histogram>,
+}
+
+fn assemble<L>(
+    dir: &DataDir,
+    log: L,
+    parts: LogParts,
+    state_machine: StateMachine,
+    health: &Health,
+) -> Result<Stores<L>, OpenError> {
+    let LogParts { end: log_end, purged, flush_durations } = parts;
+    let applied = state_machine.roll().applied();
     if let Some(purged) = purged
         && applied < Some(purged)
     {
@@ -79,7 +116,6 @@ pub fn open(dir: &DataDir, options: Options) -> Result<Stores, OpenError> {
     let receiver = SnapshotReceiver::open(dir.snapshots_path(), health.clone())
         .map_err(|source| OpenError::Snapshots { path: dir.snapshots_path(), source })?;
     let (roll, backups) = (state_machine.roll().clone(), state_machine.backups());
-    let (log_end, flush_durations) = (log.end(), log.flush_durations());
     Ok(Stores { log, log_end, state_machine, roll, receiver, backups, failure: health.watch(), flush_durations })
 }
 

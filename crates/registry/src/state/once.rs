@@ -1,5 +1,9 @@
 //! Batches that are applied once, however often they are proposed: a node that lost the answer to its batch proposes it
 //! again, and a write that was in hand when a leader died is neither lost nor done twice.
+//!
+//! A node's batches are ordered, by the start of its process and then by their numbers, and once one was applied nothing
+//! that is earlier ever is: neither a batch that the same process gave up, nor one of an earlier process that a stalled
+//! leader still has in hand. So one batch for each node is all that must be remembered.
 
 use serde::{Deserialize, Serialize};
 
@@ -20,15 +24,27 @@ pub struct Session {
     outcomes: Vec<Outcome>,
 }
 
+impl Session {
+    /// Where the batch stands among all of its node's.
+    fn place(&self) -> (u64, u64) {
+        (self.start, self.batch)
+    }
+}
+
 impl State {
+    /// The last start of a node's process that brought a batch in; 0 if none did. The next one must be later.
+    pub fn last_start(&self, node: u64) -> u64 {
+        self.sessions.get(&node).map_or(0, |session| session.start)
+    }
+
     pub(super) fn apply_once(&mut self, term: Term, once: &Once, outcomes: &mut Vec<Outcome>) {
         let origin = once.origin;
-        let last = self.sessions.get(&origin.node).filter(|session| session.start == origin.start);
-        match last {
-            Some(session) if session.batch == origin.batch && session.outcomes.len() == once.commands.len() => {
+        let place = (origin.start, origin.batch);
+        match self.sessions.get(&origin.node) {
+            Some(session) if session.place() == place && session.outcomes.len() == once.commands.len() => {
                 outcomes.extend_from_slice(&session.outcomes);
             }
-            Some(session) if session.batch >= origin.batch => {
+            Some(session) if session.place() >= place => {
                 outcomes.extend(once.commands.iter().map(|_| Outcome::Refused(Refusal::BatchOutdated)));
             }
             _ => {

@@ -142,7 +142,13 @@ impl<'a> World<'a> {
             // Its answer was lost and it is proposed again: the model does not hear of it, so nothing may change.
             self.apply(&proposal, &expected);
             let mut outdated = proposal;
-            outdated.once[0].origin.batch -= 1;
+            let origin = &mut outdated.once[0].origin;
+            if self.random.once_in(2) {
+                origin.batch -= 1;
+            } else {
+                // Of an earlier process, whatever its number: perhaps it was applied before, and forgotten since.
+                *origin = Origin { start: origin.start - 1, batch: self.random.below(100), ..*origin };
+            }
             let refused = expected.iter().map(|_| Outcome::Refused(Refusal::BatchOutdated)).collect();
             self.apply(&outdated, &refused);
         }
@@ -158,8 +164,8 @@ impl<'a> World<'a> {
     /// The same commands as some node's next batch.
     fn once(&mut self, proposal: Proposal) -> Proposal {
         self.batch += 1;
-        // A node that starts anew counts anew, and draws another start.
-        let origin = Origin { node: self.random.below(3), start: self.batch / 20, batch: self.batch };
+        // Now and then the nodes start anew.
+        let origin = Origin { node: self.random.below(3), start: 1 + self.batch / 20, batch: 1 + self.batch % 20 };
         Proposal { commands: Vec::new(), once: vec![Once { origin, commands: proposal.commands }], ..proposal }
     }
 

@@ -6,8 +6,8 @@ use rollcall_registry::registration::{Capability, Extras};
 use rollcall_registry::state::{Delta, Header, InstanceKey, Past, Restoring};
 use rollcall_registry::{
     Change, ChangeKind, ClusterTime, Command, Condition, Definition, DefinitionKey, Digest, HistoryLimits, Instance,
-    LeaseId, LeaseSet, MetadataValue, Options, Outcome, Page, Position, Proposal, Query, Refusal, Registration,
-    Revision, ServiceName, Sort, State, TenantId, Term, View, WallTime,
+    LeaseId, LeaseSet, MetadataValue, Once, Options, Origin, Outcome, Page, Position, Proposal, Query, Refusal,
+    Registration, Revision, ServiceName, Sort, State, TenantId, Term, View, WallTime,
 };
 
 use arguments::Arguments;
@@ -19,7 +19,8 @@ mod tokens;
 
 /// One state machine and the leader that writes to it.
 ///
-/// Writes, each an entry of its own unless it stands between `begin` and `commit`:
+/// Writes, each an entry of its own unless it stands between `begin` and `commit`; `commit node= start= batch=` commits
+/// what was begun as that batch of that process of a node, to be applied once:
 /// - `register ID [service= type= protocol= visibility= weight= ttl_ms= reap_after_ms= url= version= owner= tags=
 ///   capabilities= consumes= produces= region= zone= meta.KEY= if=] [tenant=]`
 /// - `heartbeat lease=1,2 [tenant=]` renews leases; `beat ID [lease= status= meta.KEY=]` says more
@@ -101,7 +102,16 @@ impl Session {
             }
             "commit" => {
                 let commands = self.entry.take().ok_or("nothing was begun")?;
-                self.apply(commands)
+                match arguments.number("node")? {
+                    Some(node) => {
+                        let number = |number: Option<u64>, key: &str| number.ok_or(format!("{key}= is missing"));
+                        let start = number(arguments.number("start")?, "start")?;
+                        let batch = number(arguments.number("batch")?, "batch")?;
+                        let once = Once { origin: Origin { node, start, batch }, commands };
+                        self.apply_entry(Vec::new(), vec![once])
+                    }
+                    None => self.apply(commands),
+                }
             }
             "tick" => {
                 self.clock = self.clock.plus_ms(arguments.subject()?);
@@ -210,14 +220,18 @@ impl Session {
         })
     }
 
-    /// Applies one entry; says the changes it made, then the answers that are no change.
     fn apply(&mut self, commands: Vec<Command>) -> Vec<String> {
+        self.apply_entry(commands, Vec::new())
+    }
+
+    /// Applies one entry; says the changes it made, then the answers that are no change.
+    fn apply_entry(&mut self, commands: Vec<Command>, once: Vec<Once>) -> Vec<String> {
         let before = self.state.revision();
-        let proposal =
-            Proposal { stamp: self.clock, wall: WallTime(1_000_000 + self.clock.0), commands, once: Vec::new() };
+        let proposal = Proposal { stamp: self.clock, wall: WallTime(1_000_000 + self.clock.0), commands, once };
         let outcomes = self.state.apply(self.term, &proposal);
         let mut said: Vec<String> = self.state.changes_after(before).into_iter().flatten().map(change_line).collect();
-        for (command, outcome) in proposal.commands.iter().zip(outcomes) {
+        let commands = proposal.commands.iter().chain(proposal.once.iter().flat_map(|once| &once.commands));
+        for (command, outcome) in commands.zip(outcomes) {
             said.extend(answer_lines(command, &outcome, before));
         }
         said
@@ -377,6 +391,11 @@ fn change_line(change: Change<'_>) -> String {
 fn answer_lines(command: &Command, outcome: &Outcome, before: Revision) -> Vec<String> {
     match (command, outcome) {
         (Command::Register { registration, .. }, Outcome::Registered(registered))
+            if registered.created && registered.revision <= before =>
+        {
+            vec![format!("{}: answered again, as r{}", registration.id(), registered.revision)]
+        }
+        (Command::Register { registration, .. }, Outcome::Registered(registered))
             if registered.revision <= before =>
         {
             let id = registration.id();
@@ -409,7 +428,7 @@ fn answer_lines(command: &Command, outcome: &Outcome, before: Revision) -> Vec<S
                 Refusal::Superseded { .. } => "superseded",
                 Refusal::ConditionFailed { .. } => "condition_failed",
                 Refusal::StaleTerm { .. } => "stale_term",
-                Refusal::BatchOutdated => unreachable!("scripts propose plain commands"),
+                Refusal::BatchOutdated => "batch_outdated",
                 Refusal::MetadataTooLarge { .. } => "metadata_too_large",
                 Refusal::JoinToken(_) => "join_token",
                 Refusal::Definition(_) => "definition",

@@ -11,8 +11,8 @@ use rollcall_registry::{
 use rollcall_replica::{Consistency, SubmitError};
 
 use super::raft::Node;
-use super::random::Random;
 use super::rewrite::{TENANTS, tenant};
+use crate::random::Random;
 
 /// Fewer ids than agents: they get in each other's way.
 const IDS: &[&str] = &["a", "b", "c", "d", "e"];

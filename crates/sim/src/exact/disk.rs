@@ -10,7 +10,7 @@ use rollcall_registry::{
     State, TenantId,
 };
 
-use super::random::Random;
+use crate::random::Random;
 
 /// A place in the log. Terms come first: so the further of two logs is the greater.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
@@ -96,6 +96,8 @@ pub(crate) struct Disk {
     /// Kept before it is spoken of.
     pub term: u64,
     pub voted_for: Option<u64>,
+    /// How many processes have started on it.
+    pub starts: u64,
     /// The log begins after this.
     pub purged: Position,
     pub log: Vec<Entry>,

@@ -5,7 +5,7 @@ use std::fmt;
 use std::str::FromStr;
 
 use super::raft::Node;
-use super::random::Random;
+use crate::random::Random;
 
 /// Whom a fault befalls. Who leads is known only when it comes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -20,6 +20,8 @@ pub enum Flaw {
     IncarnationForgotten,
     /// What is proposed again gets another origin.
     NewOriginOnRetry,
+    /// A node does not count how often its process has started.
+    StartsForgotten,
     /// A lost answer is taken for a batch that was not sent.
     LostIsNotProposed,
     /// An entry that was cut off here is taken for one that is nowhere.
@@ -50,6 +52,7 @@ impl Flaw {
         Self::ExpiryUnchecked,
         Self::IncarnationForgotten,
         Self::NewOriginOnRetry,
+        Self::StartsForgotten,
         Self::LostIsNotProposed,
         Self::DiscardedIsNotProposed,
         Self::Unpinned,

@@ -17,10 +17,10 @@ use super::batches::{Answers, Doing, Pending, Slot};
 use super::disk::{Disk, Position, Rows};
 use super::flaw::Flaw;
 use super::raft::{ELECTION_MS_MAX, ELECTION_MS_MIN, Effect, Local, MS, Message, Node, Raft};
-use super::random::Random;
 use super::reads::Reads;
 use super::rewrite::Rewriter;
 use super::witness::Witness;
+use crate::random::Random;
 
 /// A moment, by all who have one.
 #[derive(Clone, Copy, Debug)]
@@ -120,10 +120,12 @@ pub(crate) struct Start {
 impl Member {
     pub(crate) fn start(start: Start, now: Now) -> Self {
         let Start { node, nodes, mut disk, mut random, flaw, rewriter, flush_max } = start;
-        let process = random.next();
+        let process = random.draw();
+        disk.starts += 1;
+        let started = if flaw == Some(Flaw::StartsForgotten) { 1 } else { disk.starts };
         let changes_max = random.pick(&[5, 1_000]);
         let history = HistoryLimits { changes_max, ..HistoryLimits::default() };
-        let options = Options { seed: random.next(), history };
+        let options = Options { seed: random.draw(), history };
         let (state, mut applied) = match &disk.rows {
             Some(rows) => (rows.restore(options), rows.at),
             None => (State::new(options), Position::default()),
@@ -160,7 +162,7 @@ impl Member {
             open: BTreeMap::new(),
             passage: None,
             doing: Doing::Idle,
-            origin: Origin { node, start: process, batch: 0 },
+            origin: Origin { node, start: started, batch: 0 },
             retries: 0,
             deliveries: Vec::new(),
             calls: 0,
@@ -365,7 +367,7 @@ impl Member {
 
     fn install(&mut self, rows: &Rc<Rows>, witness: &mut Witness) {
         let history = HistoryLimits { changes_max: 1_000, ..HistoryLimits::default() };
-        let state = rows.restore(Options { seed: self.random.next(), history });
+        let state = rows.restore(Options { seed: self.random.draw(), history });
         witness.installed(self.node, rows.at, &self.state, &state);
         (self.state, self.applied) = (state, rows.at);
         (self.checkpoint, self.checkpointed) = (None, rows.at.index);

@@ -15,7 +15,6 @@ pub mod flaw;
 mod member;
 mod net;
 mod raft;
-mod random;
 mod reads;
 mod rewrite;
 mod usage;
@@ -28,7 +27,7 @@ pub use faults::{Fault, Target, Trouble};
 pub use flaw::Flaw;
 pub use witness::Broken;
 
-use random::Random;
+use crate::random::Random;
 use world::World;
 
 /// What is to happen: everything follows from it.

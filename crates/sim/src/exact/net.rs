@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 
 use super::raft::{MS, Node};
-use super::random::Random;
+use crate::random::Random;
 
 #[derive(Debug)]
 pub(crate) struct Network {
@@ -16,9 +16,19 @@ pub(crate) struct Network {
 /// When a message arrives: never, once or twice. In µs from now.
 pub(crate) type Arrivals = Vec<u64>;
 
+/// How long a batch may lie unread at a leader, in ms. Its sender gives the connection up long before, and may have been
+/// started anew since.
+const HELD_UP_MS_MAX: u64 = 6_000;
+
 impl Network {
     pub(crate) fn new(random: Random) -> Self {
         Self { cut: BTreeSet::new(), storms: 0, random }
+    }
+
+    /// How long a forwarded batch lies unread, if it does, and after what its sender gives up.
+    pub(crate) fn hold_up(&mut self) -> Option<(u64, u64)> {
+        let held_up = self.random.permille(15);
+        held_up.then(|| (self.random.between(1_000, HELD_UP_MS_MAX) * MS, self.random.between(50, 1_000) * MS))
     }
 
     pub(crate) fn send(&mut self, from: Node, to: Node) -> Arrivals {

@@ -13,7 +13,7 @@ use rollcall_replica::logic::{Lead, Stamp};
 
 use super::disk::{Disk, Entry, Position, Rows};
 use super::flaw::Flaw;
-use super::random::Random;
+use crate::random::Random;
 
 pub(crate) type Node = u64;
 

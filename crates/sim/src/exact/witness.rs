@@ -81,6 +81,8 @@ pub(crate) struct Witness {
     book: BTreeMap<InstanceKey, Leased>,
     /// The outcome of each registration, by its url, which no other has.
     effects: BTreeMap<String, Outcome>,
+    /// The registrations that changed the roll.
+    changing: BTreeSet<String>,
     /// Registrations whose clients were told that nothing was changed.
     refused: BTreeSet<String>,
     /// Entries of which a node said that they are certainly not in the log.
@@ -111,6 +113,7 @@ impl Witness {
             log: Vec::new(),
             book: BTreeMap::new(),
             effects: BTreeMap::new(),
+            changing: BTreeSet::new(),
             refused: BTreeSet::new(),
             disowned: Vec::new(),
             acked: Vec::new(),
@@ -334,6 +337,7 @@ impl Witness {
         self.demand(first, "P1", || format!("the registration {url} was applied twice"));
         let refused = self.refused.contains(url);
         self.demand(!refused, "P1", || format!("the registration {url} was applied, but called not applied"));
+        self.changing.insert(url.to_owned());
     }
 
     fn check_outcomes(&mut self, index: u64, proposal: &Proposal, outcomes: &[Outcome], holders: &BTreeSet<LeaseId>) {
@@ -372,6 +376,8 @@ impl Witness {
                     if *outcome != Outcome::Refused(Refusal::BatchOutdated) =>
                 {
                     let url = registration.view().url.to_string();
+                    let done = !matches!(outcome, Outcome::Registered(_)) || self.changing.contains(&url);
+                    self.demand(done, "P1", || format!("{url} is answered as registered, and never was"));
                     let first = self.effects.entry(url.clone()).or_insert_with(|| outcome.clone()).clone();
                     self.demand(first == *outcome, "P1", || format!("{url} is answered anew: {outcome:?}"));
                 }

@@ -16,9 +16,9 @@ use super::flaw::Flaw;
 use super::member::{Member, Now, Out, Start, Timer, Who, Wire};
 use super::net::Network;
 use super::raft::{MS, Node};
-use super::random::Random;
 use super::rewrite::{Rewriter, everything};
 use super::witness::{DRIFT_PPM_MAX, Witness};
+use crate::random::Random;
 
 /// From the end of all trouble until everything must have come to rest: the longest lease and its reaping, a second, an
 /// election with a few failed attempts, and the grace.
@@ -249,6 +249,12 @@ impl World {
         {
             // Nobody listens there: certainly not sent.
             self.schedule(self.now + 200, Event::CallFailed(from, process, call, false));
+            return;
+        }
+        if let (Wire::Propose(call, _), Some((late, patience))) = (&wire, self.network.hold_up()) {
+            self.witness.count("held up");
+            self.schedule(self.now + patience, Event::CallFailed(from, process, *call, true));
+            self.schedule(self.now + late, Event::Deliver(from, to, wire));
             return;
         }
         let mut arrivals = self.network.send(from, to);

@@ -14,6 +14,7 @@ pub(super) const META: &str = "meta";
 pub(super) const VOTE: &[u8] = b"vote";
 pub(super) const COMMITTED: &[u8] = b"committed";
 pub(super) const PURGED: &[u8] = b"purged";
+pub(super) const STARTS: &[u8] = b"starts";
 
 /// Behind every possible key of an entry.
 pub(super) const END_KEY: [u8; 9] = [0xFF; 9];
@@ -73,6 +74,8 @@ pub(super) struct Position {
     pub(super) last: Option<LogId>,
     pub(super) vote: Option<Vote>,
     pub(super) committed: Option<LogId>,
+    /// How often a process has started on this log.
+    pub(super) starts: u64,
     pub(super) tail: Tail,
 }
 
@@ -105,8 +108,10 @@ pub(super) fn recover(db: &DB) -> Result<Position, LogOpenError> {
     let purged: Option<LogId> = meta(db, "purged position", PURGED, Kind::LogId)?;
     let committed = meta(db, "committed position", COMMITTED, Kind::LogId)?;
     let vote = meta(db, "vote", VOTE, Kind::Vote)?;
+    let starts = meta(db, "count of starts", STARTS, Kind::Starts)?.unwrap_or(0);
     let first = purged.map_or(0, |purged| purged.index + 1);
-    let mut position = Position { first, purged, last: purged, vote, committed, tail: Tail::new(TAIL_BYTES_MAX) };
+    let tail = Tail::new(TAIL_BYTES_MAX);
+    let mut position = Position { first, purged, last: purged, vote, committed, starts, tail };
 
     let mut read_options = ReadOptions::default();
     read_options.fill_cache(false);

@@ -12,6 +12,7 @@
 
 mod db;
 mod flusher;
+mod memory;
 mod tail;
 #[cfg(test)]
 mod tests;
@@ -30,8 +31,9 @@ use parking_lot::Mutex;
 use rocksdb::{DB, Direction, IteratorMode, ReadOptions, WriteBatch};
 
 pub use db::LogOpenError;
-use db::{COMMITTED, END_KEY, LOG, META, PURGED, Position, VOTE, cf};
+use db::{COMMITTED, END_KEY, LOG, META, PURGED, Position, STARTS, VOTE, cf};
 use flusher::{Flush, Flusher};
+pub use memory::{FlushTimes, ImaginedDisk, MemoryLog, MemoryLogReader};
 
 use crate::codec::{self, Kind};
 use crate::data_dir::DataDir;
@@ -68,6 +70,19 @@ enum LogReadError {
 struct OutOfOrder {
     expected: u64,
     found: u64,
+}
+
+/// What a member needs of its log beside what openraft does.
+pub trait NodeLog: RaftLogStorage<TypeConfig> {
+    /// Counts the start of a process, durably, and tells its number: later than that of every process before on this log,
+    /// and than `least`. Blocks.
+    fn count_start(&self, least: u64) -> Result<u64, StoreFailure>;
+}
+
+/// Makes durable everything that was appended.
+pub(crate) trait FlushLog: Send + Sync {
+    /// Blocks.
+    fn flush_log(&self) -> Result<(), StoreFailure>;
 }
 
 /// The log as openraft writes it. There is one; its readers are [`LogReader`]s.
@@ -144,7 +159,7 @@ impl LogStore {
         batch.put_cf(meta, COMMITTED, codec::seal(Kind::LogId, COMMITTED, &upto));
         batch.put_cf(meta, VOTE, codec::seal(Kind::Vote, VOTE, &vote));
         self.shared.write("begin the log anew", batch)?;
-        self.reader().flush()
+        self.reader().flush_log()
     }
 
     /// Everything up to here is known to be committed; none if nothing is.
@@ -163,12 +178,26 @@ impl LogStore {
     }
 }
 
-impl LogReader {
-    /// Makes durable everything that was appended. Blocks.
-    pub(crate) fn flush(&self) -> Result<(), StoreFailure> {
+impl NodeLog for LogStore {
+    fn count_start(&self, least: u64) -> Result<u64, StoreFailure> {
+        let start = {
+            let mut position = self.shared.position.lock();
+            position.starts = position.starts.max(least).saturating_add(1);
+            position.starts
+        };
+        self.shared.put_meta("count the start", STARTS, codec::seal(Kind::Starts, STARTS, &start))?;
+        self.reader().flush_log()?;
+        Ok(start)
+    }
+}
+
+impl FlushLog for LogReader {
+    fn flush_log(&self) -> Result<(), StoreFailure> {
         self.0.health.guard("flush the log", self.0.db.flush_wal(true))
     }
+}
 
+impl LogReader {
     /// Entries from `start` on, at least one if there is one. Blocks.
     pub(crate) fn read_from(&self, start: u64) -> Result<Vec<LogEntry>, StoreFailure> {
         let range = start..;

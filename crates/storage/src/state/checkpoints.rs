@@ -18,7 +18,7 @@ use super::rows::{StateHeader, cf, delta_bytes, put_delta, put_header, put_past}
 use super::snapshot::{SnapshotData, Source, View};
 use crate::data_dir::DataDir;
 use crate::failure::{Health, StoreFailure};
-use crate::log::LogReader;
+use crate::log::FlushLog;
 use crate::types::{Snapshot, SnapshotMeta};
 
 /// Why a snapshot was not installed.
@@ -53,7 +53,7 @@ pub(super) struct Checkpoints {
     roll: Roll,
     options: Options,
     health: Health,
-    log: LogReader,
+    log: Arc<dyn FlushLog>,
     current: Mutex<Arc<Generation>>,
     taken: Mutex<VecDeque<Taken>>,
     /// Held while rows are written, so that checkpoints follow one another and the generation stays.
@@ -68,7 +68,7 @@ impl Checkpoints {
         generation: Arc<Generation>,
         options: Options,
         health: Health,
-        log: LogReader,
+        log: Arc<dyn FlushLog>,
         dir: DataDir,
     ) -> Self {
         Self {
@@ -125,7 +125,7 @@ impl Checkpoints {
             put_header(&generation.db, &mut batch, &newest.header);
             // openraft may apply what the log has written but not flushed. A checkpoint that outlived its log would not
             // fit what a power loss left of it.
-            self.log.flush()?;
+            self.log.flush_log()?;
             self.health.guard("write a checkpoint", generation.db.write(batch))?;
             self.health.guard("flush a checkpoint", generation.db.flush_wal(true))?;
             self.roll.meters().checkpoint.observe_duration(begun.elapsed());

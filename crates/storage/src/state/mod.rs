@@ -50,7 +50,7 @@ use snapshot::View;
 
 use crate::data_dir::DataDir;
 use crate::failure::{Health, StoreFailure};
-use crate::log::LogReader;
+use crate::log::FlushLog;
 use crate::types::{LogEntry, LogId, Snapshot, SnapshotMeta, StoredMembership, TypeConfig};
 
 /// Why the state cannot be opened.
@@ -128,7 +128,13 @@ pub(crate) fn load(dir: &DataDir, options: Options) -> Result<Loaded, StateOpenE
 }
 
 impl StateMachine {
-    pub(crate) fn new(dir: &DataDir, options: Options, loaded: Loaded, log: LogReader, health: Health) -> Self {
+    pub(crate) fn new(
+        dir: &DataDir,
+        options: Options,
+        loaded: Loaded,
+        log: Arc<dyn FlushLog>,
+        health: Health,
+    ) -> Self {
         let roll = Roll::new(loaded.replicated);
         let checkpoints =
             Checkpoints::new(roll.clone(), loaded.generation, options, health.clone(), log, dir.clone());

@@ -38,6 +38,7 @@ fn p13_private_kinds_have_their_bytes() {
         ),
         codec::encode(Kind::Unfinished, &Unfinished::Restore),
         codec::encode(Kind::Unfinished, &Unfinished::Recovery { cluster_id: ClusterId(13), epoch: Epoch(14) }),
+        codec::encode(Kind::Starts, &300u64),
         codec::encode(Kind::History, &vec![Past { kind: ChangeKind::Expired, wall: WallTime(10), before: None }]),
     ];
     let hex = frames.map(|frame| frame.iter().map(|byte| format!("{byte:02x}")).collect::<String>());
@@ -52,6 +53,7 @@ fn p13_private_kinds_have_their_bytes() {
             "0e010b0c05312e322e33",
             "0f0100",
             "0f01010d0e",
+            "1301fb2c01",
             "0d0101040a00",
         ]
     );

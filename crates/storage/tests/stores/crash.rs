@@ -11,7 +11,7 @@ use futures_util::stream;
 use openraft::RaftLogReader;
 use openraft::storage::{RaftLogStorage, RaftStateMachine};
 use rollcall_registry::{Epoch, Options};
-use rollcall_storage::{DataDir, DataDirError, Recovery, Stores, Vote};
+use rollcall_storage::{DataDir, DataDirError, NodeLog, Recovery, Stores, Vote};
 
 use crate::common::{
     append, apply, checkpoint, copy_dir, digest, digest_after, entry, last_index, log_id, memory_dir, open, replay,
@@ -30,6 +30,7 @@ struct Acknowledged {
     log: Option<u64>,
     state: Option<u64>,
     vote: Option<u64>,
+    start: Option<u64>,
     done: bool,
 }
 
@@ -41,6 +42,7 @@ impl Acknowledged {
             "log" => self.log = Some(number),
             "state" => self.state = Some(number),
             "vote" => self.vote = Some(number),
+            "start" => self.start = Some(number),
             "done" => self.done = true,
             other => panic!("`{other}` was said"),
         }
@@ -97,6 +99,7 @@ fn recover_prepared(node: &Path) {
 
 /// Every kind of write once or twice.
 async fn short_life(stores: &mut Stores) {
+    say("start", stores.log.count_start(0).expect("count the start"));
     append(stores, 0..30).await;
     say("log", 29);
     stores.log.save_vote(&vote(5)).await.expect("save a vote");
@@ -125,6 +128,7 @@ async fn short_life(stores: &mut Stores) {
 
 /// Appends until it is killed, with votes, checkpoints and purges in between.
 async fn busy_life(stores: &mut Stores) {
+    say("start", stores.log.count_start(0).expect("count the start"));
     replay(stores).await;
     let mut next = last_index(stores).await.map_or(0, |last| last + 1);
     loop {
@@ -182,6 +186,10 @@ fn listen(mut child: Child, lines_max: usize, acknowledged: &mut Acknowledged) {
 /// Whether everything acknowledged is there, and nothing that never was.
 async fn check(node: &Path, acknowledged: &Acknowledged) {
     let mut stores = open(node);
+    assert!(
+        stores.log.count_start(0).ok() > acknowledged.start,
+        "a start was counted and forgotten: {acknowledged:?}"
+    );
     let kept_vote = stores.log.get_log_reader().await.read_vote().await.unwrap();
     assert!(kept_vote >= acknowledged.vote.map(vote), "{kept_vote:?}, but {acknowledged:?}");
     assert!(stores.roll.applied_index() >= acknowledged.state.unwrap_or(0), "{acknowledged:?}");

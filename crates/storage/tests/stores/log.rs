@@ -8,7 +8,7 @@ use futures_util::TryStreamExt;
 use openraft::RaftLogReader;
 use openraft::storage::RaftLogStorage;
 use rollcall_registry::Options;
-use rollcall_storage::{LogEntry, LogOpenError, OpenError, Stores, Vote};
+use rollcall_storage::{LogEntry, LogOpenError, NodeLog, OpenError, Stores, Vote};
 
 fn vote(term: u64) -> Vote {
     Vote::new_committed(term, 1)
@@ -62,6 +62,18 @@ async fn p1_a_kill_after_any_write_loses_nothing_acknowledged() {
     assert_eq!(all(&mut reopened).await, entries(7..9));
     let state = reopened.log.get_log_state().await.unwrap();
     assert_eq!((state.last_purged_log_id, state.last_log_id), (Some(log_id(6)), Some(log_id(8))));
+}
+
+#[tokio::test]
+async fn p1_starts_are_counted_and_no_number_comes_twice() {
+    let dir = tempfile::tempdir().unwrap();
+    let count = |least| {
+        let stores = open(dir.path());
+        stores.log.count_start(least).unwrap()
+    };
+    assert_eq!([count(0), count(0), count(0)], [1, 2, 3]);
+    // A restore brought in batches of a process that this directory has not seen.
+    assert_eq!([count(40), count(0), count(7)], [41, 42, 43]);
 }
 
 #[tokio::test]

@@ -1,14 +1,14 @@
 //! SplitMix64: one number of state, so that a seed says everything.
 
 #[derive(Clone, Debug)]
-pub(crate) struct Random(u64);
+pub struct Random(u64);
 
 impl Random {
-    pub(crate) fn new(seed: u64) -> Self {
+    pub fn new(seed: u64) -> Self {
         Self(seed)
     }
 
-    pub(crate) fn next(&mut self) -> u64 {
+    pub fn draw(&mut self) -> u64 {
         self.0 = self.0.wrapping_add(0x9E37_79B9_7F4A_7C15);
         let mut z = self.0;
         z = (z ^ (z >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
@@ -17,23 +17,23 @@ impl Random {
     }
 
     /// A stream of its own, so that what draws from it disturbs no other.
-    pub(crate) fn fork(&mut self) -> Self {
-        Self(self.next())
+    pub fn fork(&mut self) -> Self {
+        Self(self.draw())
     }
 
-    pub(crate) fn below(&mut self, bound: u64) -> u64 {
-        self.next() % bound.max(1)
+    pub fn below(&mut self, bound: u64) -> u64 {
+        self.draw() % bound.max(1)
     }
 
-    pub(crate) fn between(&mut self, from: u64, to: u64) -> u64 {
+    pub fn between(&mut self, from: u64, to: u64) -> u64 {
         from + self.below(to - from + 1)
     }
 
-    pub(crate) fn permille(&mut self, chance: u64) -> bool {
+    pub fn permille(&mut self, chance: u64) -> bool {
         self.below(1_000) < chance
     }
 
-    pub(crate) fn pick<T: Copy>(&mut self, from: &[T]) -> T {
+    pub fn pick<T: Copy>(&mut self, from: &[T]) -> T {
         from[self.below(from.len() as u64) as usize]
     }
 }
