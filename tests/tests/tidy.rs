@@ -16,7 +16,7 @@ const ARROWS: &[(&str, &[&str])] = &[
     ("rollcall-bench", &["rollcall-api"]),
     ("rollcall-sim", &["rollcall-registry", "rollcall-replica"]),
     ("rollcall-cli", &["rollcall-api", "rollcall-bench", "rollcall-client", "rollcall-server"]),
-    ("rollcall-tests", &["rollcall-bench"]),
+    ("rollcall-tests", &["rollcall-bench", "rollcall-sim"]),
 ];
 
 /// Small data structures and codings: nothing that could do I/O, read a clock or start a task.

@@ -8,8 +8,9 @@
 //! - A failure names its seed, the line that replays it, and the promise that was broken.
 //! - A run in which no faults happened proves nothing and fails.
 //!
-//! Read in this order: [`seeds`], [`exact`].
+//! Read in this order: [`seeds`], [`exact`], [`history`].
 
 pub mod exact;
+pub mod history;
 pub mod random;
 pub mod seeds;

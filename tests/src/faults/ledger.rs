@@ -1,7 +1,9 @@
 //! What clients asked for and were told, and whether all of it can be true at once.
 //!
 //! Every change of the roll has a revision, so the order of all changes is known from what watchers were told, and nothing
-//! has to be searched for: each answer either has its place in that order or is a lie. What is held against it:
+//! has to be searched for: each answer either has its place in that order or is a lie. Beside it, and without a look at
+//! what watchers were told, an order that explains all answers is searched for ([`rollcall_sim::history`]). What is held
+//! against the order:
 //!
 //! - P1: a change that was acknowledged stands where its answer said; one that was refused or not applied stands nowhere,
 //!   and one whose outcome is unknown once at most.
@@ -12,13 +14,23 @@
 
 use std::collections::HashMap;
 use std::sync::{Mutex, MutexGuard};
-use std::time::{Duration, Instant};
+use std::time::Instant;
+
+use rollcall_sim::history::{self, Leases};
+
+use super::load::lives_on;
 
 /// An instance, by number: `i-7`.
 pub type Key = u32;
 
 /// Violations that are shown; one fault makes thousands.
 const SHOWN_MAX: usize = 20;
+
+/// Of those, answers for which the search found no order.
+const UNEXPLAINED_MAX: usize = 5;
+
+/// What a leader's clock may step over at most, and more: the longest election timeout.
+const CLOCK_STEP_US: u64 = 800_000;
 
 /// Clocks of one machine, read before and after sending.
 const ROUNDING_US: u64 = 2_000;
@@ -77,6 +89,26 @@ struct Call {
     told: Told,
 }
 
+impl Call {
+    fn in_history(&self) -> history::Call {
+        let ask = match self.ask {
+            Ask::Write { value } => history::Ask::Write { value },
+            Ask::Create { value } => history::Ask::Create { value },
+            Ask::Replace { value, expected } => history::Ask::Replace { value, expected },
+            Ask::Remove => history::Ask::Remove,
+            Ask::Read | Ask::ReadLocally => history::Ask::Read,
+        };
+        let told = match self.told {
+            Told::Done { revision } => history::Told::Done { revision },
+            Told::Shown { instance, .. } => history::Told::Shown(instance),
+            Told::Refused => history::Told::Refused,
+            Told::NotApplied => history::Told::NotApplied,
+            Told::Unknown => history::Told::Unknown,
+        };
+        history::Call { key: self.key.into(), asked_us: self.asked_us, told_us: self.told_us, ask, told }
+    }
+}
+
 /// A change as a watcher was told of it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Change {
@@ -87,17 +119,10 @@ pub struct Change {
     pub expired: bool,
 }
 
-/// One lease: how long it lasts without a heartbeat, and when the last one that was acknowledged was sent.
-#[derive(Clone, Copy, Debug)]
-struct Lease {
-    ttl_us: u64,
-    sent_us: u64,
-}
-
 #[derive(Debug, Default)]
 struct Records {
     calls: Vec<Call>,
-    leases: HashMap<(Key, u64), Lease>,
+    leases: Leases,
     beats: u64,
     /// Leases that a node said are gone, and when.
     gone: Vec<(Key, u64, u64)>,
@@ -148,8 +173,12 @@ impl Ledger {
     pub fn renewed(&self, key: Key, lease: u64, ttl_ms: u64, sent_us: u64) {
         let mut records = self.records();
         records.beats += 1;
-        let known = records.leases.entry((key, lease)).or_insert(Lease { ttl_us: ttl_ms * 1_000, sent_us });
-        known.sent_us = known.sent_us.max(sent_us);
+        records.leases.renewed((key.into(), lease), ttl_ms * 1_000, sent_us);
+    }
+
+    /// No process ran in this stretch.
+    pub fn nobody_ran(&self, from_us: u64, until_us: u64) {
+        self.records().leases.stood_still(from_us, until_us, CLOCK_STEP_US);
     }
 
     /// A heartbeat was told that there is no such lease.
@@ -187,6 +216,7 @@ impl Ledger {
     pub fn verify(&self, changes: &[Change], expired_us: &HashMap<u64, u64>) -> Result<(), Vec<String>> {
         let records = self.records();
         let mut faults = records.stale_renewals.clone();
+        faults.extend(unexplained(&records.calls));
         let roll = Timeline::new(changes, &mut faults);
         for call in &records.calls {
             if let Some(fault) = roll.judge(call) {
@@ -337,24 +367,32 @@ fn order_in_time(calls: &[Call], roll: &Timeline<'_>, faults: &mut Vec<String>) 
     }
 }
 
+/// P1, P8: answers for which no order was found.
+fn unexplained(calls: &[Call]) -> Vec<String> {
+    let long_lived = calls.iter().filter(|call| lives_on(call.key) && call.ask != Ask::ReadLocally);
+    let calls: Vec<history::Call> = long_lived.map(Call::in_history).collect();
+    let report = history::check(&calls, history::STEPS_MAX);
+    let undecided = |key| format!("P8: i-{key}: neither an order nor a proof that there is none was found");
+    let mut faults = report.faults;
+    faults.extend(report.undecided.into_iter().map(undecided));
+    faults.truncate(UNEXPLAINED_MAX);
+    faults
+}
+
 /// P3, P5: who ended, and whether it was time.
 fn lives(records: &Records, roll: &Timeline<'_>, expired_us: &HashMap<u64, u64>, faults: &mut Vec<String>) {
-    let early = |key: Key, lease: u64, us: u64| {
-        let known = records.leases.get(&(key, lease))?;
-        let due_us = known.sent_us + known.ttl_us;
-        let early = Duration::from_micros(due_us.saturating_sub(us));
-        (us < due_us).then(|| format!("P3: i-{key}: lease {lease} ended {early:?} before its time"))
-    };
+    let mut leases = records.leases.clone();
     for change in roll.changes.iter().filter(|change| change.expired) {
         let Some((lease, _)) = roll.at(change.key, change.revision - 1) else {
             faults.push(format!("P9: i-{} expired at {} and was not there", change.key, change.revision));
             continue;
         };
         if let Some(us) = expired_us.get(&change.revision) {
-            faults.extend(early(change.key, lease, *us));
+            leases.ended((change.key.into(), lease), *us);
         }
     }
-    faults.extend(records.gone.iter().filter_map(|(key, lease, us)| early(*key, *lease, *us)));
+    records.gone.iter().for_each(|(key, lease, us)| leases.ended(((*key).into(), *lease), *us));
+    faults.extend(leases.faults());
 }
 
 #[cfg(test)]

@@ -23,6 +23,11 @@ const KEPT_FIRST: Key = 1_000_000;
 /// Agents begin here.
 const AGENTS_FIRST: Key = 1_000;
 
+/// Whether it ends only when somebody removes it.
+pub(super) fn lives_on(key: Key) -> bool {
+    !(AGENTS_FIRST..KEPT_FIRST).contains(&key)
+}
+
 /// TTLs of agents: from the shortest that a node grants to a few elections.
 const AGENT_TTL_MS: [u64; 3] = [1_500, 3_000, 6_000];
 

@@ -146,6 +146,8 @@ struct Struck {
     fault: Fault,
     nodes: Vec<usize>,
     before: Counts,
+    /// Since when nobody ran, if it took all.
+    since_us: Option<u64>,
 }
 
 /// Who strikes.
@@ -184,9 +186,9 @@ impl Storm {
     pub async fn each_once(&mut self, world: &mut World, run: &Run) {
         for fault in self.kinds.clone() {
             let nodes = self.choose_nodes(world, fault, &[]).await;
-            let struck = self.strike(world, fault, nodes).await;
+            let struck = self.strike(world, run, fault, nodes).await;
             self.hold().await;
-            self.undo(world, struck).await;
+            self.undo(world, run, struck).await;
             self.recover(world, run).await;
         }
         self.tally.packets = world.network.as_ref().map(|network| network.counts()).unwrap_or_default();
@@ -209,7 +211,7 @@ impl Storm {
                 continue;
             }
             let nodes = self.choose_nodes(world, fault, &taken).await;
-            let hit = self.strike(world, fault, nodes).await;
+            let hit = self.strike(world, run, fault, nodes).await;
             struck.push(hit);
             if struck.len() < count {
                 self.hold().await;
@@ -220,7 +222,7 @@ impl Storm {
         while !struck.is_empty() {
             let next = self.random.random_range(0..struck.len());
             let next = struck.swap_remove(next);
-            self.undo(world, next).await;
+            self.undo(world, run, next).await;
         }
         self.recover(world, run).await;
     }
@@ -248,7 +250,7 @@ impl Storm {
         vec![leader]
     }
 
-    async fn strike(&mut self, world: &mut World, fault: Fault, nodes: Vec<usize>) -> Struck {
+    async fn strike(&mut self, world: &mut World, run: &Run, fault: Fault, nodes: Vec<usize>) -> Struck {
         let before = world.network.as_ref().map(|network| network.counts()).unwrap_or_default();
         *self.tally.faults.entry(fault).or_default() += 1;
         match fault {
@@ -276,7 +278,8 @@ impl Storm {
                 self.break_network(world, fault, &nodes);
             }
         }
-        Struck { fault, nodes, before }
+        let since_us = fault.is_of_all().then(|| run.ledger.now_us());
+        Struck { fault, nodes, before, since_us }
     }
 
     fn kill(&mut self, world: &mut World, nodes: &[usize]) {
@@ -331,8 +334,11 @@ impl Storm {
         }
     }
 
-    async fn undo(&mut self, world: &mut World, struck: Struck) {
-        let Struck { fault, nodes, before } = struck;
+    async fn undo(&mut self, world: &mut World, run: &Run, struck: Struck) {
+        let Struck { fault, nodes, before, since_us } = struck;
+        if let Some(since_us) = since_us {
+            run.ledger.nobody_ran(since_us, run.ledger.now_us());
+        }
         if fault.is_of_network() {
             let network = world.network.as_ref().expect("it was struck");
             // Two followers may have nothing to say to each other, and dead nodes have not.
