@@ -160,3 +160,43 @@ impl Core {
         self.roll.digest_at(index).map(|digest| (index, digest)).ok_or(DigestError::Gone { applied: applied() })
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const FRESH: Option<Duration> = Some(Duration::from_millis(30));
+
+    fn wanted(linearizable: bool, min_revision: Option<u64>, max_staleness_ms: Option<u64>) -> Consistency {
+        Consistency { linearizable, min_revision: min_revision.map(Revision), max_staleness_ms }
+    }
+
+    #[test]
+    fn p8_a_node_that_was_never_current_answers_nothing() {
+        for wanted in [wanted(false, None, None), wanted(false, Some(1), None), wanted(false, None, Some(1_000))] {
+            assert_eq!(wanted.need(false, None, Revision(7)), Err(BarrierError::NotReady));
+        }
+        // The leader's word is worth more than what the node knows by itself.
+        assert_eq!(wanted(true, None, None).need(false, None, Revision(7)), Ok(Need::Confirmation));
+        let confirmed = wanted(true, None, None).need(true, None, Revision(7));
+        assert_eq!(confirmed, Ok(Need::Nothing(Freshness { staleness_ms: 0 })));
+    }
+
+    #[test]
+    fn p8_a_read_waits_for_what_it_asks_for_and_for_nothing_else() {
+        let at_once = Ok(Need::Nothing(Freshness { staleness_ms: 30 }));
+        for (wanted, need) in [
+            (wanted(false, None, None), at_once),
+            (wanted(true, None, None), Ok(Need::Confirmation)),
+            (wanted(false, Some(7), None), at_once),
+            (wanted(false, Some(8), None), Ok(Need::Revision(Revision(8)))),
+            (wanted(false, None, Some(30)), at_once),
+            (wanted(false, None, Some(29)), Ok(Need::Confirmation)),
+            (wanted(false, Some(8), Some(29)), Ok(Need::Revision(Revision(8)))),
+        ] {
+            assert_eq!(wanted.need(false, FRESH, Revision(7)), need, "{wanted:?}");
+        }
+        let confirmed = wanted(true, Some(8), Some(0)).need(true, FRESH, Revision(7));
+        assert_eq!(confirmed, Ok(Need::Revision(Revision(8))), "an index says nothing of revisions asked for");
+    }
+}
