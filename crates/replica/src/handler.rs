@@ -236,8 +236,7 @@ mod tests {
 
     use openraft::raft::{AppendEntriesRequest, TransferLeaderRequest, VoteRequest};
     use rollcall_registry::{
-        Command, Condition, InstanceId, LeaseId, LeaseSet, Once, Origin, Outcome, Refusal, Registration, ServiceName,
-        TenantId,
+        Command, Condition, InstanceId, LeaseId, LeaseSet, Once, Origin, Registration, ServiceName, TenantId,
     };
     use tempfile::TempDir;
 
@@ -416,12 +415,12 @@ mod tests {
             let answer =
                 member.handle_peer(PeerRoute::Propose, propose(target, Vec::new(), vec![once])).await.unwrap();
             let answer: ProposeResponse = codec::decode(Kind::PeerResponse, &answer).unwrap();
-            let ProposeResponse::Applied { outcomes, .. } = answer else { panic!("{answer:?}") };
-            assert_eq!(
-                outcomes == [Outcome::Refused(Refusal::BatchOutdated)],
-                refused,
-                "start {start}: {outcomes:?}"
-            );
+            // Whoever was outrun cannot know what became of its batch.
+            match answer {
+                ProposeResponse::Unknown if refused => {}
+                ProposeResponse::Applied { .. } if !refused => {}
+                answer => panic!("start {start}: {answer:?}"),
+            }
             let listed = member.roll().read(|state| state.get(&tenant, &InstanceId::parse(id).unwrap()).is_some());
             assert_eq!(listed, !refused, "start {start}");
         }

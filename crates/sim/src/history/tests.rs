@@ -8,7 +8,10 @@ const DONE: fn(u64) -> Told = |revision| Told::Done { revision };
 const SHOWN: fn(u64, u64) -> Told = |revision, value| Told::Shown(Some((revision, value)));
 const NOTHING: Told = Told::Shown(None);
 
-fn calls(said: &[(u64, u64, Ask, Told)]) -> Vec<Call> {
+/// When it was asked and answered, what, and how.
+type Said = (u64, u64, Ask, Told);
+
+fn calls(said: &[Said]) -> Vec<Call> {
     said.iter()
         .map(|(asked_us, told_us, ask, told)| Call {
             key: 7,
@@ -21,7 +24,7 @@ fn calls(said: &[(u64, u64, Ask, Told)]) -> Vec<Call> {
 }
 
 /// What is found, empty if all is explained.
-fn found(said: &[(u64, u64, Ask, Told)]) -> String {
+fn found(said: &[Said]) -> String {
     let report = check(&calls(said), STEPS_MAX);
     assert!(report.undecided.is_empty(), "{report:?}");
     report.faults.join("\n")
@@ -29,7 +32,7 @@ fn found(said: &[(u64, u64, Ask, Told)]) -> String {
 
 #[test]
 fn p8_what_can_be_true_is_explained() {
-    let true_ones: &[&[(u64, u64, Ask, Told)]] = &[
+    let true_ones: &[&[Said]] = &[
         &[],
         &[(0, 9, Ask::Read, NOTHING), (10, 20, W(1), DONE(1)), (21, 30, Ask::Read, SHOWN(1, 1))],
         // Two at once, and each may have been the first.
@@ -69,7 +72,7 @@ fn p8_what_can_be_true_is_explained() {
 
 #[test]
 fn p1_p8_every_planted_lie_is_found() {
-    let lies: &[(&str, &[(u64, u64, Ask, Told)])] = &[
+    let lies: &[(&str, &[Said])] = &[
         ("a stale read", &[(0, 9, W(1), DONE(1)), (10, 20, W(2), DONE(2)), (21, 30, Ask::Read, SHOWN(1, 1))]),
         ("a read goes back", &[(0, 90, W(1), DONE(1)), (5, 9, Ask::Read, SHOWN(1, 1)), (10, 20, Ask::Read, NOTHING)]),
         ("a lost write", &[(0, 9, W(1), DONE(1)), (10, 20, Ask::Read, NOTHING)]),

@@ -149,7 +149,7 @@ fn shown(replica: &Replica, key: Key) -> Told {
 pub(crate) async fn client(usage: Arc<Usage>, mut random: Random) {
     let mut seen = [0; KEYS as usize];
     while usage.goes_on() {
-        until(Duration::from_millis(random.between(5, 60))).await;
+        until(Duration::from_millis(random.between(1, 50))).await;
         let Some(process) = usage.any(&mut random) else { continue };
         let key = random.below(KEYS);
         let expected = seen[key as usize];

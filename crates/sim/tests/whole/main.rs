@@ -23,7 +23,7 @@ use rollcall_sim::seeds;
 use world::Report;
 
 /// A few seconds' worth.
-const SEEDS: u64 = 12;
+const SEEDS: u64 = 40;
 
 /// What must have happened for many seeds to prove anything.
 const NEEDED: &[&str] = &[

@@ -16,6 +16,9 @@ use crate::until;
 /// How long a forwarded batch may lie unread at a leader.
 const HELD_UP_MS_MAX: u64 = 6_000;
 
+/// How long a stream that does not move is waited for.
+const STALLED_MAX: Duration = Duration::from_secs(5);
+
 /// A running process: what it answers with, and whether it still lives.
 #[derive(Clone)]
 pub(crate) struct Process {
@@ -190,6 +193,9 @@ impl Transport for Wire {
         body: ByteStream,
         timeout: Duration,
     ) -> Result<Bytes, TransportError> {
+        // What was lost on a real wire is sent again, or the connection ends: nobody waits for the longest that a snapshot
+        // may take.
+        let timeout = timeout.min(STALLED_MAX);
         // Taken in at once: whoever makes it does so on a thread, and while one works no time passes here.
         let chunks: Vec<_> = body.collect().await;
         let handle = move |replica: Replica| async move {

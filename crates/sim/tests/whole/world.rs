@@ -25,8 +25,8 @@ use crate::wires::{Process, Wire, Wires};
 pub(crate) const ELECTION_MS_MIN: u64 = 400;
 pub(crate) const ELECTION_MS_MAX: u64 = 800;
 
-const CLIENTS: u64 = 6;
-const AGENTS: u64 = 5;
+const CLIENTS: u64 = 10;
+const AGENTS: u64 = 8;
 const WATCHERS: u64 = 2;
 
 /// Members at most: more do not find other faults.
