@@ -5,6 +5,7 @@ use std::fmt;
 
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
+use crate::access::{AccessToken, AccessTokenCommand, AccessTokenRefusal, Actor};
 use crate::definition::{Defined, DefinitionChange, DefinitionRefusal};
 use crate::ids::{ClusterTime, FeatureLevel, InstanceId, LeaseId, Revision, TenantId, Term, WallTime};
 use crate::metadata::Metadata;
@@ -101,6 +102,39 @@ pub enum Command {
         tenant: TenantId,
         change: DefinitionChange,
     },
+    /// About the tokens that prove who asks.
+    AccessToken(AccessTokenCommand),
+    /// A write on somebody's behalf, who may not be allowed it.
+    By {
+        actor: Actor,
+        tenant: TenantId,
+        write: Write,
+    },
+}
+
+/// What a command of the same name does, on somebody's behalf. No command itself, so that none holds another: whatever is
+/// decoded ends.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Write {
+    Register {
+        registration: PackedRegistration,
+        condition: Condition,
+    },
+    /// Leases of others in the tenant are told as not found.
+    Renew {
+        leases: LeaseSet,
+    },
+    Beat {
+        id: InstanceId,
+        lease: Option<LeaseId>,
+        status: Option<Status>,
+        metadata: Option<Metadata>,
+    },
+    Deregister {
+        id: InstanceId,
+        lease: Option<LeaseId>,
+        condition: Condition,
+    },
 }
 
 impl Command {
@@ -113,7 +147,29 @@ impl Command {
             | Self::Deregister { .. }
             | Self::Expire { .. } => FeatureLevel(1),
             Self::JoinToken(_) | Self::Define { .. } => FeatureLevel(2),
+            Self::AccessToken(_) | Self::By { .. } => FeatureLevel(3),
         }
+    }
+
+    /// The same on somebody's behalf, if it is a write of the roll.
+    #[must_use]
+    pub fn by(self, actor: Actor) -> Self {
+        let (tenant, write) = match self {
+            Self::Register { tenant, registration, condition } => {
+                (tenant, Write::Register { registration, condition })
+            }
+            Self::Renew { tenant, leases } => (tenant, Write::Renew { leases }),
+            Self::Beat { tenant, id, lease, status, metadata } => {
+                (tenant, Write::Beat { id, lease, status, metadata })
+            }
+            Self::Deregister { tenant, id, lease, condition } => (tenant, Write::Deregister { id, lease, condition }),
+            Self::Expire { .. }
+            | Self::JoinToken(_)
+            | Self::Define { .. }
+            | Self::AccessToken(_)
+            | Self::By { .. } => return self,
+        };
+        Self::By { actor, tenant, write }
     }
 }
 
@@ -202,6 +258,10 @@ pub enum Outcome {
     /// The token as it is now, or was when it was revoked.
     JoinToken(Box<JoinToken>),
     Defined(Defined),
+    /// The token as it is now.
+    AccessToken(Box<AccessToken>),
+    /// That tokens are used was noted.
+    Noted,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -246,6 +306,11 @@ pub enum Refusal {
     JoinToken(#[from] JoinTokenRefusal),
     #[error(transparent)]
     Definition(DefinitionRefusal),
+    #[error(transparent)]
+    AccessToken(#[from] AccessTokenRefusal),
+    /// Whoever asks has power over what is its own, or over other services.
+    #[error("the instance was registered by somebody else")]
+    NotYours,
 }
 
 #[cfg(test)]

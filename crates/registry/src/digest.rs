@@ -6,8 +6,9 @@ use std::fmt;
 use serde::{Deserialize, Serialize};
 use xxhash_rust::xxh3::{Xxh3, xxh3_128};
 
+use crate::access::{AccessToken, Reach, Scopes, SecretDigest};
 use crate::definition::{Definition, DefinitionContent, EventDefinition, SchemaDefinition};
-use crate::ids::{ClusterTime, LeaseId, TENANT_BYTES_MAX};
+use crate::ids::{ClusterTime, LeaseId, PrincipalId, TENANT_BYTES_MAX};
 use crate::instance::Instance;
 use crate::metadata::Metadata;
 use crate::state::JoinToken;
@@ -33,6 +34,11 @@ impl RowSum {
 
     pub(crate) fn remove(&mut self, row: u128) {
         self.0 = self.0.wrapping_sub(row);
+    }
+
+    /// Another number when the rows are others.
+    pub(crate) fn mark(self) -> u128 {
+        self.0
     }
 
     /// Mixes in what is not a row.
@@ -70,19 +76,76 @@ pub(crate) fn of_instance(instance: &Instance) -> u128 {
     numbers.into_iter().for_each(|number| row.number(number));
     row.number(superseded.len() as u64);
     superseded.iter().for_each(|lease| row.number(lease.0));
+    // After a list whose length is told, so that rows with and without it differ.
+    seldom.registered_by().into_iter().for_each(|by| row.text(by.as_str()));
     xxh3_128(&row.0)
+}
+
+fn numbers_of(secret: &SecretDigest) -> impl Iterator<Item = u64> {
+    secret.0.chunks_exact(8).map(|part| u64::from_le_bytes(part.try_into().expect("eight bytes")))
 }
 
 pub(crate) fn of_join_token(token: &JoinToken) -> u128 {
     let JoinToken { id, secret, learners_only, expires_at, uses_max, uses, admitted, created_at } = token;
     let mut row = Row(Vec::new());
     row.text("join_token");
-    let secret = secret.0.chunks_exact(8).map(|part| u64::from_le_bytes(part.try_into().expect("eight bytes")));
+    let secret = numbers_of(secret);
     let limit = [u64::from(uses_max.is_some()), u64::from(uses_max.unwrap_or(0))];
     let numbers = [id.0, u64::from(*learners_only), expires_at.0, u64::from(*uses), created_at.0];
     secret.chain(numbers).chain(limit).for_each(|number| row.number(number));
     row.number(admitted.len() as u64);
     admitted.iter().for_each(|address| row.text(address));
+    xxh3_128(&row.0)
+}
+
+pub(crate) fn of_access_token(token: &AccessToken) -> u128 {
+    let AccessToken {
+        id,
+        secret,
+        former,
+        reach,
+        role,
+        scopes: Scopes { services, verbs },
+        expires_at,
+        description,
+        created_by,
+        created_at,
+        rotated_at,
+        used_at,
+        use_noted_at,
+        revoked_at,
+    } = token;
+    let mut row = Row(Vec::new());
+    row.text("access_token");
+    row.number(id.0);
+    numbers_of(secret).for_each(|number| row.number(number));
+    row.number(u64::from(former.is_some()));
+    if let Some(former) = former {
+        numbers_of(&former.secret).for_each(|number| row.number(number));
+        row.number(former.until.0);
+    }
+    match reach {
+        Reach::All => row.number(0),
+        Reach::Tenant(tenant) => {
+            row.number(1);
+            row.text(tenant.as_str());
+        }
+    }
+    row.text(role.as_str());
+    row.number(services.len() as u64);
+    services.iter().for_each(|prefix| row.text(prefix));
+    row.number(verbs.len() as u64);
+    verbs.iter().for_each(|verb| row.text(verb.as_str()));
+    row.text(description);
+    row.number(u64::from(created_by.is_some()));
+    row.text(created_by.as_ref().map_or("", PrincipalId::as_str));
+    row.number(created_at.0);
+    for optional in [expires_at.map(|at| at.0), use_noted_at.map(|at| at.0)] {
+        row.optional(optional);
+    }
+    for optional in [rotated_at, used_at, revoked_at] {
+        row.optional(optional.map(|at| at.0));
+    }
     xxh3_128(&row.0)
 }
 
@@ -131,6 +194,11 @@ const ROW_BYTES_BESIDE: usize = 11 * 8 + TENANT_BYTES_MAX + 16;
 impl Row {
     fn number(&mut self, number: u64) {
         self.0.extend_from_slice(&number.to_le_bytes());
+    }
+
+    fn optional(&mut self, number: Option<u64>) {
+        self.number(u64::from(number.is_some()));
+        self.number(number.unwrap_or(0));
     }
 
     fn text(&mut self, text: &str) {

@@ -6,6 +6,7 @@ use std::fmt;
 use arcstr::ArcStr;
 use serde::{Deserialize, Deserializer, Serialize};
 
+use crate::access::AccessTokenId;
 use crate::packed;
 
 /// Longest id, name, tag, capability, event or owner, in bytes. Long enough for a URL or a DID, short enough that a
@@ -100,6 +101,10 @@ text_id! {
     /// What an event, a schema or a version of one is called.
     DefinitionName
 }
+text_id! {
+    /// Who acts: `token:ID` or `jwt:SUBJECT`. Compared within a tenant, where it is kept who registered what.
+    PrincipalId
+}
 
 impl TenantId {
     /// 1 to 64 ASCII letters, digits, `-`, `_`, `.`, `:`: a tenant travels in headers and metric labels.
@@ -163,6 +168,17 @@ impl DefinitionName {
     }
 }
 
+impl PrincipalId {
+    /// 1 to 256 bytes without control characters.
+    pub fn parse(text: &str) -> Result<Self, NameError> {
+        check_name(text, NAME_BYTES_MAX).map(|()| Self(text.into()))
+    }
+
+    pub(crate) fn of_token(id: AccessTokenId) -> Self {
+        Self(format!("token:{id}").into())
+    }
+}
+
 macro_rules! number {
     ($(#[$doc:meta])* $name:ident) => {
         $(#[$doc])*
@@ -216,7 +232,7 @@ number! {
 
 /// The level of this program. It is raised by one when something is added that an older program cannot read, with the
 /// level named in [`Command::feature_level`](crate::Command::feature_level).
-pub const FEATURE_LEVEL: FeatureLevel = FeatureLevel(2);
+pub const FEATURE_LEVEL: FeatureLevel = FeatureLevel(3);
 
 impl ClusterTime {
     pub fn plus_ms(self, ms: u64) -> Self {

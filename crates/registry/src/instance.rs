@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use crate::ids::{InstanceId, LeaseId, Revision, TenantId, WallTime};
+use crate::ids::{InstanceId, LeaseId, PrincipalId, Revision, TenantId, WallTime};
 use crate::metadata::{Metadata, MetadataValue, Pair};
 use crate::registration::{PackedRegistration, RegistrationView, Status};
 
@@ -19,12 +19,17 @@ pub struct Seldom(Option<Box<Parts>>);
 struct Parts {
     reported_metadata: Option<Metadata>,
     superseded: Vec<LeaseId>,
+    registered_by: Option<PrincipalId>,
 }
 
 impl Seldom {
-    pub fn new(reported_metadata: Option<Metadata>, superseded: Vec<LeaseId>) -> Self {
-        let is_there = reported_metadata.is_some() || !superseded.is_empty();
-        Self(is_there.then(|| Box::new(Parts { reported_metadata, superseded })))
+    pub fn new(
+        reported_metadata: Option<Metadata>,
+        superseded: Vec<LeaseId>,
+        registered_by: Option<PrincipalId>,
+    ) -> Self {
+        let is_there = reported_metadata.is_some() || !superseded.is_empty() || registered_by.is_some();
+        Self(is_there.then(|| Box::new(Parts { reported_metadata, superseded, registered_by })))
     }
 
     /// Metadata that heartbeats merged in since the registration; kept apart so that a signature stays valid.
@@ -37,16 +42,21 @@ impl Seldom {
         self.0.as_ref().map_or(&[], |parts| &parts.superseded)
     }
 
+    /// Who registered the instance, where requests carry an identity. Shown to nobody.
+    pub fn registered_by(&self) -> Option<&PrincipalId> {
+        self.0.as_ref()?.registered_by.as_ref()
+    }
+
     pub(crate) fn with_reported(&self, metadata: Metadata) -> Self {
-        Self::new(Some(metadata), self.superseded().to_vec())
+        Self::new(Some(metadata), self.superseded().to_vec(), self.registered_by().cloned())
     }
 
     /// Of the incarnation after the one with `lease`: of its reports nothing is left, and beyond the bound the oldest
     /// lease is forgotten.
-    pub(crate) fn after(&self, lease: LeaseId) -> Self {
+    pub(crate) fn after(&self, lease: LeaseId, registered_by: Option<PrincipalId>) -> Self {
         let superseded = self.superseded();
         let kept = &superseded[(superseded.len() + 1).saturating_sub(SUPERSEDED_MAX)..];
-        Self::new(None, [kept, &[lease]].concat())
+        Self::new(None, [kept, &[lease]].concat(), registered_by)
     }
 }
 
@@ -79,7 +89,9 @@ impl Instance {
     /// About what it takes by itself, in memory or in a row.
     pub fn bytes(&self) -> usize {
         let reported = self.seldom.reported_metadata().map_or(0, Metadata::bytes);
-        size_of::<Self>() + self.registration.bytes() + reported + size_of_val(self.seldom.superseded())
+        let registered_by = self.seldom.registered_by().map_or(0, |by| by.as_str().len());
+        let seldom = reported + size_of_val(self.seldom.superseded()) + registered_by;
+        size_of::<Self>() + self.registration.bytes() + seldom
     }
 
     /// What names the instance among all.

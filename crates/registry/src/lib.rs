@@ -10,8 +10,9 @@
 //! - A deterministic no is a [`Refusal`]; a broken invariant panics, and the node stops.
 //!
 //! Read in this order: [`registration`], `packed`, `instance`, [`command`], [`state`], then [`query`] over `filter`, `index`
-//! and `slots`, and `interest` for watchers. [`definition`] stands beside the roll. `tally` counts for operators.
+//! and `slots`, and `interest` for watchers. [`definition`] and [`access`] stand beside the roll. `tally` counts for operators.
 
+pub mod access;
 pub mod command;
 pub mod definition;
 pub mod digest;
@@ -30,7 +31,13 @@ mod slots;
 pub mod state;
 mod tally;
 
-pub use command::{Beaten, Command, Condition, LeaseSet, Once, Origin, Outcome, Proposal, Refusal, Registered};
+pub use access::{
+    AccessDenied, AccessRole, AccessToken, AccessTokenCommand, AccessTokenId, AccessTokenRefusal, Actor,
+    FormerSecret, Grant, NewAccessToken, Power, Reach, Scopes, SecretDigest, TokenIdError, Verb,
+};
+pub use command::{
+    Beaten, Command, Condition, LeaseSet, Once, Origin, Outcome, Proposal, Refusal, Registered, Write,
+};
 pub use definition::{
     Compared, Compatibility, Defined, Definition, DefinitionChange, DefinitionContent, DefinitionKey,
     DefinitionRefusal, EventDefinition, SchemaDefinition,
@@ -40,7 +47,7 @@ pub use filter::{Filter, VersionRange};
 pub use history::{Change, ChangeKind, HistoryLimits};
 pub use ids::{
     ClusterTime, DefinitionName, Edition, Epoch, FEATURE_LEVEL, FeatureLevel, InstanceId, LeaseId, NameError,
-    Revision, ServiceName, TenantId, Term, WallTime,
+    PrincipalId, Revision, ServiceName, TenantId, Term, WallTime,
 };
 pub use instance::{Instance, Seldom};
 pub use interest::Interests;
@@ -49,7 +56,6 @@ pub use packed::{Parts, Texts};
 pub use query::{Page, Position, Query, Sort, View};
 pub use registration::{Kind, PackedRegistration, Protocol, Registration, RegistrationView, Status, Visibility};
 pub use state::{
-    Admission, JoinToken, JoinTokenCommand, JoinTokenId, JoinTokenIdError, JoinTokenRefusal, NODE_ADDRESS_BYTES_MAX,
-    Options, SecretDigest, State,
+    Admission, JoinToken, JoinTokenCommand, JoinTokenId, JoinTokenRefusal, NODE_ADDRESS_BYTES_MAX, Options, State,
 };
 pub use tally::{MARGIN_PARTS, Tally};

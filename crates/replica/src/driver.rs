@@ -10,7 +10,7 @@ use futures_util::future::FusedFuture;
 use openraft::errors::ClientWriteError;
 use openraft::impls::ProgressResponder;
 use openraft::raft::AppendEntriesRequest;
-use rollcall_registry::{Command, Origin, Proposal};
+use rollcall_registry::{Command, Origin, Proposal, Write};
 use rollcall_storage::{LogId, NodeId, NodeLog, Payload, StoreFailure, Stores, Vote};
 use tokio::time::Instant;
 use tracing::Instrument;
@@ -113,13 +113,17 @@ async fn bring(core: &Arc<Core>, batch: Vec<Pending>, origin: Origin) {
 /// How many commands an entry is to those who sent them: renewals were merged.
 fn count((commands, once): &Commands) -> u64 {
     let counts = commands.iter().chain(once.iter().flat_map(|once| &once.commands)).map(|command| match command {
-        Command::Renew { leases, .. } => leases.as_slice().len() as u64,
+        Command::Renew { leases, .. } | Command::By { write: Write::Renew { leases }, .. } => {
+            leases.as_slice().len() as u64
+        }
         Command::Register { .. }
         | Command::Beat { .. }
         | Command::Deregister { .. }
         | Command::Expire { .. }
         | Command::JoinToken(_)
-        | Command::Define { .. } => 1,
+        | Command::Define { .. }
+        | Command::AccessToken(_)
+        | Command::By { .. } => 1,
     });
     counts.sum()
 }

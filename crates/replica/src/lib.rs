@@ -11,7 +11,7 @@
 //! - Every request between members names the cluster and the node it is meant for.
 //!
 //! Read in this order: [`Options`], [`Replica`], `core`, `bell`, `proposer`, `merged`, `passage` and `driver`, `clock` and
-//! `pacer`, `freshness`, `read_index` and `barrier`, `succession`, `membership`, `admission` (with `join_secret`), `announce`,
+//! `pacer`, `freshness`, `read_index` and `barrier`, `succession`, `membership`, `admission` (with `join_secret` and `token_secret`), `announce`,
 //! `autopilot`, `operate` and `lead`, `network` and `handler`; [`logic`] is what of these simulations drive as well;
 //! [`offline`] is what is done without a member; `meters`, `wall_clocks` and `trace` are for operators.
 
@@ -42,6 +42,7 @@ mod proposer;
 mod read_index;
 mod replica;
 mod succession;
+mod token_secret;
 mod trace;
 mod wall_clocks;
 
@@ -73,4 +74,5 @@ pub use proposer::{Course, SubmitError};
 pub use replica::{Applied, Check, Failure, Replica, StartError};
 pub use rollcall_storage::meter;
 pub use rollcall_storage::{Backup, ClusterId, Member, Moment, NodeId, Roll};
+pub use token_secret::TokenSecret;
 pub use trace::{TraceContext, TraceLink};

@@ -54,7 +54,9 @@ pub(crate) fn merge(batch: &[impl Asker], origin: Origin) -> Merged {
                 | Command::Beat { .. }
                 | Command::Deregister { .. }
                 | Command::JoinToken(_)
-                | Command::Define { .. } => {
+                | Command::Define { .. }
+                | Command::AccessToken(_)
+                | Command::By { .. } => {
                     merged.once[0].commands.push(command.clone());
                     Place::Once(0, merged.once[0].commands.len() - 1)
                 }

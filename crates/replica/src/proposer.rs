@@ -13,7 +13,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU8, Ordering};
 use std::time::Duration;
 
-use rollcall_registry::{Command, FeatureLevel, Once, Outcome, Revision};
+use rollcall_registry::{AccessTokenCommand, Command, FeatureLevel, Once, Outcome, Revision, Write};
 use rollcall_storage::LogId;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot};
 use tokio::time::Instant;
@@ -309,6 +309,15 @@ fn approximate_kib(command: &Command) -> usize {
         Command::Beat { metadata, .. } => metadata.as_ref().map_or(64, |metadata| metadata.bytes()),
         Command::Deregister { .. } | Command::Expire { .. } | Command::JoinToken(_) => 64,
         Command::Define { change, .. } => change.bytes(),
+        Command::AccessToken(AccessTokenCommand::Used { ids }) => ids.len() * 8,
+        // Those with the longest scopes are of 2 KiB.
+        Command::AccessToken(_) => 512,
+        Command::By { write, .. } => match write {
+            Write::Register { registration, .. } => registration.bytes() + 64,
+            Write::Renew { leases } => leases.as_slice().len() * 8 + 64,
+            Write::Beat { metadata, .. } => metadata.as_ref().map_or(64, |metadata| metadata.bytes()) + 64,
+            Write::Deregister { .. } => 128,
+        },
     };
     1 + bytes / 1_024
 }
@@ -323,7 +332,12 @@ impl Request {
 
     /// Whether it keeps the roll true: renewals, expiries, and what followers collected, of which most are renewals.
     fn is_vital(&self) -> bool {
-        self.stays || self.each().all(|command| matches!(command, Command::Renew { .. } | Command::Beat { .. }))
+        let keeps = |command: &Command| match command {
+            Command::Renew { .. } | Command::Beat { .. } => true,
+            Command::By { write, .. } => matches!(write, Write::Renew { .. } | Write::Beat { .. }),
+            _ => false,
+        };
+        self.stays || self.each().all(keeps)
     }
 
     fn each(&self) -> impl Iterator<Item = &Command> {

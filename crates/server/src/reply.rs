@@ -6,7 +6,7 @@ use axum::body::Body;
 use axum::http::{HeaderMap, HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use rollcall_api::{Problem, WriteOutcome, header as names};
-use rollcall_registry::{DefinitionRefusal, JoinTokenRefusal, NameError, Refusal, Revision};
+use rollcall_registry::{AccessTokenRefusal, DefinitionRefusal, JoinTokenRefusal, NameError, Refusal, Revision};
 use rollcall_replica::{BarrierError, DigestError, Freshness, SubmitError};
 
 use serde_json::Value;
@@ -195,7 +195,7 @@ impl Failure {
         let headers = response.headers_mut();
         headers.insert(header::CONTENT_TYPE, HeaderValue::from_static(content_type));
         if parts.status == StatusCode::UNAUTHORIZED {
-            headers.insert(header::WWW_AUTHENTICATE, HeaderValue::from_static("Bearer"));
+            headers.insert(header::WWW_AUTHENTICATE, challenge(parts.code));
         }
         if let Some(ms) = parts.retry_after_ms {
             headers.insert(header::RETRY_AFTER, HeaderValue::from(ms.div_ceil(1_000).max(1)));
@@ -205,6 +205,14 @@ impl Failure {
         }
         response
     }
+}
+
+/// How to say who asks, and whether what was said was wrong (RFC 6750).
+fn challenge(code: &str) -> HeaderValue {
+    HeaderValue::from_static(match code {
+        "token_missing" => "Bearer realm=\"rollcall\"",
+        _ => "Bearer realm=\"rollcall\", error=\"invalid_token\"",
+    })
 }
 
 /// Carries the failure out of the router, to be rendered where the request's id is known.
@@ -276,8 +284,32 @@ impl From<Refusal> for Failure {
                 | DefinitionRefusal::TooLarge { .. }
                 | DefinitionRefusal::Full { .. },
             ) => (StatusCode::PAYLOAD_TOO_LARGE, "definitions_full"),
+            Refusal::AccessToken(refusal) => match refusal {
+                AccessTokenRefusal::Unknown => (StatusCode::NOT_FOUND, "token_not_found"),
+                // What is over is not brought back: another one is made.
+                AccessTokenRefusal::Over => (StatusCode::CONFLICT, "token_over"),
+                // Two draws of 64 random bits were the same: the sender asks again.
+                AccessTokenRefusal::Exists => (StatusCode::CONFLICT, "token_exists"),
+                AccessTokenRefusal::TooMany { .. } | AccessTokenRefusal::TooManyOfTenant { .. } => {
+                    (StatusCode::CONFLICT, "too_many_tokens")
+                }
+                AccessTokenRefusal::BeyondGrant => (StatusCode::FORBIDDEN, "forbidden"),
+                // The edge checks bounds first, and nobody but a node asks for the first token.
+                AccessTokenRefusal::OutOfBounds | AccessTokenRefusal::NotFirst => {
+                    (StatusCode::CONFLICT, "token_refused")
+                }
+            },
+            // Who asks is known, and what is asked for is another's.
+            Refusal::NotYours => (StatusCode::FORBIDDEN, "forbidden"),
         };
-        let mut failure = Self::new(status, code, refusal.to_string());
+        let detail = match refusal {
+            Refusal::NotYours => format!(
+                "{refusal}: the role `agent` changes what its token registered, or services that its scope names; the role \
+                 `operator` changes all of the tenant's"
+            ),
+            _ => refusal.to_string(),
+        };
+        let mut failure = Self::new(status, code, detail);
         match refusal {
             Refusal::ConditionFailed { current } => {
                 failure.0.current_revision = current.map(|revision| revision.0);
@@ -289,6 +321,8 @@ impl From<Refusal> for Failure {
             | Refusal::MetadataTooLarge { .. }
             | Refusal::JoinToken(_)
             | Refusal::Definition(_)
+            | Refusal::AccessToken(_)
+            | Refusal::NotYours
             | Refusal::StaleTerm { .. } => {}
         }
         failure
@@ -365,6 +399,9 @@ mod tests {
             (Refusal::MetadataTooLarge { bytes: 2, bytes_max: 1 }, 413, "metadata_too_large"),
             (JoinTokenRefusal::Unknown.into(), 404, "join_token_not_found"),
             (JoinTokenRefusal::TooMany { max: 256 }.into(), 409, "too_many_join_tokens"),
+            (AccessTokenRefusal::Unknown.into(), 404, "token_not_found"),
+            (AccessTokenRefusal::BeyondGrant.into(), 403, "forbidden"),
+            (Refusal::NotYours, 403, "forbidden"),
             (Refusal::StaleTerm { proposed: Term(1), entry: Term(2) }, 500, "internal"),
         ];
         for (refusal, status, code) in refusals {

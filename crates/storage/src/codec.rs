@@ -60,6 +60,8 @@ pub enum Kind {
     JoinToken = 18,
     /// How often the node's process has started.
     Starts = 19,
+    /// A token that proves who asks.
+    AccessToken = 20,
 }
 
 impl Kind {
@@ -82,6 +84,7 @@ impl Kind {
         Self::Definition,
         Self::JoinToken,
         Self::Starts,
+        Self::AccessToken,
     ];
 
     /// The version that is written, and the only one that is read.
@@ -108,6 +111,8 @@ impl Kind {
             Self::SnapshotFrame => 33 << 20,
             // At most 100 addresses of 260 bytes.
             Self::JoinToken => 32 << 10,
+            // At most 16 prefixes of 128 bytes, a line, and two names.
+            Self::AccessToken => 8 << 10,
             // Each node's last answers: at most 64 times 4,096 of some 40 bytes.
             Self::StateHeader => 32 << 20,
             Self::Vote

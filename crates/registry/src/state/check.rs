@@ -40,6 +40,7 @@ impl State {
         assert_eq!(self.schedule.len(), taken, "the schedule has entries of nobody");
         assert_eq!(self.leases.len(), leases, "the lease table has entries of nobody");
         self.join_tokens().for_each(|token| sum.add(digest::of_join_token(token)));
+        self.access_tokens.assert_consistent(&mut sum);
         self.definitions.assert_consistent(&mut sum);
         assert_eq!(self.rows, sum, "the digest strayed from the rows");
         for (name, tenant) in &self.tenants {

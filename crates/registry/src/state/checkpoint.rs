@@ -6,10 +6,12 @@ use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 
+use super::access_tokens::AccessTokenDelta;
 use super::definitions::DefinitionsDelta;
 use super::join_tokens::{JoinToken, JoinTokenDelta, JoinTokenId};
 use super::past::{Past, PastDelta};
 use super::{ById, Held, Options, Session, State, Tenant};
+use crate::access::{AccessToken, AccessTokenId};
 use crate::definition::{Definition, DefinitionKey};
 use crate::digest::Digest;
 use crate::ids::{ClusterTime, Edition, Epoch, InstanceId, LeaseId, Revision, TenantId, WallTime};
@@ -44,6 +46,7 @@ pub struct Delta {
     pub deadlines: Vec<(LeaseId, ClusterTime)>,
     pub past: PastDelta,
     pub join_tokens: JoinTokenDelta,
+    pub access_tokens: AccessTokenDelta,
     pub definitions: DefinitionsDelta,
 }
 
@@ -118,6 +121,7 @@ impl State {
             deadlines,
             past,
             join_tokens: self.join_tokens.take_delta(),
+            access_tokens: self.access_tokens.take_delta(),
             definitions: self.take_definitions(),
         }
     }
@@ -175,6 +179,8 @@ pub enum RestoreError {
     Past { revision: Revision },
     #[error("join token {id} has two rows, or cannot be")]
     JoinToken { id: JoinTokenId },
+    #[error("access token {id} has two rows, or cannot be")]
+    AccessToken { id: AccessTokenId },
     #[error("definition {key:?} of tenant {tenant} cannot be: {fault}")]
     Definition { tenant: TenantId, key: DefinitionKey, fault: &'static str },
     #[error("the rows have the digest {found}, but {expected} was written")]
@@ -182,7 +188,7 @@ pub enum RestoreError {
 }
 
 /// A state in the making: first all deadlines in the order of their leases, then all instances in that of their keys, then
-/// the history in its order, the join tokens, and the definitions whenever.
+/// the history in its order, the tokens, and the definitions whenever.
 #[derive(Debug)]
 pub struct Restoring {
     state: State,
@@ -294,6 +300,11 @@ impl Restoring {
     pub fn join_token(&mut self, token: JoinToken) -> Result<(), RestoreError> {
         let id = token.id;
         if self.state.restore_join_token(token) { Ok(()) } else { Err(RestoreError::JoinToken { id }) }
+    }
+
+    pub fn access_token(&mut self, token: AccessToken) -> Result<(), RestoreError> {
+        let id = token.id;
+        if self.state.restore_access_token(token) { Ok(()) } else { Err(RestoreError::AccessToken { id }) }
     }
 
     /// Changes from revision `first` on. What came before a gap is of no use and forgotten.
@@ -473,7 +484,7 @@ mod tests {
             let refused = restored(|instance, deadline| change(instance, deadline)).unwrap_err();
             assert_eq!(refused.to_string(), format!("instance b of tenant t cannot be: {expected}"));
         };
-        let earlier = |leases: &[u64]| Seldom::new(None, leases.iter().copied().map(LeaseId).collect());
+        let earlier = |leases: &[u64]| Seldom::new(None, leases.iter().copied().map(LeaseId).collect(), None);
         let remembers = |leases: &'static [u64]| {
             move |b: &mut Instance, _: &mut ClusterTime| {
                 (b.created_revision, b.seldom) = (Revision(0), earlier(leases))

@@ -10,9 +10,9 @@ use std::fmt;
 use std::str::FromStr;
 
 use serde::{Deserialize, Serialize};
-use subtle::ConstantTimeEq;
 
 use super::State;
+use crate::access::{SecretDigest, TokenIdError, token_number};
 use crate::command::{Outcome, Refusal};
 use crate::digest;
 use crate::ids::{ClusterTime, WallTime};
@@ -41,36 +41,11 @@ impl fmt::Display for JoinTokenId {
     }
 }
 
-/// A text that names no token.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("must be 16 hexadecimal digits")]
-pub struct JoinTokenIdError;
-
 impl FromStr for JoinTokenId {
-    type Err = JoinTokenIdError;
+    type Err = TokenIdError;
 
-    fn from_str(text: &str) -> Result<Self, JoinTokenIdError> {
-        let plain = text.len() == 16 && text.bytes().all(|b| matches!(b, b'0'..=b'9' | b'a'..=b'f'));
-        plain.then(|| u64::from_str_radix(text, 16).ok().map(Self)).flatten().ok_or(JoinTokenIdError)
-    }
-}
-
-/// The SHA-256 of a secret of 256 random bits, which is as hard to guess as the secret. Compared in constant time.
-#[derive(Clone, Copy, Serialize, Deserialize)]
-#[serde(transparent)]
-pub struct SecretDigest(pub [u8; 32]);
-
-impl PartialEq for SecretDigest {
-    fn eq(&self, other: &Self) -> bool {
-        self.0.ct_eq(&other.0).into()
-    }
-}
-
-impl Eq for SecretDigest {}
-
-impl fmt::Debug for SecretDigest {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("SecretDigest(…)")
+    fn from_str(text: &str) -> Result<Self, TokenIdError> {
+        token_number(text).map(Self)
     }
 }
 

@@ -6,6 +6,7 @@
 //! - a slot is scheduled no later than it falls due, so that nothing due is overlooked;
 //! - the digest's sum equals the sum over the rows.
 
+mod access_tokens;
 mod check;
 mod checkpoint;
 mod definitions;
@@ -23,16 +24,18 @@ use std::sync::Arc;
 
 use hashbrown::HashTable;
 
+pub use access_tokens::AccessTokenDelta;
 pub use checkpoint::{Delta, Header, InstanceKey, RestoreError, Restoring};
 pub use definitions::{Definitions, DefinitionsDelta};
 pub use join_tokens::{
     Admission, JOIN_TOKEN_TTL_MS_MAX, JOIN_TOKEN_USES_MAX, JOIN_TOKENS_MAX, JoinToken, JoinTokenCommand,
-    JoinTokenDelta, JoinTokenId, JoinTokenIdError, JoinTokenRefusal, NODE_ADDRESS_BYTES_MAX, SecretDigest,
+    JoinTokenDelta, JoinTokenId, JoinTokenRefusal, NODE_ADDRESS_BYTES_MAX,
 };
 pub use once::Session;
 pub use past::{Past, PastDelta};
 
-use crate::command::{Command, Outcome, Proposal, Refusal};
+use crate::access::Actor;
+use crate::command::{Command, Outcome, Proposal, Refusal, Write};
 use crate::digest::{self, Digest, RowSum};
 use crate::history::{Change, ChangeKind, History, HistoryLimits, Record};
 use crate::ids::{ClusterTime, Epoch, InstanceId, LeaseId, Revision, TenantId, Term, WallTime};
@@ -72,6 +75,7 @@ pub struct State {
     definitions: Definitions,
 
     join_tokens: join_tokens::JoinTokens,
+    access_tokens: access_tokens::AccessTokens,
 
     rows: RowSum,
     history: History,
@@ -182,6 +186,7 @@ impl State {
             schedule: Schedule::default(),
             sessions: BTreeMap::new(),
             join_tokens: join_tokens::JoinTokens::default(),
+            access_tokens: access_tokens::AccessTokens::default(),
             definitions: Definitions::default(),
             rows: RowSum::default(),
             history: History::new(options.history, Revision(0)),
@@ -213,22 +218,43 @@ impl State {
     fn apply_command(&mut self, term: Term, command: &Command) -> Outcome {
         let answer = match command {
             Command::Register { tenant, registration, condition } => {
-                self.register(tenant, registration, *condition).map(Outcome::Registered)
+                self.register(tenant, registration, *condition, None).map(Outcome::Registered)
             }
-            Command::Renew { tenant, leases } => Ok(self.renew(tenant, leases)),
+            Command::Renew { tenant, leases } => Ok(self.renew(tenant, leases, None)),
             Command::Beat { tenant, id, lease, status, metadata } => {
-                self.beat(tenant, id, *lease, *status, metadata.as_ref()).map(Outcome::Beaten)
+                self.beat(tenant, id, *lease, *status, metadata.as_ref(), None).map(Outcome::Beaten)
             }
             Command::Deregister { tenant, id, lease, condition } => {
-                self.deregister(tenant, id, *lease, *condition).map(|revision| Outcome::Deregistered { revision })
+                let removed = self.deregister(tenant, id, *lease, *condition, None);
+                removed.map(|revision| Outcome::Deregistered { revision })
             }
             Command::Expire { term: proposed, up_to, limit } => self.expire(*proposed, term, *up_to, *limit),
             Command::JoinToken(command) => self.join_token(command),
             Command::Define { tenant, change } => {
                 self.define(tenant, change).map(Outcome::Defined).map_err(Refusal::Definition)
             }
+            Command::AccessToken(command) => self.access_token(command),
+            Command::By { actor, tenant, write } => self.apply_by(actor, tenant, write),
         };
         answer.unwrap_or_else(Outcome::Refused)
+    }
+
+    /// As the command of the same name, as far as the actor may.
+    fn apply_by(&mut self, actor: &Actor, tenant: &TenantId, write: &Write) -> Result<Outcome, Refusal> {
+        let by = Some(actor);
+        match write {
+            Write::Register { registration, condition } => {
+                self.register(tenant, registration, *condition, by).map(Outcome::Registered)
+            }
+            Write::Renew { leases } => Ok(self.renew(tenant, leases, by)),
+            Write::Beat { id, lease, status, metadata } => {
+                self.beat(tenant, id, *lease, *status, metadata.as_ref(), by).map(Outcome::Beaten)
+            }
+            Write::Deregister { id, lease, condition } => {
+                let removed = self.deregister(tenant, id, *lease, *condition, by);
+                removed.map(|revision| Outcome::Deregistered { revision })
+            }
+        }
     }
 
     pub fn epoch(&self) -> Epoch {

@@ -3,10 +3,11 @@
 use std::sync::Arc;
 
 use super::State;
+use crate::access::Actor;
 use crate::command::{Beaten, Condition, LeaseSet, Outcome, Refusal, Registered};
 use crate::digest;
 use crate::history::ChangeKind;
-use crate::ids::{ClusterTime, InstanceId, LeaseId, Revision, TenantId};
+use crate::ids::{ClusterTime, InstanceId, LeaseId, PrincipalId, Revision, TenantId};
 use crate::index::Slot;
 use crate::instance::{Instance, Seldom};
 use crate::metadata::Metadata;
@@ -37,29 +38,35 @@ impl State {
         tenant: &TenantId,
         registration: &PackedRegistration,
         condition: Condition,
+        by: Option<&Actor>,
     ) -> Result<Registered, Refusal> {
         let slot = self.slot(tenant, registration.id());
         self.check(slot, condition)?;
-        match slot {
-            None => Ok(self.register_new(tenant, registration)),
-            Some(slot) if condition != Condition::Anew && self.instance(slot).registration == *registration => {
-                self.renew_slot(slot);
-                Ok(self.registered(slot, false))
-            }
-            Some(slot) => {
-                self.supersede(slot, registration);
-                Ok(self.registered(slot, false))
-            }
+        let registered_by = by.map(|actor| actor.principal.clone());
+        let Some(slot) = slot else { return Ok(self.register_new(tenant, registration, registered_by)) };
+        self.check_actor(slot, by)?;
+        let before = self.instance(slot);
+        let is_same = before.registration == *registration && !by.is_some_and(|actor| actor.claims(before));
+        if is_same && condition != Condition::Anew {
+            self.renew_slot(slot);
+        } else {
+            self.supersede(slot, registration, registered_by);
         }
+        Ok(self.registered(slot, false))
     }
 
-    fn register_new(&mut self, tenant: &TenantId, registration: &PackedRegistration) -> Registered {
+    fn register_new(
+        &mut self,
+        tenant: &TenantId,
+        registration: &PackedRegistration,
+        registered_by: Option<PrincipalId>,
+    ) -> Registered {
         self.tally.created += 1;
         let revision = self.next_revision();
         let instance = Arc::new(Instance {
             tenant: self.known_tenant(tenant.clone()),
             registration: registration.clone(),
-            seldom: Seldom::default(),
+            seldom: Seldom::new(None, Vec::new(), registered_by),
             reported_status: Status::Active,
             lapsed: false,
             lease: LeaseId(revision.0),
@@ -76,14 +83,14 @@ impl State {
     }
 
     /// Other content under the same id, or the same anew: a new incarnation, which the holder of the older lease cannot touch.
-    fn supersede(&mut self, slot: Slot, registration: &PackedRegistration) {
+    fn supersede(&mut self, slot: Slot, registration: &PackedRegistration, registered_by: Option<PrincipalId>) {
         self.tally.replaced += 1;
         let revision = self.next_revision();
         let before = self.instance(slot);
         let instance = Instance {
             tenant: before.tenant.clone(),
             registration: registration.clone(),
-            seldom: before.seldom.after(before.lease),
+            seldom: before.seldom.after(before.lease, registered_by),
             reported_status: Status::Active,
             lapsed: false,
             lease: LeaseId(revision.0),
@@ -95,12 +102,13 @@ impl State {
         self.change(slot, instance, deadline, ChangeKind::Updated);
     }
 
-    pub(super) fn renew(&mut self, tenant: &TenantId, leases: &LeaseSet) -> Outcome {
+    pub(super) fn renew(&mut self, tenant: &TenantId, leases: &LeaseSet, by: Option<&Actor>) -> Outcome {
         let (mut not_found, mut superseded) = (Vec::new(), Vec::new());
         for lease in leases.as_slice() {
             match self.lease_slot(*lease) {
                 Some(slot) if self.instance(slot).tenant != *tenant => not_found.push(*lease),
                 Some(slot) if self.instance(slot).lease != *lease => superseded.push(*lease),
+                Some(slot) if self.check_actor(slot, by).is_err() => not_found.push(*lease),
                 Some(slot) => self.renew_slot(slot),
                 None => not_found.push(*lease),
             }
@@ -115,9 +123,11 @@ impl State {
         lease: Option<LeaseId>,
         status: Option<Status>,
         metadata: Option<&Metadata>,
+        by: Option<&Actor>,
     ) -> Result<Beaten, Refusal> {
         let slot = self.slot(tenant, id.as_str()).ok_or(Refusal::LeaseNotFound)?;
         self.check_lease(slot, lease)?;
+        self.check_actor(slot, by)?;
         let before = self.instance(slot);
         let status = status.unwrap_or(before.reported_status);
         let reported = match metadata {
@@ -145,11 +155,13 @@ impl State {
         id: &InstanceId,
         lease: Option<LeaseId>,
         condition: Condition,
+        by: Option<&Actor>,
     ) -> Result<Revision, Refusal> {
         let slot = self.slot(tenant, id.as_str());
         self.check(slot, condition)?;
         let slot = slot.ok_or(Refusal::NotRegistered)?;
         self.check_lease(slot, lease)?;
+        self.check_actor(slot, by)?;
         self.tally.deregistered += 1;
         Ok(self.strike_off(slot, ChangeKind::Deregistered))
     }
@@ -226,6 +238,12 @@ impl State {
             Condition::Unchanged(revision) => current == Some(revision),
         };
         if holds { Ok(()) } else { Err(Refusal::ConditionFailed { current }) }
+    }
+
+    /// Whoever acts on nobody's behalf may change everything: where requests carry no identity, nothing is anybody's.
+    fn check_actor(&self, slot: Slot, by: Option<&Actor>) -> Result<(), Refusal> {
+        let allowed = by.is_none_or(|actor| actor.may_change(self.instance(slot)));
+        if allowed { Ok(()) } else { Err(Refusal::NotYours) }
     }
 
     /// An id's leases only grow, so that an older number was superseded even if it is no longer remembered.

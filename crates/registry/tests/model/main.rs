@@ -3,6 +3,7 @@
 //!
 //! A failure names its seed and the line that replays it, with what was proposed up to then.
 
+mod access;
 mod model;
 mod random;
 mod wish;
@@ -18,9 +19,9 @@ use random::Random;
 use rollcall_registry::query::Forgotten;
 use rollcall_registry::state::{Delta, Header, Past, Restoring};
 use rollcall_registry::{
-    ClusterTime, Definition, DefinitionContent, DefinitionKey, HistoryLimits, Instance, JoinToken, JoinTokenId,
-    LeaseId, Once, Options, Origin, Outcome, Page, Position, Proposal, Query, Refusal, Revision, Sort, State,
-    TenantId, Term, WallTime,
+    AccessToken, AccessTokenId, ClusterTime, Definition, DefinitionContent, DefinitionKey, HistoryLimits, Instance,
+    JoinToken, JoinTokenId, LeaseId, Once, Options, Origin, Outcome, Page, Position, Proposal, Query, Refusal,
+    Revision, Sort, State, TenantId, Term, WallTime,
 };
 use wish::Wish;
 
@@ -55,6 +56,7 @@ struct Kept {
     deadlines: BTreeMap<LeaseId, ClusterTime>,
     past: BTreeMap<Revision, Vec<Past>>,
     join_tokens: BTreeMap<JoinTokenId, JoinToken>,
+    access_tokens: BTreeMap<AccessTokenId, AccessToken>,
     definitions: BTreeMap<(TenantId, DefinitionKey), Definition>,
     log: Vec<(Term, Proposal)>,
 }
@@ -257,8 +259,17 @@ impl<'a> World<'a> {
 
     /// Keeps what changed, as storage would: removals first.
     fn checkpoint(&mut self) {
-        let Delta { header, removed, removed_leases, instances, deadlines, past, join_tokens, definitions } =
-            self.restored.take_delta();
+        let Delta {
+            header,
+            removed,
+            removed_leases,
+            instances,
+            deadlines,
+            past,
+            join_tokens,
+            access_tokens,
+            definitions,
+        } = self.restored.take_delta();
         for key in removed {
             assert!(self.kept.instances.remove(&key).is_some(), "{key:?} was removed, but had no row");
         }
@@ -283,6 +294,12 @@ impl<'a> World<'a> {
         }
         for token in join_tokens.put {
             self.kept.join_tokens.insert(token.id, token);
+        }
+        for id in access_tokens.removed {
+            assert!(self.kept.access_tokens.remove(&id).is_some(), "token {id} was removed, but had no row");
+        }
+        for token in access_tokens.put {
+            self.kept.access_tokens.insert(token.id, token);
         }
         for key in definitions.removed {
             assert!(self.kept.definitions.remove(&key).is_some(), "{key:?} was removed, but had no row");
@@ -315,6 +332,9 @@ impl<'a> World<'a> {
         for token in self.kept.join_tokens.values() {
             restoring.join_token(token.clone()).expect("the rows are whole");
         }
+        for token in self.kept.access_tokens.values() {
+            restoring.access_token(token.clone()).expect("the rows are whole");
+        }
         for definition in self.kept.definitions.values() {
             restoring.definition(definition.clone()).expect("the rows are whole");
         }
@@ -335,6 +355,7 @@ impl<'a> World<'a> {
             assert_eq!((state.now(), state.wall()), (model.now, model.wall));
             assert_eq!(state.revision(), model.revision());
             assert!(state.join_tokens().eq(model.join_tokens.values()));
+            assert!(state.access_tokens().eq(model.access_tokens.values()));
             assert_eq!(state.len(), model.roll.len());
             let definitions = state.definitions();
             assert_eq!(definitions.len(), model.definitions.len());

@@ -5,12 +5,14 @@ use std::cmp::Reverse;
 use std::collections::BTreeMap;
 
 use rollcall_registry::{
-    Admission, Beaten, ChangeKind, ClusterTime, Command, Compatibility, Condition, Defined, Definition,
-    DefinitionChange, DefinitionContent, DefinitionKey, DefinitionName, DefinitionRefusal, Edition, Instance,
-    InstanceId, JoinToken, JoinTokenCommand, JoinTokenId, JoinTokenRefusal, LeaseId, LeaseSet, MetadataValue,
-    Outcome, Pair, Proposal, Refusal, Registered, Registration, Revision, Sort, Status, TenantId, Term, WallTime,
+    AccessToken, AccessTokenId, Actor, Admission, Beaten, ChangeKind, ClusterTime, Command, Compatibility, Condition,
+    Defined, Definition, DefinitionChange, DefinitionContent, DefinitionKey, DefinitionName, DefinitionRefusal,
+    Edition, Instance, InstanceId, JoinToken, JoinTokenCommand, JoinTokenId, JoinTokenRefusal, LeaseId, LeaseSet,
+    MetadataValue, Outcome, Pair, Power, PrincipalId, Proposal, Refusal, Registered, Registration, Revision, Sort,
+    Status, TenantId, Term, WallTime, Write,
 };
 
+use crate::access;
 use crate::wish::Wish;
 
 const SUPERSEDED_MAX: usize = 16;
@@ -40,6 +42,7 @@ pub(crate) struct Entry {
     pub(crate) created: Revision,
     pub(crate) registered_at: WallTime,
     pub(crate) superseded: Vec<LeaseId>,
+    pub(crate) registered_by: Option<PrincipalId>,
 }
 
 impl Entry {
@@ -64,6 +67,7 @@ impl Entry {
             && self.created == instance.created_revision
             && self.registered_at == instance.registered_at
             && self.superseded == instance.seldom.superseded()
+            && self.registered_by.as_ref() == instance.seldom.registered_by()
     }
 }
 
@@ -79,6 +83,7 @@ pub(crate) struct Model {
     /// What changed at revision `n + 1`, and the roll before it.
     pub(crate) past: Vec<(ChangeKind, Key, Roll)>,
     pub(crate) join_tokens: BTreeMap<JoinTokenId, JoinToken>,
+    pub(crate) access_tokens: BTreeMap<AccessTokenId, AccessToken>,
 }
 
 impl Model {
@@ -100,17 +105,58 @@ impl Model {
 
     fn command(&mut self, term: Term, command: &Command) -> Result<Outcome, Refusal> {
         match command {
+            Command::By { actor, tenant, write } => self.write(Some(actor), tenant, write),
             Command::Register { tenant, registration, condition } => {
+                let (registration, condition) = (registration.clone(), *condition);
+                self.write(None, tenant, &Write::Register { registration, condition })
+            }
+            Command::Renew { tenant, leases } => self.write(None, tenant, &Write::Renew { leases: leases.clone() }),
+            Command::Beat { tenant, id, lease, status, metadata } => {
+                let (id, metadata) = (id.clone(), metadata.clone());
+                self.write(None, tenant, &Write::Beat { id, lease: *lease, status: *status, metadata })
+            }
+            Command::Deregister { tenant, id, lease, condition } => {
+                let (id, lease, condition) = (id.clone(), *lease, *condition);
+                self.write(None, tenant, &Write::Deregister { id, lease, condition })
+            }
+            Command::AccessToken(command) => match access::apply(self, command) {
+                Ok(None) => Ok(Outcome::Noted),
+                Ok(Some(token)) => Ok(Outcome::AccessToken(Box::new(token))),
+                Err(refusal) => Err(Refusal::AccessToken(refusal)),
+            },
+            Command::Expire { term: proposed, up_to, limit } => {
+                if *proposed != term {
+                    return Err(Refusal::StaleTerm { proposed: *proposed, entry: term });
+                }
+                Ok(self.expire(*up_to, *limit))
+            }
+            Command::JoinToken(command) => {
+                let token = self.join_token(command).map_err(Refusal::JoinToken)?;
+                Ok(Outcome::JoinToken(Box::new(token)))
+            }
+            Command::Define { tenant, change } => {
+                self.define(tenant, change).map(Outcome::Defined).map_err(Refusal::Definition)
+            }
+        }
+    }
+
+    fn write(&mut self, by: Option<&Actor>, tenant: &TenantId, write: &Write) -> Result<Outcome, Refusal> {
+        match write {
+            Write::Register { registration, condition } => {
                 let registration = registration.view().to_registration();
                 let key = (tenant.clone(), registration.id.clone());
                 self.check(&key, *condition)?;
-                Ok(Outcome::Registered(self.register(key, registration, *condition == Condition::Anew)))
+                if let Some(before) = self.roll.get(&key) {
+                    check_actor(before, by)?;
+                }
+                Ok(Outcome::Registered(self.register(key, registration, *condition == Condition::Anew, by)))
             }
-            Command::Renew { tenant, leases } => Ok(self.renew_all(tenant, leases)),
-            Command::Beat { tenant, id, lease, status, metadata } => {
+            Write::Renew { leases } => Ok(self.renew_all(tenant, leases, by)),
+            Write::Beat { id, lease, status, metadata } => {
                 let key = (tenant.clone(), id.clone());
                 let before = self.roll.get(&key).ok_or(Refusal::LeaseNotFound)?.clone();
                 check_lease(&before, *lease)?;
+                check_actor(&before, by)?;
                 let mut after = Entry { lapsed: false, ..before.clone() };
                 after.status = status.unwrap_or(before.status);
                 let shown = before.metadata();
@@ -130,25 +176,14 @@ impl Model {
                 let ttl_ms = entry.registration.ttl_ms;
                 Ok(Outcome::Beaten(Beaten { lease: entry.lease, ttl_ms, revision: entry.revision }))
             }
-            Command::Deregister { tenant, id, lease, condition } => {
+            Write::Deregister { id, lease, condition } => {
                 let key = (tenant.clone(), id.clone());
                 self.check(&key, *condition)?;
-                check_lease(self.roll.get(&key).ok_or(Refusal::NotRegistered)?, *lease)?;
+                let entry = self.roll.get(&key).ok_or(Refusal::NotRegistered)?;
+                check_lease(entry, *lease)?;
+                check_actor(entry, by)?;
                 self.remove(&key, ChangeKind::Deregistered);
                 Ok(Outcome::Deregistered { revision: self.revision() })
-            }
-            Command::Expire { term: proposed, up_to, limit } => {
-                if *proposed != term {
-                    return Err(Refusal::StaleTerm { proposed: *proposed, entry: term });
-                }
-                Ok(self.expire(*up_to, *limit))
-            }
-            Command::JoinToken(command) => {
-                let token = self.join_token(command).map_err(Refusal::JoinToken)?;
-                Ok(Outcome::JoinToken(Box::new(token)))
-            }
-            Command::Define { tenant, change } => {
-                self.define(tenant, change).map(Outcome::Defined).map_err(Refusal::Definition)
             }
         }
     }
@@ -263,7 +298,7 @@ impl Model {
         Ok(defined(&definition, before.is_none()))
     }
 
-    fn register(&mut self, key: Key, registration: Registration, anew: bool) -> Registered {
+    fn register(&mut self, key: Key, registration: Registration, anew: bool, by: Option<&Actor>) -> Registered {
         let revision = Revision(self.revision().0 + 1);
         let before = self.roll.get(&key).cloned();
         let fresh = Entry {
@@ -276,10 +311,12 @@ impl Model {
             created: revision,
             registered_at: self.wall,
             superseded: Vec::new(),
+            registered_by: by.map(|by| by.principal.clone()),
         };
+        let takes = |before: &Entry| before.registered_by.is_none() && by.is_some_and(|by| by.power == Power::Own);
         match &before {
             None => self.change(&key, fresh, ChangeKind::Registered),
-            Some(before) if !anew && before.registration == fresh.registration => {}
+            Some(before) if !anew && before.registration == fresh.registration && !takes(before) => {}
             Some(before) => {
                 let mut superseded = before.superseded.clone();
                 superseded.push(before.lease);
@@ -302,13 +339,14 @@ impl Model {
         }
     }
 
-    fn renew_all(&mut self, tenant: &TenantId, leases: &LeaseSet) -> Outcome {
+    fn renew_all(&mut self, tenant: &TenantId, leases: &LeaseSet, by: Option<&Actor>) -> Outcome {
         let (mut not_found, mut superseded) = (Vec::new(), Vec::new());
         for lease in leases.as_slice() {
             let own = || self.roll.iter().filter(|(key, _)| key.0 == *tenant);
             let holder = own().find(|(_, entry)| entry.lease == *lease).map(|(key, _)| key.clone());
             let was_held = own().any(|(_, entry)| entry.superseded.contains(lease));
             match holder {
+                Some(key) if check_actor(&self.roll[&key], by).is_err() => not_found.push(*lease),
                 Some(key) => self.renew(&key),
                 None if was_held => superseded.push(*lease),
                 None => not_found.push(*lease),
@@ -413,6 +451,17 @@ fn health(entry: &Entry) -> u32 {
         Status::Error => 1,
         Status::Offline => 0,
     }
+}
+
+fn check_actor(entry: &Entry, by: Option<&Actor>) -> Result<(), Refusal> {
+    let allowed = by.is_none_or(|by| match &by.power {
+        Power::Tenant => true,
+        Power::Services(prefixes) => {
+            prefixes.iter().any(|prefix| entry.registration.name.as_str().starts_with(&**prefix))
+        }
+        Power::Own => entry.registered_by.is_none() || entry.registered_by.as_ref() == Some(&by.principal),
+    });
+    if allowed { Ok(()) } else { Err(Refusal::NotYours) }
 }
 
 fn check_lease(entry: &Entry, lease: Option<LeaseId>) -> Result<(), Refusal> {

@@ -2,10 +2,11 @@
 
 use rollcall_registry::registration::{Capability, Extras};
 use rollcall_registry::{
-    Admission, ClusterTime, Command, Compared, Compatibility, Condition, DefinitionChange, DefinitionKey,
-    DefinitionName, Edition, EventDefinition, InstanceId, JoinTokenCommand, JoinTokenId, Kind, LeaseId, LeaseSet,
-    Metadata, MetadataValue, PackedRegistration, Protocol, Registration, Revision, SchemaDefinition, SecretDigest,
-    ServiceName, Status, TenantId, Term, Visibility,
+    AccessRole, AccessTokenCommand, AccessTokenId, Actor, Admission, ClusterTime, Command, Compared, Compatibility,
+    Condition, DefinitionChange, DefinitionKey, DefinitionName, Edition, EventDefinition, Grant, InstanceId,
+    JoinTokenCommand, JoinTokenId, Kind, LeaseId, LeaseSet, Metadata, MetadataValue, NewAccessToken,
+    PackedRegistration, Power, PrincipalId, Protocol, Reach, Registration, Revision, SchemaDefinition, Scopes,
+    SecretDigest, ServiceName, Status, TenantId, Term, Verb, Visibility,
 };
 
 /// SplitMix64: one number of state, so that a seed says everything.
@@ -177,8 +178,7 @@ fn definition_change(random: &mut Random) -> DefinitionChange {
 
 pub(crate) fn command(random: &mut Random, revision: Revision, now: ClusterTime, term: Term) -> Command {
     let tenant = tenant(random);
-    match random.below(18) {
-        16 | 17 => Command::Define { tenant, change: definition_change(random) },
+    let command = match random.below(22) {
         0..=4 => Command::Register { tenant, registration: packed(random), condition: condition(random, revision) },
         5..=7 => {
             let leases = (0..random.below(6)).map(|_| LeaseId(recent(random, revision))).collect();
@@ -197,12 +197,66 @@ pub(crate) fn command(random: &mut Random, revision: Revision, now: ClusterTime,
             lease: lease(random, revision),
             condition: condition(random, revision),
         },
-        16.. => Command::JoinToken(join_token(random)),
+        12 | 13 => Command::JoinToken(join_token(random)),
+        14 | 15 => Command::Define { tenant, change: definition_change(random) },
+        16 | 17 => Command::AccessToken(access_token(random)),
         _ => Command::Expire {
             term: if random.once_in(8) { Term(term.0 + 1) } else { term },
             up_to: ClusterTime((now.0 + 1_000).saturating_sub(random.below(2_000))),
             limit: random.pick(&[0, 1, 2, 100, u32::MAX]),
         },
+    };
+    if random.once_in(2) { command } else { command.by(actor(random)) }
+}
+
+fn principal(random: &mut Random) -> PrincipalId {
+    PrincipalId::parse(random.pick(&["token:1", "token:2", "jwt:x"])).expect("a plain name")
+}
+
+fn actor(random: &mut Random) -> Actor {
+    let power = match random.below(4) {
+        0 => Power::Tenant,
+        1 => Power::Services(boxed(random.some(&["web", "d", ""], 1, 2))),
+        _ => Power::Own,
+    };
+    Actor { principal: principal(random), power }
+}
+
+fn reach(random: &mut Random) -> Reach {
+    if random.once_in(3) { Reach::All } else { Reach::Tenant(tenant(random)) }
+}
+
+fn scopes(random: &mut Random) -> Scopes {
+    let services = boxed(random.some(&["web", "web-1"], 0, 1));
+    Scopes { services, verbs: random.some(&[Verb::Read, Verb::Administer], 0, 1).into() }
+}
+
+fn access_token(random: &mut Random) -> AccessTokenCommand {
+    let id = AccessTokenId(random.below(3));
+    let secret = SecretDigest([random.pick(b"abc"); 32]);
+    let token = NewAccessToken {
+        id,
+        secret,
+        reach: reach(random),
+        role: random.pick(AccessRole::ALL),
+        scopes: scopes(random),
+        ttl_ms: random.pick(&[None, Some(0), Some(1), Some(5_000)]),
+        description: random.pick(&["", "d"]).into(),
+        created_by: random.once_in(2).then(|| principal(random)),
+    };
+    match random.below(8) {
+        0..=2 => AccessTokenCommand::Create { token, first: random.once_in(4) },
+        3 | 4 => AccessTokenCommand::Rotate {
+            id,
+            secret,
+            overlap_ms: random.pick(&[0, 1_000, u64::MAX]),
+            within: Grant { reach: reach(random), scopes: scopes(random) },
+        },
+        5 => AccessTokenCommand::Revoke { id, within: reach(random) },
+        6 => AccessTokenCommand::Used {
+            ids: random.some(&[0, 1, 2, 3], 0, 2).into_iter().map(AccessTokenId).collect(),
+        },
+        _ => AccessTokenCommand::Reset { token },
     }
 }
 

@@ -7,12 +7,14 @@ use rollcall_registry::state::{Delta, Header, InstanceKey, Past, Restoring};
 use rollcall_registry::{
     Change, ChangeKind, ClusterTime, Command, Condition, Definition, DefinitionKey, Digest, HistoryLimits, Instance,
     LeaseId, LeaseSet, MetadataValue, Once, Options, Origin, Outcome, Page, Position, Proposal, Query, Refusal,
-    Registration, Revision, ServiceName, Sort, State, TenantId, Term, View, WallTime,
+    Registration, Revision, ServiceName, Sort, State, TenantId, Term, View, WallTime, Write,
 };
 
+use access::KeptAccess;
 use arguments::Arguments;
 use tokens::KeptTokens;
 
+mod access;
 mod arguments;
 mod definitions;
 mod tokens;
@@ -30,6 +32,10 @@ mod tokens;
 /// - `define_event NAME [topic= document=]`, `define_schema NAME version= [schema= owner= mode= latest=eN]`, where mode and
 ///   latest are what the edge compared with, `set_compatibility NAME mode=`, `undefine event|schema|compatibility NAME
 ///   [version=]`; `document=filler:N` is one of N bytes
+/// - `grant ID secret= [reach= role= services= verbs= ttl_ms= description= by= first=]`, `rotate ID secret= [overlap_ms= within=
+///   services= verbs=]`, `withdraw ID [within=]`, `use tokens=1,2`, `reset ID secret=`: access tokens; `within` is how far
+///   whoever asks may go
+/// - `by=PRINCIPAL [power=own|tenant|PREFIX,…]` at a write of the roll: on whose behalf it is
 /// - `expire [term= up_to= limit=]` is proposed once; `tick MS` passes time and expires until nothing is due
 ///
 /// The world: `advance MS` passes time, `clock MS` sets the leader's clock, `term N` elects, `history changes=` starts
@@ -37,7 +43,7 @@ mod tokens;
 /// written.
 ///
 /// Questions: `get ID`, `query [filters] [sort= limit= at=]`, `next` (the page after the last one), `count`,
-/// `changes after=`, `tokens`, `definitions`, `latest NAME`, `now`, `digest`, `remember NAME` and `compare NAME` (digests).
+/// `changes after=`, `tokens`, `grants`, `admit ID secret=`, `definitions`, `latest NAME`, `now`, `digest`, `remember NAME` and `compare NAME` (digests).
 pub(crate) struct Session {
     state: State,
     options: Options,
@@ -58,6 +64,7 @@ struct Kept {
     deadlines: BTreeMap<LeaseId, ClusterTime>,
     past: Vec<(Revision, Vec<Past>)>,
     tokens: KeptTokens,
+    access: KeptAccess,
     definitions: BTreeMap<(TenantId, DefinitionKey), Definition>,
 }
 
@@ -86,7 +93,8 @@ impl Session {
         let verb = arguments.verb.clone();
         let said = match verb.as_str() {
             "register" | "heartbeat" | "beat" | "deregister" | "expire" | "create-token" | "spend-token"
-            | "revoke-token" | "define_event" | "define_schema" | "set_compatibility" | "undefine" => {
+            | "revoke-token" | "grant" | "rotate" | "withdraw" | "use" | "reset" | "define_event"
+            | "define_schema" | "set_compatibility" | "undefine" => {
                 let command = self.write(&verb, &mut arguments)?;
                 match &mut self.entry {
                     Some(entry) => {
@@ -153,6 +161,8 @@ impl Session {
                     None => vec![format!("r{after}: forgotten, the oldest known is r{}", self.state.oldest_known())],
                 }
             }
+            "grants" => self.state.access_tokens().map(access::line).collect(),
+            "admit" => vec![access::admit(&self.state, self.clock, &mut arguments)?],
             "tokens" => self.state.join_tokens().map(tokens::line).collect(),
             "definitions" => definitions::list(&self.state, &mut arguments)?,
             "latest" => definitions::latest(&self.state, &mut arguments)?,
@@ -185,11 +195,15 @@ impl Session {
         if let Some(command) = tokens::command(verb, arguments)? {
             return Ok(Command::JoinToken(command));
         }
+        if let Some(command) = access::command(verb, arguments)? {
+            return Ok(Command::AccessToken(command));
+        }
+        let actor = access::actor(arguments)?;
         let tenant = arguments.tenant()?;
         if let Some(change) = definitions::change(verb, arguments)? {
             return Ok(Command::Define { tenant, change });
         }
-        Ok(match verb {
+        let command = match verb {
             "register" => Command::Register {
                 tenant,
                 condition: condition(arguments)?,
@@ -217,6 +231,10 @@ impl Session {
                 up_to: ClusterTime(arguments.number("up_to")?.unwrap_or(self.clock.0)),
                 limit: arguments.number("limit")?.unwrap_or(u32::MAX),
             },
+        };
+        Ok(match actor {
+            Some(actor) => command.by(actor),
+            None => command,
         })
     }
 
@@ -249,8 +267,17 @@ impl Session {
     }
 
     fn checkpoint(&mut self) -> Vec<String> {
-        let Delta { header, removed, removed_leases, instances, deadlines, past, join_tokens, definitions } =
-            self.state.take_delta();
+        let Delta {
+            header,
+            removed,
+            removed_leases,
+            instances,
+            deadlines,
+            past,
+            join_tokens,
+            access_tokens,
+            definitions,
+        } = self.state.take_delta();
         let mut said = Vec::new();
         for key in &removed {
             self.kept.instances.remove(key);
@@ -273,6 +300,7 @@ impl Session {
             self.kept.past.push((past.first, past.changes));
         }
         said.extend(self.kept.tokens.take(join_tokens));
+        said.extend(self.kept.access.take(access_tokens));
         for (tenant, key) in definitions.removed {
             said.push(format!("- definition {tenant} {key:?}"));
             self.kept.definitions.remove(&(tenant, key));
@@ -299,6 +327,7 @@ impl Session {
             restoring.past(*first, changes.clone());
         }
         self.kept.tokens.restore(&mut restoring)?;
+        self.kept.access.restore(&mut restoring)?;
         for definition in self.kept.definitions.values() {
             restoring.definition(definition.clone()).map_err(|e| e.to_string())?;
         }
@@ -389,6 +418,9 @@ fn change_line(change: Change<'_>) -> String {
 }
 
 fn answer_lines(command: &Command, outcome: &Outcome, before: Revision) -> Vec<String> {
+    if let Command::By { tenant, write, .. } = command {
+        return answer_lines(&plain(tenant.clone(), write.clone()), outcome, before);
+    }
     match (command, outcome) {
         (Command::Register { registration, .. }, Outcome::Registered(registered))
             if registered.created && registered.revision <= before =>
@@ -420,6 +452,7 @@ fn answer_lines(command: &Command, outcome: &Outcome, before: Revision) -> Vec<S
             vec![format!("expired {count}{}", if *more { ", more are due" } else { "" })]
         }
         (_, Outcome::JoinToken(token)) => vec![tokens::line(token)],
+        (_, Outcome::AccessToken(token)) => vec![access::line(token)],
         (Command::Define { change, .. }, Outcome::Defined(defined)) => vec![definitions::answer(change, defined)],
         (_, Outcome::Refused(refusal)) => {
             let name = match refusal {
@@ -432,10 +465,22 @@ fn answer_lines(command: &Command, outcome: &Outcome, before: Revision) -> Vec<S
                 Refusal::MetadataTooLarge { .. } => "metadata_too_large",
                 Refusal::JoinToken(_) => "join_token",
                 Refusal::Definition(_) => "definition",
+                Refusal::AccessToken(_) => "access_token",
+                Refusal::NotYours => "not_yours",
             };
             vec![format!("refused, {name}: {refusal}")]
         }
         _ => Vec::new(),
+    }
+}
+
+/// The write as it would be on nobody's behalf: it is told alike.
+fn plain(tenant: TenantId, write: Write) -> Command {
+    match write {
+        Write::Register { registration, condition } => Command::Register { tenant, registration, condition },
+        Write::Renew { leases } => Command::Renew { tenant, leases },
+        Write::Beat { id, lease, status, metadata } => Command::Beat { tenant, id, lease, status, metadata },
+        Write::Deregister { id, lease, condition } => Command::Deregister { tenant, id, lease, condition },
     }
 }
 

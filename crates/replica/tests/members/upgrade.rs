@@ -1,20 +1,25 @@
 //! Members whose programs are not equally new.
 
-use rollcall_replica::{JoinSecret, Objection, Operation, StartError};
+use rollcall_registry::{AccessRole, AccessTokenCommand, AccessTokenId, NewAccessToken, Reach, Scopes};
+use rollcall_replica::{Objection, Operation, StartError, TokenSecret};
 
 use super::operate::{objection, operate};
 use super::*;
 
-/// A command of the second level.
+/// A command of the latest level.
 fn newer() -> Command {
-    let secret = JoinSecret::draw();
-    Command::JoinToken(JoinTokenCommand::Create {
-        id: secret.id(),
+    let secret = TokenSecret::draw();
+    let token = NewAccessToken {
+        id: AccessTokenId(secret.id()),
         secret: secret.digest(),
-        learners_only: false,
-        ttl_ms: 600_000,
-        uses_max: None,
-    })
+        reach: Reach::All,
+        role: AccessRole::Reader,
+        scopes: Scopes::default(),
+        ttl_ms: None,
+        description: "".into(),
+        created_by: None,
+    };
+    Command::AccessToken(AccessTokenCommand::Create { token, first: false })
 }
 
 async fn try_start(wires: &Wires, dir: &TempDir, name: &str, start: StartMode) -> StartError {

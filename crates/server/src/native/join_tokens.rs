@@ -9,7 +9,7 @@ use rollcall_api::{
     Role,
 };
 use rollcall_registry::state::{JOIN_TOKEN_TTL_MS_MAX, JOIN_TOKEN_USES_MAX};
-use rollcall_registry::{ClusterTime, Command, JoinToken, JoinTokenCommand, JoinTokenId, JoinTokenIdError, Outcome};
+use rollcall_registry::{ClusterTime, Command, JoinToken, JoinTokenCommand, JoinTokenId, Outcome, TokenIdError};
 use rollcall_replica::{Consistency, JoinSecret};
 use serde_json::Value;
 
@@ -107,7 +107,7 @@ pub(super) async fn revoke(
 ) -> Result<Response, Failure> {
     params::none(&uri)?;
     let id = id.ok().and_then(|Path(id)| id.parse::<JoinTokenId>().ok());
-    let id = id.ok_or_else(|| Failure::fault("id", JoinTokenIdError.to_string()))?;
+    let id = id.ok_or_else(|| Failure::fault("id", TokenIdError.to_string()))?;
     let token = submit(&native, &context, JoinTokenCommand::Revoke { id }).await?;
     tracing::info!(token = %token.id, uses = token.uses, "a join token was revoked");
     Ok(json(StatusCode::OK, &RevokeJoinTokenResponse { id: token.id.to_string(), revoked: true }))

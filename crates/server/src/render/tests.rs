@@ -198,7 +198,7 @@ fn view(registration: &Registration, reported: Map<String, Value>, numbers: [u64
     let instance = Instance {
         tenant: TenantId::parse("default").unwrap(),
         registration: registration.pack(),
-        seldom: Seldom::new((flags & 1 == 1).then(|| translate::metadata_in(reported)), Vec::new()),
+        seldom: Seldom::new((flags & 1 == 1).then(|| translate::metadata_in(reported)), Vec::new(), None),
         reported_status: status,
         lapsed: flags & 2 == 2,
         lease: LeaseId(lease),
@@ -369,7 +369,7 @@ fn another_revision_or_epoch_is_another_text() {
     let (renderer, view) = (Renderer::default(), of(json!({"id": "i", "name": "n", "url": "http://a"})));
     let changed = Instance {
         revision: Revision(8),
-        seldom: Seldom::new(Some(Metadata::new([("a", MetadataValue::Text("b"))])), Vec::new()),
+        seldom: Seldom::new(Some(Metadata::new([("a", MetadataValue::Text("b"))])), Vec::new(), None),
         ..Instance::clone(&view.instance)
     };
     let changed = View { instance: changed.into(), ..view.clone() };

@@ -344,7 +344,7 @@ async fn p10_tokens_keep_tenants_apart() {
     };
     let missing = node.get("/v1/agents").await;
     assert_eq!((missing.status, &missing.body), (401, &json!({ "detail": "Missing bearer token" })));
-    assert_eq!(missing.header("www-authenticate"), "Bearer");
+    assert_eq!(missing.header("www-authenticate"), "Bearer realm=\"rollcall\"");
     let alone = answer(node.request(Method::GET, "/v1/agents").header("x-tenant-id", "red")).await;
     assert_eq!(alone.status, 401);
     assert_eq!(ask(Method::GET, "/v1/agents", "x.y.z", None).await.body, json!({ "detail": "Invalid JWT" }));

@@ -6,8 +6,8 @@ use std::sync::Arc;
 
 use rollcall_registry::state::{Delta, Header, InstanceKey, Past, Restoring};
 use rollcall_registry::{
-    ClusterTime, Definition, DefinitionKey, Instance, JoinToken, JoinTokenId, LeaseId, Options, Proposal, Revision,
-    State, TenantId,
+    AccessToken, AccessTokenId, ClusterTime, Definition, DefinitionKey, Instance, JoinToken, JoinTokenId, LeaseId,
+    Options, Proposal, Revision, State, TenantId,
 };
 
 use crate::random::Random;
@@ -37,13 +37,24 @@ pub(crate) struct Rows {
     deadlines: BTreeMap<LeaseId, ClusterTime>,
     past: BTreeMap<Revision, Vec<Past>>,
     join_tokens: BTreeMap<JoinTokenId, JoinToken>,
+    access_tokens: BTreeMap<AccessTokenId, AccessToken>,
     definitions: BTreeMap<(TenantId, DefinitionKey), Arc<Definition>>,
 }
 
 impl Rows {
     /// The rows before with what has changed since.
     pub(crate) fn write(before: Option<&Rc<Self>>, delta: Delta, at: Position) -> Self {
-        let Delta { header, removed, removed_leases, instances, deadlines, past, join_tokens, definitions } = delta;
+        let Delta {
+            header,
+            removed,
+            removed_leases,
+            instances,
+            deadlines,
+            past,
+            join_tokens,
+            access_tokens,
+            definitions,
+        } = delta;
         let mut rows = before.map_or_else(
             || Self {
                 at,
@@ -52,6 +63,7 @@ impl Rows {
                 deadlines: BTreeMap::new(),
                 past: BTreeMap::new(),
                 join_tokens: BTreeMap::new(),
+                access_tokens: BTreeMap::new(),
                 definitions: BTreeMap::new(),
             },
             |rows| Self::clone(rows),
@@ -66,6 +78,8 @@ impl Rows {
         }
         rows.join_tokens.retain(|id, _| !join_tokens.removed.contains(id));
         rows.join_tokens.extend(join_tokens.put.into_iter().map(|token| (token.id, token)));
+        rows.access_tokens.retain(|id, _| !access_tokens.removed.contains(id));
+        rows.access_tokens.extend(access_tokens.put.into_iter().map(|token| (token.id, token)));
         rows.definitions.retain(|key, _| !definitions.removed.contains(key));
         let key = |definition: &Definition| (definition.tenant.clone(), definition.content.key());
         rows.definitions.extend(definitions.put.into_iter().map(|definition| (key(&definition), definition)));
@@ -83,6 +97,9 @@ impl Rows {
         self.past.iter().for_each(|(first, changes)| restoring.past(*first, changes.clone()));
         for token in self.join_tokens.values() {
             restoring.join_token(token.clone()).expect("the rows of a checkpoint are whole");
+        }
+        for token in self.access_tokens.values() {
+            restoring.access_token(token.clone()).expect("the rows of a checkpoint are whole");
         }
         for definition in self.definitions.values() {
             restoring.definition(Definition::clone(definition)).expect("the rows of a checkpoint are whole");

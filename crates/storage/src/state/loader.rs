@@ -7,11 +7,13 @@ use std::sync::mpsc::{Receiver, sync_channel};
 use std::thread;
 
 use rollcall_registry::state::{Past, Restoring};
-use rollcall_registry::{ClusterTime, Definition, Instance, JoinToken, LeaseId, Options, Revision};
+use rollcall_registry::{AccessToken, ClusterTime, Definition, Instance, JoinToken, LeaseId, Options, Revision};
 
 use super::frames::{Frame, Row, SnapshotError};
 use super::roll::Replicated;
-use super::rows::{StateHeader, Table, definition_key, instance_key, join_token_key, lease_key, revision_key};
+use super::rows::{
+    StateHeader, Table, access_token_key, definition_key, instance_key, join_token_key, lease_key, revision_key,
+};
 use crate::codec::{self, Kind};
 
 /// Decoded frames that wait to be made a state of: enough to even out, a few MiB.
@@ -26,6 +28,7 @@ enum Piece {
     Past(Vec<(Revision, Vec<Past>)>),
     JoinTokens(Vec<JoinToken>),
     Definitions(Vec<Definition>),
+    AccessTokens(Vec<AccessToken>),
     End,
 }
 
@@ -78,6 +81,11 @@ fn make(options: Options, pieces: &Receiver<Piece>) -> Result<Option<(Replicated
                     restoring.definition(definition).map_err(SnapshotError::Restore)?;
                 }
             }
+            (Piece::AccessTokens(tokens), Some((restoring, _))) => {
+                for token in tokens {
+                    restoring.access_token(token).map_err(SnapshotError::Restore)?;
+                }
+            }
             (Piece::End, Some(_)) => return finish(making),
             (_, None) => return Err(SnapshotError::OutOfPlace { frame: 0 }),
         }
@@ -109,6 +117,9 @@ fn decode(frame: Frame) -> Result<Piece, SnapshotError> {
         }
         Frame::Rows { table: Table::Definitions, rows } => {
             Piece::Definitions(rows.iter().map(decode_definition).collect::<Result<_, _>>()?)
+        }
+        Frame::Rows { table: Table::AccessTokens, rows } => {
+            Piece::AccessTokens(rows.iter().map(decode_access_token).collect::<Result<_, _>>()?)
         }
         Frame::End { .. } => Piece::End,
     })
@@ -149,6 +160,15 @@ fn decode_join_token(row: &Row) -> Result<JoinToken, SnapshotError> {
     let table = Table::JoinTokens;
     let token: JoinToken = codec::unseal(Kind::JoinToken, &row.key, &row.record).map_err(unreadable(table))?;
     if row.key != join_token_key(token.id) {
+        return Err(misplaced(table));
+    }
+    Ok(token)
+}
+
+fn decode_access_token(row: &Row) -> Result<AccessToken, SnapshotError> {
+    let table = Table::AccessTokens;
+    let token: AccessToken = codec::unseal(Kind::AccessToken, &row.key, &row.record).map_err(unreadable(table))?;
+    if row.key != access_token_key(token.id) {
         return Err(misplaced(table));
     }
     Ok(token)

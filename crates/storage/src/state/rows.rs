@@ -8,12 +8,13 @@
 //! | `history`     | revision, big-endian   | the changes from this revision to the next row's  |
 //! | `join_tokens` | id, big-endian         | a token with which nodes join                     |
 //! | `definitions` | tenant, 0, sort, names | the definition of an event, a schema, a rule      |
+//! | `access_tokens` | id, big-endian       | a token that proves who asks                      |
 
 use std::sync::Arc;
 
 use rocksdb::{ColumnFamily, DB, IteratorMode, WriteBatch};
-use rollcall_registry::state::{Delta, Header, JoinTokenDelta, PastDelta};
-use rollcall_registry::{DefinitionKey, Instance, JoinTokenId, LeaseId, Revision, TenantId};
+use rollcall_registry::state::{AccessTokenDelta, Delta, Header, JoinTokenDelta, PastDelta};
+use rollcall_registry::{AccessTokenId, DefinitionKey, Instance, JoinTokenId, LeaseId, Revision, TenantId};
 use serde::{Deserialize, Serialize};
 
 use crate::codec::{self, Kind};
@@ -44,12 +45,13 @@ pub(super) enum Table {
     History,
     JoinTokens,
     Definitions,
+    AccessTokens,
 }
 
 impl Table {
     /// In the order in which a state is made of them.
-    pub(super) const ALL: [Self; 5] =
-        [Self::Deadlines, Self::Instances, Self::History, Self::JoinTokens, Self::Definitions];
+    pub(super) const ALL: [Self; 6] =
+        [Self::Deadlines, Self::Instances, Self::History, Self::JoinTokens, Self::Definitions, Self::AccessTokens];
 
     pub(super) fn name(self) -> &'static str {
         match self {
@@ -58,6 +60,7 @@ impl Table {
             Self::History => "history",
             Self::JoinTokens => "join_tokens",
             Self::Definitions => "definitions",
+            Self::AccessTokens => "access_tokens",
         }
     }
 
@@ -68,6 +71,7 @@ impl Table {
             Self::History => Kind::History,
             Self::JoinTokens => Kind::JoinToken,
             Self::Definitions => Kind::Definition,
+            Self::AccessTokens => Kind::AccessToken,
         }
     }
 }
@@ -82,6 +86,10 @@ pub(super) fn revision_key(revision: Revision) -> [u8; 8] {
 
 pub(super) fn lease_key(lease: LeaseId) -> [u8; 8] {
     lease.0.to_be_bytes()
+}
+
+pub(super) fn access_token_key(id: AccessTokenId) -> [u8; 8] {
+    id.0.to_be_bytes()
 }
 
 pub(super) fn join_token_key(id: JoinTokenId) -> [u8; 8] {
@@ -142,6 +150,7 @@ pub(super) fn put_delta(db: &DB, batch: &mut WriteBatch, delta: &Delta) {
         batch.put_cf(deadlines, key, codec::seal(Kind::Deadline, &key, deadline));
     }
     put_join_tokens(db, batch, &delta.join_tokens);
+    put_access_tokens(db, batch, &delta.access_tokens);
     let definitions = cf(db, Table::Definitions.name());
     for (tenant, key) in &delta.definitions.removed {
         batch.delete_cf(definitions, definition_key(tenant, key));
@@ -159,6 +168,15 @@ fn put_join_tokens(db: &DB, batch: &mut WriteBatch, delta: &JoinTokenDelta) {
     for token in &delta.put {
         let key = join_token_key(token.id);
         batch.put_cf(tokens, key, codec::seal(Kind::JoinToken, &key, token));
+    }
+}
+
+fn put_access_tokens(db: &DB, batch: &mut WriteBatch, delta: &AccessTokenDelta) {
+    let tokens = cf(db, Table::AccessTokens.name());
+    delta.removed.iter().for_each(|id| batch.delete_cf(tokens, access_token_key(*id)));
+    for token in &delta.put {
+        let key = access_token_key(token.id);
+        batch.put_cf(tokens, key, codec::seal(Kind::AccessToken, &key, token));
     }
 }
 

@@ -4,9 +4,10 @@
 use openraft::entry::RaftEntry;
 use proptest::prelude::*;
 use rollcall_registry::{
-    ClusterTime, Command, Compatibility, Condition, Definition, DefinitionChange, DefinitionContent, DefinitionName,
-    Edition, EventDefinition, Instance, InstanceId, LeaseId, LeaseSet, Outcome, Proposal, Revision, SchemaDefinition,
-    Seldom, Status, TenantId, Term, WallTime,
+    AccessRole, AccessToken, AccessTokenCommand, AccessTokenId, Actor, ClusterTime, Command, Compatibility,
+    Condition, Definition, DefinitionChange, DefinitionContent, DefinitionName, Edition, EventDefinition,
+    FormerSecret, Instance, InstanceId, LeaseId, LeaseSet, Outcome, Power, PrincipalId, Proposal, Reach, Revision,
+    SchemaDefinition, Scopes, SecretDigest, Seldom, Status, TenantId, Term, Verb, WallTime,
 };
 use rollcall_storage::codec::{self, CodecError, Kind};
 use rollcall_storage::{Identity, LogEntry, LogId, Payload, Reply, Vote};
@@ -27,10 +28,27 @@ fn frame<T: Serialize + DeserializeOwned>(kind: Kind, value: &T) -> String {
 fn p13_every_kind_has_its_bytes() {
     let tenant = TenantId::parse("t").unwrap();
     let id = InstanceId::parse("i").unwrap();
+    let principal = PrincipalId::parse("jwt:p").unwrap();
+    let token = AccessToken {
+        id: AccessTokenId(7),
+        secret: SecretDigest([1; 32]),
+        former: Some(FormerSecret { secret: SecretDigest([2; 32]), until: ClusterTime(9) }),
+        reach: Reach::Tenant(tenant.clone()),
+        role: AccessRole::Operator,
+        scopes: Scopes { services: ["w".into()].into(), verbs: [Verb::Watch].into() },
+        expires_at: Some(ClusterTime(10)),
+        description: "d".into(),
+        created_by: Some(principal.clone()),
+        created_at: WallTime(3),
+        rotated_at: None,
+        used_at: Some(WallTime(4)),
+        use_noted_at: Some(ClusterTime(5)),
+        revoked_at: None,
+    };
     let instance = Instance {
         tenant: tenant.clone(),
         registration: registration(&id, 1),
-        seldom: Seldom::new(None, vec![LeaseId(2)]),
+        seldom: Seldom::new(None, vec![LeaseId(2)], Some(principal.clone())),
         reported_status: Status::Degraded,
         lapsed: false,
         lease: LeaseId(300),
@@ -76,6 +94,9 @@ fn p13_every_kind_has_its_bytes() {
         Command::Deregister { tenant, id, lease: Some(LeaseId(3)), condition: Condition::Unchanged(Revision(9)) },
         Command::Expire { term: Term(4), up_to: ClusterTime(70_000), limit: 256 },
         Command::Define { tenant: other.clone(), change: DefinitionChange::Event(event.clone()) },
+        Command::AccessToken(AccessTokenCommand::Revoke { id: AccessTokenId(7), within: Reach::All }),
+        Command::Renew { tenant: other.clone(), leases: LeaseSet::new(vec![LeaseId(4)]) }
+            .by(Actor { principal: principal.clone(), power: Power::Services(["w".into()].into()) }),
     ];
     let entries = commands.map(|command| {
         let proposal =
@@ -95,6 +116,7 @@ fn p13_every_kind_has_its_bytes() {
         frame(Kind::PeerResponse, &reply),
         frame(Kind::Definition, &definition(DefinitionContent::Schema(schema))),
         frame(Kind::Definition, &definition(rule)),
+        frame(Kind::AccessToken, &token),
     ];
     assert_eq!(
         entries,
@@ -105,6 +127,8 @@ fn p13_every_kind_has_its_bytes() {
             "0101030107010f0c0105060103017401690103030900",
             "010103010701100c010506010404fc70110100fb000100",
             "010103010701110c010506010601750001650178027b7d00",
+            "0101030107010a0c010506010702070100",
+            "010103010701160c0105060108056a77743a7001010177017501010400",
         ]
     );
     assert_eq!(
@@ -114,14 +138,17 @@ fn p13_every_kind_has_its_bytes() {
             "010103011700",
             "0201030101",
             "03010301fb2c01",
-            "0401017424016954140001020003037765620a687474703a2f2f682f3100000000000004016e023100010001020100fb2c01\
-             fb2d0102fd0068e5cf8b010000",
+            "0401017424016954140001020003037765620a687474703a2f2f682f3100000000000004016e0231000100010201056a77743a70\
+             0100fb2c01fb2d0102fd0068e5cf8b010000",
             "0501fc70110100",
             "0801c10700",
             "09010361736b",
             "0a010104010008",
             "10010175010173013101016f000474727565030405",
             "1001017502017303030405",
+            "1301070101010101010101010101010101010101010101010101010101010101010101\
+             01020202020202020202020202020202020202020202020202020202020202020209\
+             000174020101770101010a016401056a77743a7003000104010500",
         ]
     );
 }

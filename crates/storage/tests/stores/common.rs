@@ -7,10 +7,10 @@ use openraft::entry::RaftEntry;
 use openraft::storage::{RaftLogStorage, RaftLogStorageExt, RaftSnapshotBuilder, RaftStateMachine};
 use openraft::{Membership, RaftLogReader};
 use rollcall_registry::{
-    Admission, ClusterTime, Command, Condition, DefinitionChange, DefinitionName, Digest, EventDefinition,
-    FeatureLevel, InstanceId, JoinTokenCommand, JoinTokenId, LeaseId, LeaseSet, Metadata, MetadataValue, Options,
-    PackedRegistration, Proposal, Registration, SecretDigest, ServiceName, State, TenantId, Term, Visibility,
-    WallTime,
+    AccessRole, AccessTokenCommand, AccessTokenId, Admission, ClusterTime, Command, Condition, DefinitionChange,
+    DefinitionName, Digest, EventDefinition, FeatureLevel, Grant, InstanceId, JoinTokenCommand, JoinTokenId, LeaseId,
+    LeaseSet, Metadata, MetadataValue, NewAccessToken, Options, PackedRegistration, PrincipalId, Proposal, Reach,
+    Registration, Scopes, SecretDigest, ServiceName, State, TenantId, Term, Verb, Visibility, WallTime,
 };
 use rollcall_storage::{
     ClusterId, DataDir, Identity, LogEntry, LogId, Member, Payload, Snapshot, Stores, TypeConfig,
@@ -59,6 +59,7 @@ pub(crate) fn proposal(n: u64) -> Proposal {
         commands.push(Command::Expire { term: Term(TERM), up_to: ClusterTime(n * 100), limit: 3 });
     }
     commands.extend(about_tokens(n).map(Command::JoinToken));
+    commands.extend(about_access(n).map(Command::AccessToken));
     if n % 30 == 29 {
         let name = DefinitionName::parse(&format!("event-{n}")).unwrap();
         let event = EventDefinition { name, topic: "facts".into(), document: "{}".into() };
@@ -82,6 +83,28 @@ fn about_tokens(n: u64) -> Option<JoinTokenCommand> {
     }
     let admission = Admission { id, secret, address: format!("n{n}:1").into(), learner: false };
     n.is_multiple_of(4).then_some(JoinTokenCommand::Spend(admission))
+}
+
+/// Access tokens come, are used and rotated, and are revoked.
+fn about_access(n: u64) -> Option<AccessTokenCommand> {
+    let (id, secret) = (AccessTokenId(n / 20), SecretDigest([9; 32]));
+    let token = || NewAccessToken {
+        id,
+        secret,
+        reach: Reach::Tenant(TenantId::parse("t1").expect("a valid tenant")),
+        role: AccessRole::Agent,
+        scopes: Scopes { services: ["web".into()].into(), verbs: [Verb::Read].into() },
+        ttl_ms: Some(60_000),
+        description: "a token".into(),
+        created_by: Some(PrincipalId::parse("jwt:me").expect("a valid name")),
+    };
+    match n % 20 {
+        3 => Some(AccessTokenCommand::Create { token: token(), first: false }),
+        7 => Some(AccessTokenCommand::Used { ids: vec![id] }),
+        9 => Some(AccessTokenCommand::Rotate { id, secret, overlap_ms: 500, within: Grant::all() }),
+        15 if n % 40 > 20 => Some(AccessTokenCommand::Revoke { id, within: Reach::All }),
+        _ => None,
+    }
 }
 
 /// A registration, and then reports of 60 KB each.

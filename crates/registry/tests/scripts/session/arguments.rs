@@ -70,7 +70,12 @@ impl Arguments {
         self.list(key).into_iter().map(String::into_boxed_str).collect()
     }
 
-    fn words<T: FromStr<Err: Display>>(&mut self, key: &str) -> Result<Vec<T>, String> {
+    /// Whether `KEY=yes` is given.
+    pub(crate) fn flag(&mut self, key: &str) -> bool {
+        self.take(key).is_some_and(|text| text == "yes")
+    }
+
+    pub(crate) fn words<T: FromStr<Err: Display>>(&mut self, key: &str) -> Result<Vec<T>, String> {
         self.list(key).iter().map(|text| text.parse().map_err(|e| format!("{key}: {e}"))).collect()
     }
 
