@@ -17,6 +17,7 @@ const WATCH_TIMEOUT: Duration = Duration::from_secs(3_600);
 pub struct Api {
     base: String,
     http: reqwest::Client,
+    token: Option<String>,
 }
 
 /// What a node answered, whatever its status.
@@ -72,7 +73,7 @@ impl Api {
             .timeout(TIMEOUT)
             .build()
             .expect("a plain client");
-        Self { base: format!("http://{address}"), http }
+        Self { base: format!("http://{address}"), http, token: None }
     }
 
     /// A client port with TLS, whose certificate is of this authority.
@@ -83,12 +84,29 @@ impl Api {
         let ca = std::fs::read(ca).expect("an authority");
         let ca = Certificate::from_pem_bundle(&ca).expect("PEM certificates");
         let http = reqwest::Client::builder().no_proxy().tls_certs_only(ca).timeout(TIMEOUT);
-        Self { base: format!("https://{address}"), http: http.build().expect("a client with an authority") }
+        let http = http.build().expect("a client with an authority");
+        Self { base: format!("https://{address}"), http, token: None }
+    }
+
+    /// The same, saying by this token who asks.
+    #[must_use]
+    pub fn with_token(self, token: &str) -> Self {
+        Self { token: Some(token.to_owned()), ..self }
+    }
+
+    /// The same, not saying who asks.
+    #[must_use]
+    pub fn without_token(self) -> Self {
+        Self { token: None, ..self }
     }
 
     /// A request to be filled and given to [`Self::send`].
     pub fn request(&self, method: Method, path: &str) -> RequestBuilder {
-        self.http.request(method, format!("{}{path}", self.base))
+        let request = self.http.request(method, format!("{}{path}", self.base));
+        match &self.token {
+            Some(token) => request.bearer_auth(token),
+            None => request,
+        }
     }
 
     /// # Errors

@@ -25,6 +25,8 @@ pub struct Cluster {
     environment: Vec<(String, String)>,
     /// Where the certificates are, if there are any.
     certificates: Option<PathBuf>,
+    /// The administrator's, where requests must say who asks.
+    token: Option<String>,
 }
 
 impl Cluster {
@@ -69,6 +71,36 @@ impl Cluster {
         cluster.certificates = Some(cluster.certify(count));
         cluster.found(count).await;
         cluster
+    }
+
+    /// As [`Self::start_secured`], where every request must say who asks. What is asked through [`Node::api`] is asked by the first
+    /// administrator.
+    ///
+    /// # Panics
+    /// When certificates or token cannot be made, or the nodes do not get there in time.
+    pub async fn start_guarded(count: usize) -> Self {
+        let mut cluster = Self::empty(&std::env::temp_dir(), &["--auth"]);
+        cluster.certificates = Some(cluster.certify(count));
+        let file = cluster.directory.path().join("admin.token");
+        let founding = ["--bootstrap", "--admin-token-file", &file.display().to_string()].map(str::to_owned);
+        cluster.add(founding.to_vec());
+        cluster.nodes[0].start();
+        let token = wait_until("the founder made a token", START_DEADLINE, || async {
+            std::fs::read_to_string(&file).ok().filter(|token| !token.is_empty())
+        });
+        let token = token.await;
+        cluster.nodes[0].authenticate(&token);
+        cluster.token = Some(token);
+        cluster.grow(count - 1).await;
+        cluster
+    }
+
+    /// The administrator's token.
+    ///
+    /// # Panics
+    /// When the cluster asks for none.
+    pub fn token(&self) -> &str {
+        self.token.as_deref().expect("a guarded cluster")
     }
 
     /// Makes certificates for the first nodes. All of them are at one address.
@@ -123,6 +155,7 @@ impl Cluster {
             arguments: Vec::new(),
             environment: Vec::new(),
             certificates: None,
+            token: None,
         };
         cluster.ready().await;
         cluster
@@ -132,7 +165,15 @@ impl Cluster {
         let directory =
             tempfile::Builder::new().prefix("rollcall-").tempdir_in(parent).expect("a temporary directory");
         let arguments = arguments.iter().map(|argument| (*argument).to_owned()).collect();
-        Self { nodes: Vec::new(), directory, arguments, added: 0, environment: Vec::new(), certificates: None }
+        Self {
+            nodes: Vec::new(),
+            directory,
+            arguments,
+            added: 0,
+            environment: Vec::new(),
+            certificates: None,
+            token: None,
+        }
     }
 
     /// A cluster of one node, on what `make` put into its data directory, and waits until it is ready.
@@ -166,10 +207,14 @@ impl Cluster {
         let arguments = [founding, self.arguments.clone()].concat();
         let name = format!("node-{}", self.added);
         let node = Node::new(self.directory.path(), &name, arguments).with_environment(&self.environment);
-        self.nodes.push(match &self.certificates {
+        let mut node = match &self.certificates {
             Some(directory) => node.secured(directory, &name),
             None => node,
-        });
+        };
+        if let Some(token) = &self.token {
+            node.authenticate(token);
+        }
+        self.nodes.push(node);
     }
 
     /// Adds a node that stays a learner, and waits until it is ready.

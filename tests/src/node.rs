@@ -91,6 +91,11 @@ impl Node {
         self
     }
 
+    /// Whoever asks through [`Self::api`] has this token from now on.
+    pub fn authenticate(&mut self, token: &str) {
+        self.api = self.api.clone().with_token(token);
+    }
+
     /// Has the process read its certificates again (SIGHUP).
     ///
     /// # Panics

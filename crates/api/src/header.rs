@@ -22,7 +22,8 @@ pub const REQUEST_ID: &str = "x-request-id";
 /// On requests: how long the server may take, in milliseconds, 1 to 60,000, 10,000 if absent.
 pub const REQUEST_TIMEOUT_MS: &str = "x-request-timeout-ms";
 
-/// On requests: the tenant whose roll is meant, `default` if absent. Counts while authentication is switched off.
+/// On requests: the tenant whose roll is meant; if absent, the one that the token is for, else `default`. A token that is for
+/// one tenant can mean no other.
 pub const TENANT_ID: &str = "x-tenant-id";
 
 /// On requests and answers: W3C trace context.

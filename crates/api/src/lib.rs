@@ -10,6 +10,7 @@
 //!
 //! Read in this order: [`service`], [`lease`], [`discovery`], [`watch`], [`cluster`], then [`problem`] and [`header`].
 
+pub mod access_token;
 pub mod cluster;
 pub mod discovery;
 pub mod header;
@@ -19,6 +20,10 @@ pub mod problem;
 pub mod service;
 pub mod watch;
 
+pub use access_token::{
+    AccessRole, CreateTokenRequest, CreatedToken, RevokeTokenResponse, RotateTokenRequest, TokenInfo, TokenStatus,
+    TokensResponse, Verb,
+};
 pub use cluster::{
     AddMemberRequest, AutopilotFinding, AutopilotInfo, ClusterChangeResponse, ClusterStatusResponse, DigestResponse,
     KeptBecause, MemberInfo, RelocateMemberRequest, ReplaceMemberRequest, Role, TransferLeaderRequest,

@@ -2,6 +2,7 @@
 
 mod cluster;
 mod tls;
+mod token;
 
 use std::path::PathBuf;
 use std::time::Duration;
@@ -14,6 +15,7 @@ use crate::output::Format;
 
 pub(crate) use cluster::{Backup, Cluster, Follow, JoinToken, JoinTokenStep, Recover, Restore, StatusView, Wait};
 pub(crate) use tls::{Tls, TlsInit};
+pub(crate) use token::{Token, TokenCreate, TokenReset, TokenRotate};
 
 /// The live roll of agents and services: who is here now, what they can do, and how to reach them.
 #[derive(Debug, Parser)]
@@ -44,7 +46,7 @@ pub(crate) struct Global {
     /// The bearer token that says who asks
     #[arg(long, global = true, env = "ROLLCALL_TOKEN", hide_env_values = true)]
     pub(crate) token: Option<String>,
-    /// Whose roll is meant, where the cluster runs without tokens
+    /// Whose roll is meant [default: the token's tenant, or `default`]
     #[arg(long, global = true, env = "ROLLCALL_TENANT")]
     pub(crate) tenant: Option<String>,
     /// The authority (PEM) of the nodes' certificates; nothing is sent over plain http then [default for https: those
@@ -88,6 +90,9 @@ pub(crate) enum Command {
     Watch(Box<Watch>),
     /// Put load on a cluster and measure it
     Bench(Box<Bench>),
+    /// Say who may do what, where the cluster runs with tokens
+    #[command(subcommand)]
+    Token(Token),
     /// Make certificates for a trial
     #[command(subcommand)]
     Tls(Tls),

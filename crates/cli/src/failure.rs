@@ -144,6 +144,14 @@ pub(crate) enum Failure {
         #[source]
         source: RecoveryError,
     },
+    #[error("reset an administrator's token by the directory {path}")]
+    TokenReset {
+        path: PathBuf,
+        #[source]
+        source: io::Error,
+    },
+    #[error("no node answered in {path} within {timeout_ms} ms")]
+    TokenResetUnanswered { path: PathBuf, timeout_ms: u128 },
     #[error("make certificates")]
     TlsInit {
         #[source]
@@ -204,7 +212,7 @@ impl Failure {
                 | KeepAliveError::Deregister { source, .. } => of_client(source),
                 _ => ExitCode::Error,
             },
-            Self::NotReady { .. } | Self::Unfinished { .. } => ExitCode::Timeout,
+            Self::NotReady { .. } | Self::Unfinished { .. } | Self::TokenResetUnanswered { .. } => ExitCode::Timeout,
             Self::ReadRegistration { .. }
             | Self::ParseRegistration { .. }
             | Self::RegistrationForm { .. }
@@ -220,6 +228,7 @@ impl Failure {
             | Self::Backup { .. }
             | Self::Restore { .. }
             | Self::Recover { .. }
+            | Self::TokenReset { .. }
             | Self::Interrupted
             | Self::ReadFile { .. }
             | Self::WriteFile { .. }
@@ -246,6 +255,13 @@ impl Failure {
             Self::TlsInit { source: InitError::Exists { .. } } => {
                 Some("nothing is overwritten: name another directory, or remove what is no longer of use".to_owned())
             }
+            Self::TokenReset { .. } => {
+                Some("name the data directory of a node that runs, as a user who may write there".to_owned())
+            }
+            Self::TokenResetUnanswered { .. } => Some(
+                "nothing was changed: is it the data directory of a node that runs and has a leader? Its log says more"
+                    .to_owned(),
+            ),
             Self::Unconfirmed => {
                 Some("say --yes where nobody can be asked, or see what it does by --dry-run".to_owned())
             }
@@ -356,6 +372,10 @@ fn of_client_next_step(error: &ClientError) -> Option<String> {
         ClientError::Refused { problem, .. } => match problem.code.as_str() {
             "no_leader" | "not_ready" => "see `rollcall cluster status` for the members that are missing",
             "lease_not_found" => "register the instance again",
+            "token_missing" => "give a token by --token or ROLLCALL_TOKEN; `rollcall token create` makes one",
+            "token_invalid" | "token_expired" | "token_revoked" => {
+                "use another token; whoever administers the cluster makes one by `rollcall token create`"
+            }
             "tls_required" => "use https:// in place of http://, and name the authority with --ca or ROLLCALL_CA",
             "too_many_watchers" => "watch at another node with --endpoint, or later",
             "cursor_expired" => "start again without --cursor",

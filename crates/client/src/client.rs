@@ -8,9 +8,10 @@ use reqwest::header::{AUTHORIZATION, HeaderMap, HeaderValue, IF_MATCH, IF_NONE_M
 use reqwest::{Method, Url};
 use rollcall_api::header::TENANT_ID;
 use rollcall_api::{
-    ClusterChangeResponse, ClusterStatusResponse, CreateJoinTokenRequest, CreatedJoinToken, DeregisterResponse,
-    DigestResponse, DiscoverResponse, HeartbeatRequest, HeartbeatResponse, HeartbeatsRequest, HeartbeatsResponse,
-    JoinTokensResponse, RegisterResponse, RevokeJoinTokenResponse, ServiceObject,
+    ClusterChangeResponse, ClusterStatusResponse, CreateJoinTokenRequest, CreatedJoinToken, CreatedToken,
+    DeregisterResponse, DigestResponse, DiscoverResponse, HeartbeatRequest, HeartbeatResponse, HeartbeatsRequest,
+    HeartbeatsResponse, JoinTokensResponse, RegisterResponse, RevokeJoinTokenResponse, RevokeTokenResponse,
+    RotateTokenRequest, ServiceObject, TokensResponse,
 };
 
 use serde::Serialize;
@@ -28,6 +29,8 @@ use crate::watch::Watch;
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(1);
 
 const REGISTER: [&str; 3] = ["api", "services", "register"];
+
+const TOKENS: [&str; 2] = ["api", "tokens"];
 
 const JOIN_TOKENS: [&str; 3] = ["api", "cluster", "tokens"];
 
@@ -86,7 +89,7 @@ impl Builder {
         self
     }
 
-    /// The tenant, where the cluster runs without tokens. Default: `default`.
+    /// The tenant. Default: the one that the token is for, or `default`.
     pub fn tenant(mut self, tenant: impl Into<String>) -> Self {
         self.tenant = Some(tenant.into());
         self
@@ -339,6 +342,43 @@ impl Client {
         let [api, cluster, tokens] = JOIN_TOKENS;
         let path = [api, cluster, tokens, addressable(id)?];
         self.send(&Request::new(Method::DELETE, &path, Repeat::IfNotApplied)).await
+    }
+
+    /// Makes a token that says who asks. `token` is a [`CreateTokenRequest`](rollcall_api::CreateTokenRequest), or any value that
+    /// becomes such JSON. Not repeated when its outcome is unknown: one may be there whose secret nobody knows.
+    ///
+    /// # Errors
+    /// 400 with every fault; 403 for more than whoever asks may do; 409 `too_many_tokens`.
+    pub async fn create_token(&self, token: &impl Serialize) -> Result<CreatedToken, Error> {
+        self.send(&Request::new(Method::POST, &TOKENS, Repeat::IfNotApplied).json(token)?).await
+    }
+
+    /// All tokens that whoever asks may administer, without their secrets.
+    ///
+    /// # Errors
+    /// 503 while no leader is known.
+    pub async fn tokens(&self) -> Result<TokensResponse, Error> {
+        self.send(&Request::new(Method::GET, &TOKENS, Repeat::Safe)).await
+    }
+
+    /// Gives a token another secret. Not repeated when its outcome is unknown.
+    ///
+    /// # Errors
+    /// 404 `token_not_found`; 409 `token_over`.
+    pub async fn rotate_token(&self, id: &str, rotation: &RotateTokenRequest) -> Result<CreatedToken, Error> {
+        let [api, tokens] = TOKENS;
+        let path = [api, tokens, addressable(id)?, "rotate"];
+        self.send(&Request::new(Method::POST, &path, Repeat::IfNotApplied).json(rotation)?).await
+    }
+
+    /// Revokes a token by its id. A second time changes nothing more.
+    ///
+    /// # Errors
+    /// 404 `token_not_found`.
+    pub async fn revoke_token(&self, id: &str) -> Result<RevokeTokenResponse, Error> {
+        let [api, tokens] = TOKENS;
+        let path = [api, tokens, addressable(id)?];
+        self.send(&Request::new(Method::DELETE, &path, Repeat::Safe)).await
     }
 
     /// The digest of a node's whole state at exactly log index `index`, or where the node now is.

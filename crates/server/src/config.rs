@@ -7,6 +7,7 @@ use std::path::PathBuf;
 
 use axum::http::HeaderValue;
 use rollcall_registry::TenantId;
+use rollcall_registry::registration::UnknownWord;
 
 use crate::auth::JwtConfig;
 use crate::parse::REAP_AFTER_MS_MAX;
@@ -51,7 +52,7 @@ const DEAD_NODE_REMOVAL_MS_LEAST: u64 = 5_000;
 const VOTERS_MIN: usize = 3;
 const LOG_LEVEL: &str = "info";
 
-const OPEN_TO_CLIENTS: &str = "is beyond loopback, where anyone can read and write: set tls_cert, tls_key and \
+const OPEN_TO_CLIENTS: &str = "is beyond loopback, where anyone can read and write: set tls_cert and tls_key, and auth or \
     tls_client_ca, or secure the network and set insecure";
 
 const OPEN_TO_PEERS: &str = "is beyond loopback, where anyone can act as a node: set peer_tls_cert, peer_tls_key and \
@@ -84,6 +85,11 @@ pub struct Config {
     /// None: nodes speak plainly among themselves.
     pub peer_tls: Option<tls::Files>,
     pub founding: Founding,
+    /// Requests say by a token who asks.
+    pub auth: bool,
+    /// None: the first administrator's token goes to standard output.
+    pub admin_token_file: Option<PathBuf>,
+    pub metrics_open: bool,
     pub join_token_required: bool,
     pub node_role: NodeRole,
     pub when_removed: WhenRemoved,
@@ -137,7 +143,8 @@ impl Config {
         for files in [&tls, &peer_tls].into_iter().flatten() {
             files.check(&mut fault);
         }
-        let knows_clients = tls.as_ref().is_some_and(tls::Files::asks_for_certificates);
+        let auth = settings.auth.unwrap_or(false);
+        let knows_clients = tls.as_ref().is_some_and(|files| auth || files.asks_for_certificates());
         for (key, address, advertised, secured, remedy) in [
             ("listen", &listen, &settings.advertise, knows_clients, OPEN_TO_CLIENTS),
             ("peer_listen", &peer_listen, &settings.peer_advertise, peer_tls.is_some(), OPEN_TO_PEERS),
@@ -240,6 +247,11 @@ impl Config {
             jwks_url: settings.jwt_jwks_url,
             issuer: settings.jwt_issuer,
             audience: settings.jwt_audience,
+            tenant_claim: settings.jwt_tenant_claim,
+            role_claim: settings.jwt_role_claim,
+            role_default: settings.jwt_role_default.and_then(|role| {
+                role.parse().map_err(|error: UnknownWord| fault("jwt_role_default", &error.to_string())).ok()
+            }),
         };
         for (key, message) in jwt.faults() {
             fault(key, &message);
@@ -298,6 +310,9 @@ impl Config {
             tls,
             peer_tls,
             founding,
+            auth,
+            admin_token_file: settings.admin_token_file,
+            metrics_open: settings.metrics_open.unwrap_or(false),
             join_token_required: settings.join_token_required.unwrap_or(false),
             node_role: settings.node_role.unwrap_or_default(),
             when_removed: settings.when_removed.unwrap_or_default(),
@@ -407,6 +422,8 @@ mod tests {
     fn beyond_loopback_asks_for_insecure() {
         assert!(faults("data_dir = \"d\"\nlisten = \"10.0.0.1:1\"")[0].starts_with("listen: is beyond loopback"));
         assert!(faults("data_dir = \"d\"\nlisten = \"10.0.0.1:1\"\ninsecure = true").is_empty());
+        // Tokens that anybody on the way can read keep nobody out.
+        assert!(faults("data_dir = \"d\"\nlisten = \"10.0.0.1:1\"\nauth = true")[0].starts_with("listen: is beyond"));
         assert!(faults("data_dir = \"d\"\nlisten = \"[::1]:0\"\npeer_listen = \"localhost:0\"").is_empty());
         assert!(faults("data_dir = \"d\"\nlisten = \"[::]:1\"\ninsecure = true")[0].contains("advertise"));
     }

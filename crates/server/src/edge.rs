@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use axum::Router;
 use axum::body::Body;
 use axum::http::uri::PathAndQuery;
-use axum::http::{HeaderValue, Method, Request, StatusCode, Uri};
+use axum::http::{HeaderValue, Method, Request, StatusCode, Uri, header};
 use axum::response::{IntoResponse, Response};
 use futures_util::FutureExt;
 use parking_lot::Mutex;
@@ -19,6 +19,7 @@ use tower::ServiceExt;
 use tracing::Instrument;
 use tracing::field::Empty;
 
+use crate::auth::{Gate, Identity};
 use crate::limits::{READS_MAX, REQUESTS_MAX, WRITES_MAX};
 use crate::listener::Counted;
 use crate::metrics::{EdgeMetrics, Refused, Route};
@@ -106,6 +107,10 @@ impl InWork {
 
 struct Running {
     router: Router,
+    /// Says no in the words of the contract that a path belongs to.
+    refusals: Router,
+    /// None: requests carry no identity.
+    gate: Option<Gate>,
     node: HeaderValue,
 }
 
@@ -114,10 +119,11 @@ impl Edge {
         Self { running: OnceLock::new(), requests: Arc::new(Semaphore::new(REQUESTS_MAX)), metrics, slow }
     }
 
-    /// Opens the routes. Called once, when the replica runs.
-    pub(crate) fn open(&self, native: Native) {
+    /// Opens the routes. Called once, when the replica runs. Without a gate nobody has to say who asks.
+    pub(crate) fn open(&self, native: Native, gate: Option<Gate>) {
         let node = HeaderValue::from(native.replica.node_id());
-        let opened = self.running.set(Running { router: native.router(), node });
+        let refusals = native.refusals();
+        let opened = self.running.set(Running { router: native.router(), refusals, gate, node });
         assert!(opened.is_ok(), "the edge was opened twice");
     }
 
@@ -149,7 +155,7 @@ impl Edge {
         telemetry::begin_request(&span, route, traceparent.as_ref());
         let named = span.clone();
         let mut response = async {
-            let mut response = self.answer(request, crowded, &work).await;
+            let mut response = self.answer(request, route, crowded, &work).await;
             if let Some(failure) = reply::failure_of(&mut response) {
                 self.metrics.refusals.get_or_create(&Refused { code: failure.code() }).inc();
                 // A node that starts is asked again and again; that it is not ready is no failure.
@@ -227,7 +233,7 @@ impl Edge {
         work.begin(max)
     }
 
-    async fn answer(&self, mut request: Request<Body>, crowded: bool, work: &InWork) -> Response {
+    async fn answer(&self, mut request: Request<Body>, route: Route, crowded: bool, work: &InWork) -> Response {
         let exempt = request.uri().path() == LIVEZ;
         if crowded && !exempt {
             return Failure::overloaded("connections").into_response();
@@ -239,7 +245,14 @@ impl Edge {
             return failure.into_response();
         }
         request.extensions_mut().insert(work.clone());
-        let answered = AssertUnwindSafe(running.router.clone().oneshot(request)).catch_unwind().await;
+        let router = match running.identify(&mut request, route).await {
+            Ok(()) => &running.router,
+            Err(failure) => {
+                request.extensions_mut().insert(failure);
+                &running.refusals
+            }
+        };
+        let answered = AssertUnwindSafe(router.clone().oneshot(request)).catch_unwind().await;
         match answered {
             Ok(Ok(response)) => response,
             Ok(Err(never)) => match never {},
@@ -253,6 +266,22 @@ impl Edge {
                 Failure::panicked().into_response()
             }
         }
+    }
+}
+
+impl Running {
+    /// Puts into the request who asks, if they may. No handler is reached otherwise.
+    async fn identify(&self, request: &mut Request<Body>, route: Route) -> Result<(), Failure> {
+        let identity = match &self.gate {
+            None => Identity::nobody(),
+            Some(gate) => gate.admit(route, request.method(), request.uri().path(), request.headers()).await?,
+        };
+        // What proved it is nobody's business any more, and so reaches no log.
+        if identity.0.is_some() {
+            request.headers_mut().remove(header::AUTHORIZATION);
+        }
+        request.extensions_mut().insert(identity);
+        Ok(())
     }
 }
 
@@ -310,7 +339,8 @@ mod tests {
 
     fn running(router: Router) -> Edge {
         let edge = Edge::new(Arc::default(), SlowLog::new(0));
-        assert!(edge.running.set(Running { router, node: HeaderValue::from(1) }).is_ok());
+        let refusals = Router::new();
+        assert!(edge.running.set(Running { router, refusals, gate: None, node: HeaderValue::from(1) }).is_ok());
         edge
     }
 

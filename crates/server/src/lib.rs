@@ -44,7 +44,7 @@ pub mod tls;
 mod translate;
 mod watch;
 
-pub use auth::{JwtConfig, JwtConfigError, SetError};
+pub use auth::{ADMIN_TOKEN, FirstToken, JwtConfig, JwtConfigError, RESET_REQUEST, SetError};
 pub use config::{Config, ConfigError, Settings};
 pub use probe::Probe;
 /// What an operator does to a directory whose node does not run.

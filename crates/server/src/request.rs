@@ -7,10 +7,11 @@ use axum::http::request::Parts;
 use axum::http::{HeaderMap, StatusCode};
 use rollcall_api::watch::InvalidResumePoint;
 use rollcall_api::{ResumePoint, header as names};
-use rollcall_registry::{Condition, Revision, TenantId};
+use rollcall_registry::{Actor, Command, Condition, Revision, TenantId};
 use rollcall_replica::Course;
 use tokio::time::Instant;
 
+use crate::auth::{Identity, Principal};
 use crate::edge::InWork;
 use crate::fault::Faults;
 use crate::native::Native;
@@ -25,6 +26,7 @@ const TENANT_DEFAULT: &str = "default";
 #[derive(Clone)]
 pub(crate) struct Context {
     pub(crate) tenant: TenantId,
+    pub(crate) identity: Identity,
     pub(crate) deadline: Instant,
     timeout: Duration,
     work: InWork,
@@ -40,6 +42,25 @@ impl Context {
     pub(crate) fn restart(&mut self) {
         self.deadline = Instant::now() + self.timeout;
     }
+
+    /// Who asks; none where requests carry no identity.
+    pub(crate) fn principal(&self) -> Option<&Principal> {
+        self.identity.0.as_deref()
+    }
+
+    /// On whose behalf writes are; none where requests carry no identity.
+    pub(crate) fn actor(&self) -> Option<Actor> {
+        self.principal().map(Principal::actor)
+    }
+
+    /// A command on behalf of whoever asks.
+    pub(crate) fn sign(&self, command: Command) -> Result<Command, Failure> {
+        let Some(principal) = self.principal() else { return Ok(command) };
+        if let Command::Register { registration, .. } = &command {
+            principal.check_service(registration.view().name)?;
+        }
+        Ok(command.by(principal.actor()))
+    }
 }
 
 impl FromRequestParts<Native> for Context {
@@ -47,8 +68,14 @@ impl FromRequestParts<Native> for Context {
 
     async fn from_request_parts(parts: &mut Parts, native: &Native) -> Result<Self, Failure> {
         let mut faults = Faults::default();
-        match tenant(&parts.headers, &mut faults) {
-            Some(tenant) => Self::new(tenant, parts, native, faults),
+        let named = tenant(&parts.headers, &mut faults);
+        let identity = identity(parts);
+        match named {
+            Some(named) => {
+                let tenant = identity.0.as_ref().map_or(Ok(named.clone()), |principal| principal.tenant(named))?;
+                let tenant = tenant.map_or_else(|| TenantId::parse(TENANT_DEFAULT), Ok);
+                Self::new(tenant.expect("the default is a tenant"), identity, parts, native, faults)
+            }
             None => {
                 timeout(&parts.headers, &mut faults);
                 Err(Failure::faulty(faults))
@@ -57,13 +84,23 @@ impl FromRequestParts<Native> for Context {
     }
 }
 
+fn identity(parts: &Parts) -> Identity {
+    parts.extensions.get::<Identity>().cloned().expect("the edge says of every request whose it is")
+}
+
 impl Context {
     /// Of a request whose tenant is known otherwise than by its headers.
     pub(crate) fn of_tenant(tenant: TenantId, parts: &Parts, native: &Native) -> Result<Self, Failure> {
-        Self::new(tenant, parts, native, Faults::default())
+        Self::new(tenant, identity(parts), parts, native, Faults::default())
     }
 
-    fn new(tenant: TenantId, parts: &Parts, native: &Native, mut faults: Faults) -> Result<Self, Failure> {
+    fn new(
+        tenant: TenantId,
+        identity: Identity,
+        parts: &Parts,
+        native: &Native,
+        mut faults: Faults,
+    ) -> Result<Self, Failure> {
         let timeout = timeout(&parts.headers, &mut faults);
         let Some(timeout) = timeout.filter(|_| faults.is_empty()) else { return Err(Failure::faulty(faults)) };
         if !native.tenants.is_empty() && !native.tenants.contains(&tenant) {
@@ -72,13 +109,14 @@ impl Context {
         }
         let work = parts.extensions.get::<InWork>().cloned().expect("the edge gives every request its work");
         work.of(&tenant);
-        Ok(Self { tenant, deadline: Instant::now() + timeout, timeout, work })
+        Ok(Self { tenant, identity, deadline: Instant::now() + timeout, timeout, work })
     }
 }
 
-fn tenant(headers: &HeaderMap, faults: &mut Faults) -> Option<TenantId> {
-    let text = single(headers, names::TENANT_ID, faults)?.unwrap_or(TENANT_DEFAULT);
-    TenantId::parse(text).map_err(|error| faults.push("X-Tenant-ID", error.to_string())).ok()
+/// The tenant that the header names, if there is one. None if it is none.
+fn tenant(headers: &HeaderMap, faults: &mut Faults) -> Option<Option<TenantId>> {
+    let Some(text) = single(headers, names::TENANT_ID, faults)? else { return Some(None) };
+    TenantId::parse(text).map(Some).map_err(|error| faults.push("X-Tenant-ID", error.to_string())).ok()
 }
 
 fn timeout(headers: &HeaderMap, faults: &mut Faults) -> Option<Duration> {

@@ -16,7 +16,7 @@ use tokio::runtime::Handle;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::{AbortOnDropHandle, TaskTracker};
 
-use crate::auth::{Auth, JwtConfigError};
+use crate::auth::{self, Attendance, Auth, FirstToken, FirstTokenSender, Gate, JwtConfigError};
 use crate::config::{Config, Founding, NodeRole};
 use crate::edge::Edge;
 use crate::faces::soorma;
@@ -86,6 +86,8 @@ pub struct Server {
     peer_address: SocketAddr,
     tls: Tls,
     probe: Probe,
+    /// Where the first token is told.
+    first_token: Option<FirstTokenSender>,
     traced: bool,
     consensus: Handle,
 }
@@ -98,7 +100,27 @@ impl Server {
         let (clients, client_address) = bind(&config.listen).await?;
         let (peers, peer_address) = bind(&config.peer_listen).await?;
         let (probe, consensus) = (Probe::default(), Handle::current());
-        Ok(Self { config, clients, client_address, peers, peer_address, tls, probe, traced: false, consensus })
+        let first_token = None;
+        Ok(Self {
+            config,
+            clients,
+            client_address,
+            peers,
+            peer_address,
+            tls,
+            probe,
+            first_token,
+            traced: false,
+            consensus,
+        })
+    }
+
+    /// The token of the first administrator, which a founder makes once if requests must say who asks. None is made unless
+    /// somebody takes this, so that none is there whose secret nobody knows.
+    pub fn first_token(&mut self) -> FirstToken {
+        let (sender, token) = auth::first_token();
+        self.first_token = Some(sender);
+        token
     }
 
     /// Has the replica and what its peers ask answered by another runtime. One with a single thread hands the steps of a
@@ -148,8 +170,9 @@ impl Server {
         let url = format!("{scheme}://{client_address}");
         let (tls, notices) = (self.tls.clone(), OnceLock::new());
         let surroundings = Arc::new(Surroundings { data_dir, url, metrics: metrics.clone(), tls, notices });
+        let auth = Auth::new(self.config.jwt.as_ref(), self.config.auth).map_err(RunError::Jwt)?;
         let faces = Faces {
-            auth: Auth::new(self.config.jwt.as_ref()).map_err(RunError::Jwt)?,
+            auth: auth.clone(),
             protolink_ttl_ms: self.config.protolink_ttl_ms,
             soorma: soorma::Terms {
                 ttl_ms: self.config.soorma_ttl_ms,
@@ -204,7 +227,17 @@ impl Server {
                 peer_edge.open(replica.clone());
                 let native = native(replica.clone());
                 self.probe.open(native.clone());
-                edge.open(native);
+                let gate = auth.is_enforced().then(|| Gate::new(auth, replica.clone(), self.config.metrics_open));
+                let is_founder = self.config.auth && self.config.founding == Founding::Bootstrap;
+                let attendance = Attendance {
+                    replica: replica.clone(),
+                    leashes: native.leashes.clone(),
+                    gate: gate.clone(),
+                    first: self.first_token.filter(|_| is_founder),
+                    data_dir: surroundings.data_dir.clone(),
+                };
+                chores.spawn(auth::attend(attendance, stop_peers.clone()));
+                edge.open(native, gate);
                 let surroundings = surroundings.clone();
                 chores.spawn_blocking(move || surroundings.look());
             };

@@ -3,7 +3,7 @@
 use rollcall_api::{CreateJoinTokenRequest, JoinTokensResponse, Role};
 use rollcall_client::Client;
 
-use super::attempt;
+use super::{attempt, bare_token_id as bare, spoken_time as time};
 use crate::args::{Global, JoinToken, JoinTokenStep};
 use crate::failure::Failure;
 use crate::output::{self, Format, Table};
@@ -49,14 +49,6 @@ async fn create(global: &Global, client: &Client, args: &JoinToken) -> Result<()
     output::show(global.output, &created, |created| format!("{}\n", created.token))
 }
 
-/// The id of what may be a whole token, so that no secret goes into a URL.
-fn bare(token: &str) -> &str {
-    match token.split('-').collect::<Vec<_>>()[..] {
-        [_, id, _] => id,
-        _ => token,
-    }
-}
-
 fn describe(answer: &JoinTokensResponse) -> String {
     if answer.tokens.is_empty() {
         return "no join tokens\n".to_owned();
@@ -78,32 +70,4 @@ fn describe(answer: &JoinTokensResponse) -> String {
         ]);
     }
     table.render()
-}
-
-/// A time for people: its two largest units.
-fn time(ms: u64) -> String {
-    let seconds = ms.div_ceil(1_000);
-    match seconds {
-        0..60 => format!("{seconds} s"),
-        60..3_600 => format!("{} min {} s", seconds / 60, seconds % 60),
-        3_600..86_400 => format!("{} h {} min", seconds / 3_600, seconds % 3_600 / 60),
-        _ => format!("{} d {} h", seconds / 86_400, seconds % 86_400 / 3_600),
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn only_the_id_of_a_token_is_told_on() {
-        assert_eq!(bare("00000000000000ff"), "00000000000000ff");
-        assert_eq!(bare("rcjoin-00000000000000ff-abcdef"), "00000000000000ff");
-    }
-
-    #[test]
-    fn times_have_two_units() {
-        let times = [1, 59_000, 61_000, 3_600_000, 90_000_000].map(time);
-        assert_eq!(times, ["1 s", "59 s", "1 min 1 s", "1 h 0 min", "1 d 1 h"]);
-    }
 }

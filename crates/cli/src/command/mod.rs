@@ -13,6 +13,8 @@ mod offline;
 mod register;
 mod serve;
 mod tls;
+mod token;
+mod token_reset;
 mod watch;
 
 use std::future::Future;
@@ -42,6 +44,7 @@ pub(crate) fn run(cli: Cli) -> Result<u8, Failure> {
         Command::Get(args) => block_on(instance::get(&global, &args)).map(done),
         Command::Discover(args) => block_on(instance::discover(&global, *args)).map(done),
         Command::Watch(args) => block_on(watch::run(&global, *args)).map(done),
+        Command::Token(args) => block_on(token::run(&global, args)).map(done),
         Command::Bench(args) => block_on(bench::run(&global, args.work)),
     }
 }
@@ -62,6 +65,11 @@ fn read_file(path: &PathBuf) -> Result<Vec<u8>, Failure> {
 }
 
 fn client(global: &Global) -> Result<Client, Failure> {
+    client_of_tenant(global, global.tenant.as_deref())
+}
+
+/// A client whose requests are for this tenant.
+fn client_of_tenant(global: &Global, tenant: Option<&str>) -> Result<Client, Failure> {
     let mut builder = Client::builder().endpoints(global.endpoints.iter().filter(|text| !text.is_empty()));
     if let Some(ca) = &global.ca {
         builder = builder.ca(read_file(ca)?);
@@ -72,7 +80,7 @@ fn client(global: &Global) -> Result<Client, Failure> {
     if let Some(token) = &global.token {
         builder = builder.token(token);
     }
-    if let Some(tenant) = &global.tenant {
+    if let Some(tenant) = tenant {
         builder = builder.tenant(tenant);
     }
     if let Some(timeout) = global.timeout {
@@ -84,4 +92,40 @@ fn client(global: &Global) -> Result<Client, Failure> {
 /// Says what was attempted when a request fails.
 fn attempt<T>(action: impl Into<String>, result: Result<T, rollcall_client::Error>) -> Result<T, Failure> {
     result.map_err(|source| Failure::Request { action: action.into(), source })
+}
+
+/// The id of what may be a whole token, so that no secret goes into a URL.
+fn bare_token_id(token: &str) -> &str {
+    match token.split('-').collect::<Vec<_>>()[..] {
+        [_, id, _] => id,
+        _ => token,
+    }
+}
+
+/// A time for people: its two largest units.
+fn spoken_time(ms: u64) -> String {
+    let seconds = ms.div_ceil(1_000);
+    match seconds {
+        0..60 => format!("{seconds} s"),
+        60..3_600 => format!("{} min {} s", seconds / 60, seconds % 60),
+        3_600..86_400 => format!("{} h {} min", seconds / 3_600, seconds % 3_600 / 60),
+        _ => format!("{} d {} h", seconds / 86_400, seconds % 86_400 / 3_600),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_the_id_of_a_token_is_told_on() {
+        assert_eq!(bare_token_id("00000000000000ff"), "00000000000000ff");
+        assert_eq!(bare_token_id("rcjoin-00000000000000ff-abcdef"), "00000000000000ff");
+    }
+
+    #[test]
+    fn times_have_two_units() {
+        let times = [1, 59_000, 61_000, 3_600_000, 90_000_000].map(spoken_time);
+        assert_eq!(times, ["1 s", "59 s", "1 min 1 s", "1 h 0 min", "1 d 1 h"]);
+    }
 }

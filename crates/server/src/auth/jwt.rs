@@ -3,17 +3,19 @@
 //! - A key has one algorithm, chosen by where it was configured. What a token says of its algorithm only selects among the
 //!   keys of that algorithm: a public key never serves as a secret, and `none` is no algorithm.
 //! - `exp` is required. Issuer and audience are checked when they are configured, and then they must be there.
-//! - The tenant is `tenant_id`, else `platform_tenant_id`.
+//! - The tenant is `tenant_id`, else `platform_tenant_id`, or what a claim of the operator's choice says; `*` is all of them.
+//! - The role is what the claim `role` says, or one of the operator's choice; else what the sort of principal is for.
 
 use std::path::PathBuf;
 
 use axum::http::HeaderMap;
 use jsonwebtoken::{Algorithm, DecodingKey, Validation, decode, decode_header};
-use rollcall_registry::{NameError, TenantId};
+use rollcall_registry::{AccessRole, NameError, PrincipalId, Reach, Scopes, TenantId};
 use serde::Deserialize;
+use serde_json::{Map, Value};
 
 use super::keys::{JwtConfigError, Keys};
-use super::{Principal, PrincipalKind};
+use super::{Credential, Principal, PrincipalKind};
 use crate::secret::Secret;
 
 /// Longest token that is looked at: headers are bounded, and no issuer makes larger ones.
@@ -35,6 +37,12 @@ pub struct JwtConfig {
     pub jwks_url: Option<String>,
     pub issuer: Option<String>,
     pub audience: Option<String>,
+    /// Which claim names the tenant, if it is another one.
+    pub tenant_claim: Option<String>,
+    /// Which claim names the role, if it is another one.
+    pub role_claim: Option<String>,
+    /// The role of tokens that name none: `reader`, if it is not said.
+    pub role_default: Option<AccessRole>,
 }
 
 impl JwtConfig {
@@ -58,8 +66,14 @@ impl JwtConfig {
             faults.push(("jwt_jwks_url", "must be an http or https URL".to_owned()));
         }
         if !self.has_keys() {
-            for (key, value) in [("jwt_issuer", &self.issuer), ("jwt_audience", &self.audience)] {
-                if value.is_some() {
+            for (key, is_set) in [
+                ("jwt_issuer", self.issuer.is_some()),
+                ("jwt_audience", self.audience.is_some()),
+                ("jwt_tenant_claim", self.tenant_claim.is_some()),
+                ("jwt_role_claim", self.role_claim.is_some()),
+                ("jwt_role_default", self.role_default.is_some()),
+            ] {
+                if is_set {
                     faults.push((key, "means nothing without a key to check tokens with".to_owned()));
                 }
             }
@@ -89,6 +103,8 @@ pub(super) enum JwtError {
     UnknownKey { kid: Option<String> },
     #[error("verify the token")]
     Invalid(#[source] jsonwebtoken::errors::Error),
+    #[error("read the token's claims")]
+    Claims(#[source] serde_json::Error),
     #[error("claim {claim} {fault}")]
     Claim { claim: &'static str, fault: String },
     #[error("{header} contradicts the token")]
@@ -98,6 +114,7 @@ pub(super) enum JwtError {
 /// What a token says, as far as it is of interest.
 #[derive(Debug, Default, Deserialize)]
 struct Claims {
+    exp: f64,
     platform_tenant_id: Option<String>,
     tenant_id: Option<String>,
     service_tenant_id: Option<String>,
@@ -114,12 +131,27 @@ pub(super) struct Verifier {
     keys: Keys,
     issuer: Option<String>,
     audience: Option<String>,
+    naming: Naming,
 }
+
+/// Where a token says what.
+struct Naming {
+    tenant_claim: Option<String>,
+    role_claim: String,
+    role_default: AccessRole,
+}
+
+const ROLE_CLAIM: &str = "role";
 
 impl Verifier {
     pub(super) fn new(config: &JwtConfig) -> Result<Self, JwtConfigError> {
-        let JwtConfig { issuer, audience, .. } = config.clone();
-        Ok(Self { keys: Keys::load(config)?, issuer, audience })
+        let JwtConfig { issuer, audience, tenant_claim, role_claim, role_default, .. } = config.clone();
+        let naming = Naming {
+            tenant_claim,
+            role_claim: role_claim.unwrap_or_else(|| ROLE_CLAIM.to_owned()),
+            role_default: role_default.unwrap_or(AccessRole::Reader),
+        };
+        Ok(Self { keys: Keys::load(config)?, issuer, audience, naming })
     }
 
     /// What the token proves, unless the headers beside it say otherwise.
@@ -144,10 +176,14 @@ impl Verifier {
             }
             algorithm => return Err(JwtError::Algorithm { algorithm }),
         };
-        claims.principal(headers)
+        let named = |claim: &str| claims.get(claim).cloned();
+        let tenant = self.naming.tenant_claim.as_deref().map(|claim| named(claim).unwrap_or(Value::Null));
+        let role = named(&self.naming.role_claim);
+        let claims: Claims = serde_json::from_value(Value::Object(claims)).map_err(JwtError::Claims)?;
+        claims.principal(headers, tenant, role.as_ref(), self.naming.role_default)
     }
 
-    fn claims(&self, token: &str, key: &DecodingKey, algorithm: Algorithm) -> Result<Claims, JwtError> {
+    fn claims(&self, token: &str, key: &DecodingKey, algorithm: Algorithm) -> Result<Map<String, Value>, JwtError> {
         let mut validation = Validation::new(algorithm);
         validation.leeway = 0;
         validation.validate_nbf = true;
@@ -164,16 +200,27 @@ impl Verifier {
             required.push("iss");
         }
         validation.set_required_spec_claims(&required);
-        Ok(decode::<Claims>(token, key, &validation).map_err(JwtError::Invalid)?.claims)
+        Ok(decode(token, key, &validation).map_err(JwtError::Invalid)?.claims)
     }
 }
 
 impl Claims {
-    fn principal(self, headers: &HeaderMap) -> Result<Principal, JwtError> {
+    /// `tenant` is the claim that names it, where that is configured; `role` what the claim that names it says.
+    fn principal(
+        self,
+        headers: &HeaderMap,
+        tenant: Option<Value>,
+        role: Option<&Value>,
+        role_default: AccessRole,
+    ) -> Result<Principal, JwtError> {
         let said = |text: &Option<String>| text.clone().filter(|text| !text.trim().is_empty());
-        let platform = said(&self.platform_tenant_id)
-            .ok_or_else(|| JwtError::Claim { claim: "platform_tenant_id", fault: "is missing".to_owned() })?;
-        let tenant = said(&self.tenant_id).unwrap_or(platform);
+        let fault = |claim, fault: String| JwtError::Claim { claim, fault };
+        let tenant = match tenant {
+            Some(Value::String(tenant)) => said(&Some(tenant)),
+            Some(_) => None,
+            None => said(&self.tenant_id).or_else(|| said(&self.platform_tenant_id)),
+        };
+        let tenant = tenant.ok_or_else(|| fault("of the tenant", "is missing".to_owned()))?;
         let service_tenant = said(&self.service_tenant_id).unwrap_or_else(|| tenant.clone());
         let users = [&self.service_user_id, &self.user_id, &self.principal_id, &self.sub];
         let subject = users.into_iter().find_map(said);
@@ -183,11 +230,37 @@ impl Claims {
                 return Err(JwtError::Contradicted { header });
             }
         }
-        let tenant = TenantId::parse(tenant.trim())
-            .map_err(|error: NameError| JwtError::Claim { claim: "tenant_id", fault: error.to_string() })?;
-        let kind = self.principal_type.map(|word| word.parse::<PrincipalKind>()).transpose().map_err(|()| {
-            JwtError::Claim { claim: "principal_type", fault: "is none of the known ones".to_owned() }
-        })?;
-        Ok(Principal { tenant, subject, kind, roles: self.roles.unwrap_or_default() })
+        let reach = match tenant.trim() {
+            "*" => Reach::All,
+            tenant => {
+                let tenant = TenantId::parse(tenant);
+                Reach::Tenant(tenant.map_err(|error: NameError| fault("of the tenant", error.to_string()))?)
+            }
+        };
+        let kind = self.principal_type.map(|word| word.parse::<PrincipalKind>()).transpose();
+        let kind = kind.map_err(|()| fault("principal_type", "is none of the known ones".to_owned()))?;
+        let role = role.and_then(role_in).or(kind.map(PrincipalKind::role)).unwrap_or(role_default);
+        let id = subject.as_ref().map_or_else(|| "jwt".to_owned(), |subject| format!("jwt:{subject}"));
+        let id = PrincipalId::parse(&id).map_err(|error| fault("of the subject", error.to_string()))?;
+        Ok(Principal {
+            id,
+            reach,
+            role,
+            scopes: Scopes::default(),
+            subject,
+            kind,
+            roles: self.roles.unwrap_or_default(),
+            // Whole seconds: a part of one more or less is nobody's business.
+            credential: Credential::Jwt { expires_at_s: self.exp as u64 },
+        })
+    }
+}
+
+/// The greatest of the roles that a claim names, in a text or a list of them; what is no role of ours is passed over.
+fn role_in(claim: &Value) -> Option<AccessRole> {
+    match claim {
+        Value::String(text) => text.parse().ok(),
+        Value::Array(texts) => texts.iter().filter_map(Value::as_str).filter_map(|text| text.parse().ok()).max(),
+        _ => None,
     }
 }

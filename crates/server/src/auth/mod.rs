@@ -1,10 +1,22 @@
-//! Who is believed to be who.
+//! Who is believed to be who, and what they may do.
 //!
-//! With keys a request must carry a token that one of them made, and the token alone says whose it is. Without keys a
-//! token proves nothing and decides nothing: the tenant is the one that the header names, as for a request without one.
+//! With authentication switched on every request is judged in one place, by the [`Gate`] at the edge: what it brings proves a
+//! [`Principal`], and a table says what each route asks for. Handlers get the principal in their context and cannot be
+//! reached without. A token is checked against the state that is applied here, without asking anybody: a revocation counts
+//! as soon as the node has applied it, for streams that are under way too.
+//!
+//! With authentication switched off nobody is anybody and the tenant is the one that the header names. Only where keys for
+//! JSON Web Tokens are configured all the same do the routes of Soorma's contract ask for one, as its own server does.
+//!
+//! Read in this order: `principal`, `table`, `gate`, `jwt` and `keys`, `leash`, `attend`.
 
+mod attend;
+mod gate;
 mod jwt;
 mod keys;
+mod leash;
+mod principal;
+mod table;
 #[cfg(test)]
 mod tests;
 
@@ -12,92 +24,74 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use axum::http::{HeaderMap, StatusCode, header};
-use rollcall_registry::TenantId;
 
+pub use attend::{ADMIN_TOKEN, FirstToken, RESET_REQUEST};
+pub(crate) use attend::{Attendance, FirstTokenSender, attend, first_token};
+pub(crate) use gate::Gate;
 pub use jwt::JwtConfig;
 pub use keys::{JwtConfigError, SetError};
+pub(crate) use leash::{Leash, Leashes};
+pub(crate) use principal::{Credential, Identity, Principal, PrincipalKind, forbidden};
 
 use crate::reply::Failure;
 use jwt::{JwtError, Verifier};
 
-/// What a token proved.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) struct Principal {
-    pub(crate) tenant: TenantId,
-    /// Whom the token speaks for.
-    pub(crate) subject: Option<String>,
-    /// What sort of thing that is: an admin, a service, an agent …
-    pub(crate) kind: Option<PrincipalKind>,
-    pub(crate) roles: Vec<String>,
-}
+/// What access tokens begin with.
+pub(crate) const TOKEN_PREFIX: &str = "rctoken";
 
-macro_rules! kinds {
-    ($($variant:ident = $word:literal),+ $(,)?) => {
-        #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-        pub(crate) enum PrincipalKind { $($variant),+ }
-
-        impl std::str::FromStr for PrincipalKind {
-            type Err = ();
-
-            fn from_str(word: &str) -> Result<Self, ()> {
-                match word { $($word => Ok(Self::$variant),)+ _ => Err(()) }
-            }
-        }
-    };
-}
-
-kinds! {
-    Admin = "admin", Service = "service", Agent = "agent", User = "user", Developer = "developer",
-    Planner = "planner", Worker = "worker", Tool = "tool",
-}
-
-/// Checks tokens, if there are keys. Cheap to clone.
+/// Checks JSON Web Tokens, if there are keys. Cheap to clone.
 #[derive(Clone)]
 pub(crate) struct Auth(Arc<Inner>);
 
 struct Inner {
     verifier: Option<Verifier>,
+    /// Requests are judged at the edge.
+    enforced: bool,
     /// It was said that tokens come and are not checked.
     warned: AtomicBool,
 }
 
 impl Auth {
     /// Checks nothing without keys.
-    pub(crate) fn new(config: Option<&JwtConfig>) -> Result<Self, JwtConfigError> {
+    pub(crate) fn new(config: Option<&JwtConfig>, enforced: bool) -> Result<Self, JwtConfigError> {
         let verifier = config.map(Verifier::new).transpose()?;
-        Ok(Self(Arc::new(Inner { verifier, warned: AtomicBool::new(false) })))
+        Ok(Self(Arc::new(Inner { verifier, enforced, warned: AtomicBool::new(false) })))
     }
 
-    /// Whom the request's token speaks for; none where tokens are not checked.
+    /// Whether requests carry an identity.
+    pub(crate) fn is_enforced(&self) -> bool {
+        self.0.enforced
+    }
+
+    /// Whom a JSON Web Token speaks for; none where they are not checked.
     pub(crate) async fn principal(&self, headers: &HeaderMap) -> Result<Option<Principal>, Failure> {
         let token = bearer(headers);
         let Some(verifier) = &self.0.verifier else {
             if token.is_some() && !self.0.warned.swap(true, Ordering::Relaxed) {
                 tracing::warn!(
                     "a bearer token came, but there is no key to check it with: tokens are passed over, and the tenant \
-                     is X-Tenant-ID or `default`; set jwt_secret, jwt_public_key_file, jwt_jwks or jwt_jwks_url"
+                     is X-Tenant-ID or `default`; set auth, or jwt_secret, jwt_public_key_file, jwt_jwks or jwt_jwks_url"
                 );
             }
             return Ok(None);
         };
         let token = token.ok_or_else(|| unauthorized("token_missing", "Missing bearer token"))?;
-        match verifier.verify(token, headers).await {
-            Ok(principal) => Ok(Some(principal)),
-            Err(error) => {
-                tracing::debug!(error = &error as &dyn std::error::Error, "a token was refused");
-                Err(match error {
-                    JwtError::NotConfigured { .. } => {
-                        unauthorized("token_unverifiable", "JWT validation not configured")
-                    }
-                    JwtError::Contradicted { .. } => unauthorized("token_contradicted", &error.to_string()),
-                    _ => unauthorized("token_invalid", "Invalid JWT"),
-                })
+        self.verify(verifier, token, headers).await.map(Some)
+    }
+
+    async fn verify(&self, verifier: &Verifier, token: &str, headers: &HeaderMap) -> Result<Principal, Failure> {
+        verifier.verify(token, headers).await.map_err(|error| {
+            tracing::debug!(error = &error as &dyn std::error::Error, "a token was refused");
+            match error {
+                JwtError::NotConfigured { .. } => unauthorized("token_unverifiable", "JWT validation not configured"),
+                JwtError::Contradicted { .. } => unauthorized("token_contradicted", error.to_string()),
+                _ => unauthorized("token_invalid", "Invalid JWT"),
             }
-        }
+        })
     }
 }
 
-fn unauthorized(code: &'static str, detail: &str) -> Failure {
+fn unauthorized(code: &'static str, detail: impl Into<String>) -> Failure {
     Failure::new(StatusCode::UNAUTHORIZED, code, detail)
 }
 

@@ -9,6 +9,8 @@ use serde_json::{Value, json};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpListener;
 
+use rollcall_registry::{AccessRole, PrincipalId, Reach, Scopes, TenantId};
+
 use super::*;
 use crate::secret::Secret;
 
@@ -54,7 +56,7 @@ fn headers(token: &str, more: &[(&'static str, &'static str)]) -> HeaderMap {
 }
 
 async fn principal(config: &JwtConfig, headers: &HeaderMap) -> Result<Principal, String> {
-    let principal = Auth::new(Some(config)).unwrap().principal(headers).await;
+    let principal = Auth::new(Some(config), false).unwrap().principal(headers).await;
     principal.map(|principal| principal.expect("tokens are checked")).map_err(|failure| {
         assert_eq!(failure.status(), 401);
         failure.detail().to_owned()
@@ -62,7 +64,7 @@ async fn principal(config: &JwtConfig, headers: &HeaderMap) -> Result<Principal,
 }
 
 async fn tenant(config: &JwtConfig, token: &str) -> Result<String, String> {
-    principal(config, &headers(token, &[])).await.map(|principal| principal.tenant.to_string())
+    principal(config, &headers(token, &[])).await.map(|principal| principal.reach.to_string())
 }
 
 fn invalid() -> Result<String, String> {
@@ -72,17 +74,60 @@ fn invalid() -> Result<String, String> {
 #[tokio::test]
 async fn a_token_says_whose_it_is() {
     let more = json!({ "principal_type": "planner", "roles": ["a", "b"], "tenant_id": "acme-eu" });
-    let found = principal(&by_secret(), &headers(&hs256(&claims(more)), &[])).await.unwrap();
+    let claims = claims(more);
+    let found = principal(&by_secret(), &headers(&hs256(&claims), &[])).await.unwrap();
     assert_eq!(
         found,
         Principal {
-            tenant: TenantId::parse("acme-eu").unwrap(),
+            id: PrincipalId::parse("jwt:agent-1").unwrap(),
+            reach: Reach::Tenant(TenantId::parse("acme-eu").unwrap()),
+            role: AccessRole::Agent,
+            scopes: Scopes::default(),
             subject: Some("agent-1".to_owned()),
             kind: Some(PrincipalKind::Planner),
             roles: vec!["a".to_owned(), "b".to_owned()],
+            credential: Credential::Jwt { expires_at_s: claims["exp"].as_u64().unwrap() },
         }
     );
-    assert_eq!(tenant(&by_secret(), &hs256(&claims(json!({})))).await, Ok("acme".to_owned()));
+}
+
+async fn role(config: &JwtConfig, more: Value) -> AccessRole {
+    principal(config, &headers(&hs256(&claims(more)), &[])).await.unwrap().role
+}
+
+#[tokio::test]
+async fn a_role_is_named_or_comes_of_what_somebody_is() {
+    let config = by_secret();
+    assert_eq!(role(&config, json!({})).await, AccessRole::Reader);
+    for (kind, expected) in [
+        ("user", AccessRole::Reader),
+        ("tool", AccessRole::Agent),
+        ("service", AccessRole::Agent),
+        ("admin", AccessRole::Operator),
+    ] {
+        assert_eq!(role(&config, json!({ "principal_type": kind })).await, expected, "{kind}");
+    }
+    // Nobody administers tokens whose issuer did not say so in our words.
+    assert_eq!(role(&config, json!({ "roles": ["admin"] })).await, AccessRole::Reader);
+    assert_eq!(role(&config, json!({ "principal_type": "user", "role": "admin" })).await, AccessRole::Admin);
+    assert_eq!(role(&config, json!({ "role": ["x", "operator", "agent"] })).await, AccessRole::Operator);
+    assert_eq!(role(&config, json!({ "role": "root" })).await, AccessRole::Reader);
+    let chosen =
+        JwtConfig { role_claim: Some("groups".to_owned()), role_default: Some(AccessRole::Agent), ..by_secret() };
+    assert_eq!(role(&chosen, json!({ "role": "admin" })).await, AccessRole::Agent);
+    assert_eq!(role(&chosen, json!({ "groups": ["admin"] })).await, AccessRole::Admin);
+}
+
+#[tokio::test]
+async fn the_tenant_is_in_the_claim_that_was_chosen() {
+    let token = |more| hs256(&claims(more));
+    assert_eq!(tenant(&by_secret(), &token(json!({}))).await, Ok("acme".to_owned()));
+    assert_eq!(tenant(&by_secret(), &token(json!({ "tenant_id": "*" }))).await, Ok("*".to_owned()));
+    let chosen = JwtConfig { tenant_claim: Some("org".to_owned()), ..by_secret() };
+    assert_eq!(tenant(&chosen, &token(json!({ "org": "umbrella" }))).await, Ok("umbrella".to_owned()));
+    for more in [json!({}), json!({ "org": 7 }), json!({ "org": "" }), json!({ "org": "not a tenant" })] {
+        assert_eq!(tenant(&chosen, &token(more)).await, invalid());
+    }
 }
 
 #[tokio::test]
@@ -160,7 +205,7 @@ async fn headers_must_not_contradict() {
         assert!(error.contains("contradicts the token"), "{error}");
     }
     // The token alone says whose it is.
-    assert_eq!(principal(&by_secret(), &ask(&[("x-tenant-id", "other")])).await.unwrap().tenant.as_str(), "acme");
+    assert_eq!(principal(&by_secret(), &ask(&[("x-tenant-id", "other")])).await.unwrap().reach.to_string(), "acme");
 }
 
 #[tokio::test]
@@ -170,7 +215,7 @@ async fn without_a_token_nobody_is_anybody() {
     let basic = HeaderMap::from_iter([(header::AUTHORIZATION, HeaderValue::from_static("Basic eDp5"))]);
     assert_eq!(principal(&by_secret(), &basic).await.unwrap_err(), "Missing bearer token");
     // Without keys no token decides anything.
-    let open = Auth::new(None).unwrap();
+    let open = Auth::new(None, false).unwrap();
     assert_eq!(open.principal(&headers(&hs256(&claims(json!({}))), &[])).await.unwrap(), None);
 }
 
@@ -200,7 +245,7 @@ async fn a_set_is_fetched_once_for_many() {
             drop(stream.write_all((head + &body).as_bytes()).await);
         }
     });
-    let auth = Auth::new(Some(&JwtConfig { jwks_url: Some(url), ..JwtConfig::default() })).unwrap();
+    let auth = Auth::new(Some(&JwtConfig { jwks_url: Some(url), ..JwtConfig::default() }), false).unwrap();
     let good = headers(&rs256(&claims(json!({})), Some("k1")), &[]);
     let unknown = headers(&rs256(&claims(json!({})), Some("made-up")), &[]);
     for _ in 0..20 {
@@ -220,6 +265,10 @@ fn faulty_settings_are_named() {
         ["jwt_secret"]
     );
     assert_eq!(keys(JwtConfig { issuer: Some("me".to_owned()), ..JwtConfig::default() }), ["jwt_issuer"]);
+    assert_eq!(
+        keys(JwtConfig { role_default: Some(AccessRole::Agent), ..JwtConfig::default() }),
+        ["jwt_role_default"]
+    );
     assert_eq!(keys(JwtConfig { jwks_url: Some("ftp://x".to_owned()), ..JwtConfig::default() }), ["jwt_jwks_url"]);
     assert_eq!(keys(JwtConfig { jwks: Some("/no/such/file".to_owned()), ..JwtConfig::default() }), ["jwt_jwks"]);
     assert_eq!(keys(JwtConfig { jwks: Some("{}".to_owned()), ..JwtConfig::default() }), ["jwt_jwks"]);

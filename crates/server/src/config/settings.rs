@@ -179,6 +179,18 @@ settings! {
     /// The authority of all nodes' peer certificates (PEM), which signs nothing else.
     #[arg(long, value_name = "FILE", env = "ROLLCALL_PEER_TLS_CA")]
     peer_tls_ca: PathBuf,
+    /// Every request must say by a token who asks, but for probes and pages. Say the same at all nodes [default: false].
+    #[arg(long, num_args = 0..=1, default_missing_value = "true", require_equals = true, value_name = "BOOL",
+        action = ArgAction::Set, env = "ROLLCALL_AUTH")]
+    auth: bool,
+    /// With auth: where the founder writes the first administrator's token, readable by its owner alone [default: standard
+    /// output].
+    #[arg(long, value_name = "FILE", env = "ROLLCALL_ADMIN_TOKEN_FILE")]
+    admin_token_file: PathBuf,
+    /// With auth: anybody may read /metrics, which tells of all tenants [default: false].
+    #[arg(long, num_args = 0..=1, default_missing_value = "true", require_equals = true, value_name = "BOOL",
+        action = ArgAction::Set, env = "ROLLCALL_METRICS_OPEN")]
+    metrics_open: bool,
     /// Listen beyond loopback although there is neither TLS nor a token.
     #[arg(long, num_args = 0..=1, default_missing_value = "true", require_equals = true, value_name = "BOOL",
         action = ArgAction::Set, env = "ROLLCALL_INSECURE")]
@@ -199,7 +211,8 @@ settings! {
     /// Pages of these origins may use the Soorma contract from within a browser [default: http://localhost:3000 and :8000].
     #[arg(long, value_name = "ORIGIN,…", value_delimiter = ',', env = "ROLLCALL_SOORMA_ORIGINS")]
     soorma_origins: Vec<String>,
-    /// Requests by the Soorma contract need a token; this secret checks those signed with HS256.
+    /// JSON Web Tokens say who asks, beside the cluster's own tokens; without auth they are asked for by the Soorma contract
+    /// only. This secret checks those signed with HS256.
     #[arg(long, value_name = "SECRET", env = "ROLLCALL_JWT_SECRET", hide_env_values = true)]
     jwt_secret: Secret,
     /// As jwt_secret, for RS256: a file with a public key in PEM.
@@ -217,6 +230,15 @@ settings! {
     /// Tokens must be for this audience [default: any].
     #[arg(long, value_name = "AUDIENCE", env = "ROLLCALL_JWT_AUDIENCE")]
     jwt_audience: String,
+    /// The claim that names the tenant, `*` for all [default: tenant_id, else platform_tenant_id].
+    #[arg(long, value_name = "CLAIM", env = "ROLLCALL_JWT_TENANT_CLAIM")]
+    jwt_tenant_claim: String,
+    /// The claim that names the role: reader, agent, operator or admin, or a list with any of them [default: role].
+    #[arg(long, value_name = "CLAIM", env = "ROLLCALL_JWT_ROLE_CLAIM")]
+    jwt_role_claim: String,
+    /// The role of tokens that name neither a role nor a principal_type [default: reader].
+    #[arg(long, value_name = "ROLE", env = "ROLLCALL_JWT_ROLE_DEFAULT")]
+    jwt_role_default: String,
     /// A request that takes longer is logged as slow; 0 logs none [default: 500].
     #[arg(long, value_name = "MS", env = "ROLLCALL_SLOW_MS")]
     slow_ms: u64,

@@ -107,7 +107,9 @@ impl Native {
         let reached = Consistency { min_revision: Some(poll.after), ..Consistency::default() };
         self.reached(reached, until).await?;
         let question = Question { tenant: context.tenant.clone(), filters: Arc::new([filter.clone()]) };
-        let Ok(mut watcher) = self.hub.watch(question, Begin::After(poll.after), place, self.draining.clone()) else {
+        let leash = self.leash(context);
+        let begin = Begin::After(poll.after);
+        let Ok(mut watcher) = self.hub.watch(question, begin, place, leash.stop().clone()) else {
             // What changed since is not known, but what is there now is, and that is what is answered.
             return Ok(None);
         };

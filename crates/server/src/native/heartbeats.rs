@@ -7,7 +7,9 @@ use jiff::Timestamp;
 use rollcall_api::{
     HeartbeatRequest, HeartbeatResponse, HeartbeatsRequest, HeartbeatsResponse, Problem, RenewedLease,
 };
-use rollcall_registry::{Beaten, Command, InstanceId, LeaseId, LeaseSet, Outcome, Refusal, WallTime};
+use rollcall_registry::{
+    Actor, Beaten, Command, Instance, InstanceId, LeaseId, LeaseSet, Outcome, Refusal, WallTime,
+};
 
 use super::{Id, Native, body_missing, json};
 use crate::limits::BATCH_BYTES_MAX;
@@ -80,19 +82,26 @@ async fn renew_known(
     if request.status.is_some() || request.metadata.is_some() {
         return Ok(None);
     }
+    let actor = context.actor();
     let known = native.replica.roll().read(|state| {
         let instance = state.get(&context.tenant, id)?.instance;
-        Some((instance.lease, instance.registration.ttl_ms()))
+        is_allowed(actor.as_ref(), &instance).then(|| (instance.lease, instance.registration.ttl_ms()))
     });
     let believed = request.lease_id.map(LeaseId);
     let Some((lease, ttl_ms)) = known.filter(|(lease, _)| believed.is_none_or(|believed| believed == *lease)) else {
         return Ok(None);
     };
     let command = Command::Renew { tenant: context.tenant.clone(), leases: LeaseSet::new(vec![lease]) };
-    let applied = native.submit(command, context).await?;
+    let applied = native.submit_plain(command, context).await?;
     let (not_found, superseded) = renewed(applied.outcome);
     let renewed = !not_found.contains(lease) && !superseded.contains(lease);
     Ok(renewed.then_some(Beaten { lease, ttl_ms, revision: applied.revision }))
+}
+
+/// Whether a lease may be renewed by number. Who registered an incarnation, and as what, does not change while its lease
+/// lasts: so what is seen here holds when the renewal is applied.
+fn is_allowed(actor: Option<&Actor>, instance: &Instance) -> bool {
+    actor.is_none_or(|actor| actor.may_change(instance))
 }
 
 async fn beat(
@@ -146,8 +155,20 @@ pub(super) async fn heartbeats(
     let request = parse::heartbeats(body.value).map_err(Failure::faulty)?;
     let leases = LeaseSet::new(request.leases.into_iter().map(LeaseId).collect());
     let count = leases.as_slice().len();
+    let actor = context.actor();
+    let all_allowed = actor.is_none()
+        || native.replica.roll().read(|state| {
+            let mut held = leases.as_slice().iter().map(|lease| state.holder(*lease));
+            held.all(|held| {
+                held.is_some_and(|held| held.tenant == context.tenant && is_allowed(actor.as_ref(), held))
+            })
+        });
     let command = Command::Renew { tenant: context.tenant.clone(), leases };
-    let applied = native.submit(command, &context).await?;
+    // Those of which this node does not know whose they are the state machine judges.
+    let applied = match all_allowed {
+        true => native.submit_plain(command, &context).await?,
+        false => native.submit(command, &context).await?,
+    };
     let (not_found, superseded) = renewed(applied.outcome);
     let numbers = |leases: &LeaseSet| leases.as_slice().iter().map(|lease| lease.0).collect::<Vec<_>>();
     let (not_found, superseded) = (numbers(&not_found), numbers(&superseded));

@@ -1,5 +1,6 @@
 //! The native face: `/api/…` and the routes that operators and orchestrators watch.
 
+mod access_tokens;
 mod backup;
 mod cluster;
 mod discovery;
@@ -32,7 +33,7 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
-use crate::auth::Auth;
+use crate::auth::{Auth, Leash, Leashes};
 use crate::body::{self, JsonBody, TextBody};
 use crate::faces::{protolink, soorma};
 use crate::fault::Faults;
@@ -57,6 +58,8 @@ pub(crate) struct Native {
     pub(crate) tenants: Arc<[TenantId]>,
     /// Who is believed to be who.
     pub(crate) auth: Auth,
+    /// Streams that last no longer than what opened them.
+    pub(crate) leashes: Leashes,
     pub(crate) soorma: soorma::Terms,
     pub(crate) validators: Arc<Validators>,
     /// Lease of an agent that registers by Protolink's contract.
@@ -136,6 +139,7 @@ impl Native {
             replica,
             tenants: tenants.into(),
             auth,
+            leashes: Leashes::default(),
             soorma,
             protolink_ttl_ms,
             validators: Arc::default(),
@@ -157,6 +161,9 @@ impl Native {
             .route("/api/services/{id}", get(services::get).delete(services::deregister))
             .route("/api/services/{id}/heartbeat", post(heartbeats::heartbeat))
             .route("/api/heartbeats", post(heartbeats::heartbeats))
+            .route("/api/tokens", get(access_tokens::list).post(access_tokens::create))
+            .route("/api/tokens/{id}", delete(access_tokens::revoke))
+            .route("/api/tokens/{id}/rotate", post(access_tokens::rotate))
             .route("/api/cluster/status", get(cluster::status))
             .route("/api/cluster/digest", get(cluster::digest))
             .route("/api/cluster/members", post(members::add))
@@ -181,11 +188,26 @@ impl Native {
             .with_state(self)
     }
 
-    /// Brings a command into the log and waits until it is applied here.
+    /// Answers whoever the edge turns away: the failure is in the request, and the routes only dress it.
+    pub(crate) fn refusals(&self) -> Router {
+        protolink::refusals(refused).merge(soorma::refusals(&self.soorma, refused)).fallback(refused)
+    }
+
+    /// Brings a command into the log, on behalf of whoever asks, and waits until it is applied here.
     pub(crate) async fn submit(&self, command: Command, context: &Context) -> Result<Applied, Failure> {
+        self.submit_plain(context.sign(command)?, context).await
+    }
+
+    /// As [`Self::submit`], for what was seen to be allowed to whoever asks whenever it is applied.
+    pub(crate) async fn submit_plain(&self, command: Command, context: &Context) -> Result<Applied, Failure> {
         let applied = self.replica.submit(command, context.deadline).await?;
         context.written(applied.course);
         Ok(applied)
+    }
+
+    /// Holds a stream that is opened on somebody's behalf.
+    pub(crate) fn leash(&self, context: &Context) -> Leash {
+        self.leashes.hold(&context.identity, &self.draining)
     }
 
     pub(crate) async fn body(
@@ -221,6 +243,10 @@ impl Native {
 
 pub(crate) fn body_missing() -> Failure {
     Failure::fault("", "a JSON body is required")
+}
+
+async fn refused(mut request: Request) -> Failure {
+    request.extensions_mut().remove::<Failure>().expect("who is turned away is told why")
 }
 
 async fn no_route(request: Request) -> Failure {

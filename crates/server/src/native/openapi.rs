@@ -11,7 +11,10 @@ use utoipa::openapi::schema::{ArrayBuilder, ObjectBuilder, Type};
 use utoipa::openapi::{self, RefOr, Required};
 use utoipa::{Modify, OpenApi};
 
-use super::{backup, cluster, discovery, health, heartbeats, join_tokens, members, pages, services, socket, watch};
+use super::{
+    access_tokens, backup, cluster, discovery, health, heartbeats, join_tokens, members, pages, services, socket,
+    watch,
+};
 use crate::faces::protolink;
 use crate::faces::soorma::{self, agents, events, schemas};
 
@@ -33,6 +36,10 @@ use crate::faces::soorma::{self, agents, events, schemas};
         discovery::discover,
         watch::watch,
         socket::socket,
+        access_tokens::create,
+        access_tokens::list,
+        access_tokens::rotate,
+        access_tokens::revoke,
         cluster::status,
         cluster::digest,
         members::add,
@@ -80,6 +87,7 @@ use crate::faces::soorma::{self, agents, events, schemas};
     tags(
         (name = "services", description = "The roll"),
         (name = "heartbeats", description = "Staying on it"),
+        (name = "tokens", description = "Who may do what, where the cluster asks who asks"),
         (name = "cluster", description = "The nodes that keep it"),
         (name = "protolink", description = "The registry contract of Protolink, for its agents; each path also below `/ns/{tenant}`"),
         (name = "health", description = "For orchestrators"),
@@ -161,7 +169,7 @@ fn common_headers() -> [Parameter; 4] {
             .build()
     };
     [
-        header("X-Tenant-ID", Type::String, "Whose roll is meant, `default` if absent"),
+        header("X-Tenant-ID", Type::String, "Whose roll is meant; if absent the token's, else `default`"),
         header("X-Request-Timeout-Ms", Type::Integer, "How long the answer may take, 1 to 60000, default 10000"),
         header("X-Request-ID", Type::String, "Names the request in logs; made up if absent"),
         header("traceparent", Type::String, "W3C trace context"),

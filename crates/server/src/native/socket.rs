@@ -21,6 +21,7 @@ use tokio::time::{Instant, MissedTickBehavior};
 use tokio_util::sync::CancellationToken;
 
 use super::Native;
+use crate::auth::Leash;
 use crate::limits::{DRAIN_TIMEOUT, QUESTION_BYTES_MAX, WS_MESSAGE_BYTES_MAX, WS_SUBSCRIPTIONS_MAX};
 use crate::parse::{self, SocketRequest, Subscribe};
 use crate::reply::Failure;
@@ -79,8 +80,10 @@ pub(super) async fn socket(
     let sockets = native.sockets.clone();
     Ok(upgrade.on_upgrade(move |socket| {
         let stop = native.draining.clone();
+        let leash = native.leash(&context);
         let connection = Connection {
             native,
+            leash,
             tenant: context.tenant,
             subscriptions: HashMap::new(),
             last_id: 0,
@@ -121,6 +124,7 @@ impl From<axum::Error> for Closed {
 
 struct Connection {
     native: Native,
+    leash: Leash,
     tenant: TenantId,
     /// Those that live; cancelled when they are dropped.
     subscriptions: HashMap<u64, CancellationToken>,
@@ -142,7 +146,7 @@ async fn told(id: u64, mut watcher: Box<Watcher>) -> Came {
 
 impl Connection {
     async fn serve(mut self, mut socket: WebSocket, _place: Place) {
-        let stop = self.native.draining.clone();
+        let stop = self.leash.stop().clone();
         let mut ping = tokio::time::interval_at(Instant::now() + PING_INTERVAL, PING_INTERVAL);
         ping.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
@@ -155,7 +159,12 @@ impl Connection {
                 Some(came) = self.waiting.next() => self.came(came, &mut socket).await,
                 _ = ping.tick() => socket.send(Message::Ping(Default::default())).await.map_err(Closed::from),
                 () = stop.cancelled() => {
-                    let frame = CloseFrame { code: close_code::AWAY, reason: "this node shuts down".into() };
+                    let (code, reason) = if self.native.draining.is_cancelled() {
+                        (close_code::AWAY, "this node shuts down")
+                    } else {
+                        (close_code::POLICY, "the token that opened this is good no more")
+                    };
+                    let frame = CloseFrame { code, reason: reason.into() };
                     // The other end may be gone as well.
                     let _ = socket.send(Message::Close(Some(frame))).await;
                     return;
@@ -216,7 +225,7 @@ impl Connection {
         let place = self.native.places.take(&self.tenant)?;
         self.last_id += 1;
         let id = self.last_id;
-        let token = self.native.draining.child_token();
+        let token = self.leash.stop().child_token();
         self.subscriptions.insert(id, token.clone());
         let question = Question { tenant: self.tenant.clone(), filters: wanted.filters.into() };
         let native = self.native.clone();

@@ -16,6 +16,7 @@ use tokio::time::Instant;
 
 use super::Native;
 use super::health::STOPPING;
+use crate::auth::Leash;
 use crate::edge::InWork;
 use crate::params::{self, Watch};
 use crate::reply::{self, Failure, Shown};
@@ -76,11 +77,12 @@ pub(super) async fn watch(
         consistency.min_revision = consistency.min_revision.max(Some(revision));
     }
     let freshness = native.reached(consistency, context.deadline).await?;
+    let leash = native.leash(&context);
     let question = Question { tenant: context.tenant, filters: Arc::new([filter]) };
-    let watcher = native.hub.watch(question, begin, place, native.draining.clone())?;
+    let watcher = native.hub.watch(question, begin, place, leash.stop().clone())?;
     let shown = Shown { revision: watcher.begins(), freshness };
 
-    let events = stream::unfold(Events { native, watcher }, |mut events| async {
+    let events = stream::unfold(Events { native, watcher, _leash: leash }, |mut events| async {
         let frames = events.next().await?;
         Some((Ok::<_, Infallible>(frames), events))
     });
@@ -130,6 +132,7 @@ impl From<Compacted> for Failure {
 struct Events {
     native: Native,
     watcher: Watcher,
+    _leash: Leash,
 }
 
 impl Events {

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use reqwest::{Client, Method, RequestBuilder, Response};
 use rollcall_server::tls::Reload;
-use rollcall_server::{Config, RunError, Server, Settings};
+use rollcall_server::{Config, FirstToken, RunError, Server, Settings};
 use serde_json::Value;
 use tempfile::TempDir;
 use tokio::task::JoinHandle;
@@ -18,6 +18,7 @@ pub(crate) struct Node {
     pub(crate) base: String,
     pub(crate) peer_address: String,
     pub(crate) reload: Reload,
+    first_token: Option<FirstToken>,
     client: Client,
     stop: CancellationToken,
     serving: JoinHandle<Result<(), RunError>>,
@@ -117,13 +118,21 @@ impl Node {
 
     /// Begins a node that is spoken to by this client.
     pub(crate) async fn begin_for(dir: &Path, founding: Settings, scheme: &str, client: Client) -> Self {
-        let server = Server::bind(config(dir, founding)).await.expect("free ports");
+        let mut server = Server::bind(config(dir, founding)).await.expect("free ports");
+        let first_token = Some(server.first_token());
         let base = format!("{scheme}://{}", server.client_address());
         let reload = server.reload();
         let peer_address = server.peer_address().to_string();
         let stop = CancellationToken::new();
         let serving = tokio::spawn(server.serve(stop.clone().cancelled_owned()));
-        Self { base, peer_address, reload, client, stop, serving, _dir: None }
+        Self { base, peer_address, reload, first_token, client, stop, serving, _dir: None }
+    }
+
+    /// The token of the first administrator, which the founder made.
+    pub(crate) async fn admin(&mut self) -> String {
+        let made = self.first_token.take().expect("it is told once").made();
+        let token = tokio::time::timeout(PATIENCE, made).await.expect("a token in time");
+        token.expect("a founder with authentication makes one").to_string()
     }
 
     /// Waits for a condition.

@@ -12,11 +12,12 @@ use std::time::Duration;
 
 use axum::Router;
 use axum::extract::{FromRequestParts, RawPathParams, Request, State};
+use axum::handler::Handler;
 use axum::http::request::Parts;
 use axum::http::{HeaderName, HeaderValue, StatusCode, Uri, header};
 use axum::middleware::{self, Next};
 use axum::response::{IntoResponse, Response};
-use axum::routing::{get, post};
+use axum::routing::{any, get, post};
 use rollcall_api::{HeartbeatRequest, Problem, header as names};
 use rollcall_registry::{Command, Condition, Outcome, Query, Refusal, Revision, Sort, TenantId, View};
 use rollcall_replica::{BarrierError, Consistency, Freshness};
@@ -49,6 +50,18 @@ pub(crate) fn router() -> Router<Native> {
         .layer(middleware::from_fn(echo));
     let below = Router::new().route("/readyz", get(readyz)).merge(routes.clone());
     Router::new().nest(&format!("{NAMESPACE}/{{tenant}}"), below).merge(routes)
+}
+
+/// What is said to whoever the edge turned away from here.
+pub(crate) fn refusals<H, T>(refused: H) -> Router
+where
+    H: Handler<T, ()>,
+    T: 'static,
+{
+    let paths = ["/agents", "/agents/heartbeat", "/status"];
+    let all = paths.iter().flat_map(|path| [(*path).to_owned(), format!("{NAMESPACE}/{{tenant}}{path}")]);
+    let routes = all.fold(Router::new(), |router, path| router.route(&path, any(refused.clone())));
+    routes.layer(middleware::from_fn(echo))
 }
 
 /// A path as it is without the prefix that names a tenant, if what follows is a route of this face.

@@ -17,11 +17,13 @@ use std::sync::Arc;
 use axum::Router;
 use axum::body::Body;
 use axum::extract::{FromRequestParts, Path, Request, State};
+use axum::handler::Handler;
 use axum::http::request::Parts;
 use axum::http::{HeaderValue, StatusCode, Uri};
 use axum::middleware::map_response;
 use axum::response::Response;
-use axum::routing::{delete, get, post};
+use axum::routing::{any, delete, get, post};
+use rollcall_registry::Reach;
 use rollcall_replica::Consistency;
 use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
@@ -59,7 +61,20 @@ pub(crate) fn router(terms: &Terms) -> Router<Native> {
         .route("/schemas/{id}/compatibility", get(schemas::compatibility).put(schemas::set_compatibility))
         .fallback(no_route)
         .method_not_allowed_fallback(no_method);
-    let face = Router::new().nest("/v1", versioned).route("/health", get(health));
+    dressed(Router::new().nest("/v1", versioned).route("/health", get(health)), terms)
+}
+
+/// What is said to whoever the edge turned away from here.
+pub(crate) fn refusals<H, T>(terms: &Terms, refused: H) -> Router
+where
+    H: Handler<T, ()>,
+    T: 'static,
+{
+    dressed(Router::new().route("/v1/{*rest}", any(refused)), terms)
+}
+
+/// Every answer as this contract has it.
+fn dressed<S: Clone + Send + Sync + 'static>(face: Router<S>, terms: &Terms) -> Router<S> {
     let origins = CorsLayer::new()
         .allow_origin(AllowOrigin::list(terms.origins.iter().cloned()))
         .allow_credentials(true)
@@ -71,7 +86,12 @@ pub(crate) fn router(terms: &Terms) -> Router<Native> {
 /// What says no says it as this contract does.
 async fn as_detail(mut response: Response) -> Response {
     if let Some(failure) = response.extensions_mut().remove::<Failure>() {
-        response.extensions_mut().insert(failure.or_said(|failure| json!({ "detail": failure.detail() })));
+        let detail = |failure: &Failure| match failure.code() {
+            // In the words of the SDK's server.
+            "token_missing" => json!({ "detail": "Missing bearer token" }),
+            _ => json!({ "detail": failure.detail() }),
+        };
+        response.extensions_mut().insert(failure.or_said(detail));
     }
     response
 }
@@ -112,9 +132,13 @@ impl FromRequestParts<Native> for Caller {
     type Rejection = Failure;
 
     async fn from_request_parts(parts: &mut Parts, native: &Native) -> Result<Self, Failure> {
-        match native.auth.principal(&parts.headers).await? {
-            Some(principal) => Context::of_tenant(principal.tenant, parts, native).map(Self),
-            None => Context::from_request_parts(parts, native).await.map(Self),
+        if native.auth.is_enforced() {
+            return Context::from_request_parts(parts, native).await.map(Self);
+        }
+        match native.auth.principal(&parts.headers).await?.map(|principal| principal.reach) {
+            Some(Reach::Tenant(tenant)) => Context::of_tenant(tenant, parts, native).map(Self),
+            // Who speaks for all tenants says which one is meant.
+            Some(Reach::All) | None => Context::from_request_parts(parts, native).await.map(Self),
         }
     }
 }
