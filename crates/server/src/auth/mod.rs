@@ -32,6 +32,7 @@ pub use jwt::JwtConfig;
 pub use keys::{JwtConfigError, SetError};
 pub(crate) use leash::{Leash, Leashes};
 pub(crate) use principal::{Credential, Identity, Principal, PrincipalKind, forbidden};
+pub(crate) use table::is_open;
 
 use crate::reply::Failure;
 use jwt::{JwtError, Verifier};

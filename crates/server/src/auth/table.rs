@@ -114,6 +114,13 @@ pub(super) fn access(route: Route, method: &Method, path: &str, metrics_open: bo
     access.map_or(READ, |(_, access)| *access)
 }
 
+/// Whether an operation of the contract asks for nothing.
+pub(crate) fn is_open(template: &str, method: &str) -> bool {
+    let row = TABLE.iter().find(|(route, _)| *route == template);
+    let mut methods = row.into_iter().flat_map(|(_, methods)| methods.iter());
+    methods.any(|(known, access)| *known == method && *access == Access::Open)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -6,15 +6,17 @@ use axum::http::{HeaderValue, header};
 use axum::response::{IntoResponse, Response};
 use rollcall_api::header as names;
 use rollcall_api::watch::{Reached, ServiceUpdate, Snapshot, WsRequest, WsResponse};
-use utoipa::openapi::path::{Parameter, ParameterBuilder, ParameterIn};
+use utoipa::openapi::path::{Operation, Parameter, ParameterBuilder, ParameterIn};
 use utoipa::openapi::schema::{ArrayBuilder, ObjectBuilder, Type};
-use utoipa::openapi::{self, RefOr, Required};
+use utoipa::openapi::security::{HttpAuthScheme, HttpBuilder, SecurityRequirement, SecurityScheme};
+use utoipa::openapi::{self, ContentBuilder, Ref, RefOr, Required, ResponseBuilder};
 use utoipa::{Modify, OpenApi};
 
 use super::{
     access_tokens, backup, cluster, discovery, health, heartbeats, join_tokens, members, pages, services, socket,
     watch,
 };
+use crate::auth;
 use crate::faces::protolink;
 use crate::faces::soorma::{self, agents, events, schemas};
 
@@ -102,9 +104,21 @@ struct Conventions;
 
 impl Modify for Conventions {
     fn modify(&self, document: &mut openapi::OpenApi) {
+        let bearer = HttpBuilder::new().scheme(HttpAuthScheme::Bearer).description(Some(BEARER)).build();
+        let components = document.components.get_or_insert_default();
+        components.add_security_scheme("bearer", SecurityScheme::Http(bearer));
         for (path, item) in &mut document.paths.paths {
-            let operations = [&mut item.get, &mut item.post, &mut item.put, &mut item.delete];
-            for operation in operations.into_iter().flatten() {
+            let operations = [
+                ("GET", &mut item.get),
+                ("POST", &mut item.post),
+                ("PUT", &mut item.put),
+                ("DELETE", &mut item.delete),
+            ];
+            for (method, operation) in operations {
+                let Some(operation) = operation else { continue };
+                if !auth::is_open(path, method) {
+                    close(operation);
+                }
                 if matches!(operation.operation_id.as_deref(), Some("discover" | "watch")) {
                     operation.parameters.get_or_insert_default().splice(..0, filters());
                 }
@@ -125,6 +139,29 @@ impl Modify for Conventions {
                 }
             }
         }
+    }
+}
+
+const BEARER: &str = "A token of the cluster (`rctoken-…`) or a JSON Web Token, where `auth` is set.";
+
+/// Says what is said to whoever may not, where the cluster wants to know who asks.
+fn close(operation: &mut Operation) {
+    let bearer = SecurityRequirement::new::<_, [String; 0], String>("bearer", []);
+    operation.security = Some(vec![bearer, SecurityRequirement::default()]);
+    let of_soorma = operation.tags.iter().flatten().any(|tag| tag == "soorma");
+    for (status, description) in [
+        ("401", "`token_missing`, `token_invalid`, `token_expired`, `token_revoked`: who asks is not known"),
+        ("403", "`forbidden`: who asks may not; the detail names what is needed"),
+    ] {
+        let said = ResponseBuilder::new().description(description);
+        let said = match of_soorma {
+            true => said,
+            false => {
+                let problem = ContentBuilder::new().schema(Some(Ref::from_schema_name("Problem"))).build();
+                said.content("application/json", problem)
+            }
+        };
+        operation.responses.responses.entry(status.to_owned()).or_insert_with(|| RefOr::T(said.build()));
     }
 }
 
