@@ -225,7 +225,7 @@ async fn an_agent_changes_what_it_registered() {
     let rotated = post(&node, &admin, &format!("/api/tokens/{}/rotate", id_of(&one)), &json!({})).await;
     let again = rotated.body["token"].as_str().unwrap();
     assert_eq!(id_of(again), id_of(&one));
-    refused(&post(&node, &one, "/api/services/a/heartbeat", &json!({})).await, 401, "token_invalid");
+    refused(&post(&node, &one, "/api/services/a/heartbeat", &json!({})).await, 401, "token_expired");
     assert_eq!(post(&node, again, "/api/services/a/heartbeat", &json!({})).await.status, 200);
     assert_eq!(post(&node, again, "/api/services/register", &taken).await.status, 200);
     assert_eq!(ask(&node, again, Method::DELETE, "/api/services/a").await.status, 200);

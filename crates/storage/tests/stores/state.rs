@@ -380,7 +380,8 @@ async fn p12_p13_a_damaged_state_is_refused() {
     for at in 0..fs::metadata(dir.path().join("state/CURRENT")).unwrap().len() as usize {
         refused("CURRENT", &|node| flip(&node.join("state/CURRENT"), at));
     }
-    const FAMILIES: [&str; 6] = ["meta", "deadlines", "instances", "history", "join_tokens", "definitions"];
+    const FAMILIES: [&str; 7] =
+        ["meta", "deadlines", "instances", "history", "join_tokens", "definitions", "access_tokens"];
     type Change<'a> = &'a dyn Fn(&rocksdb::DB, &rocksdb::ColumnFamily, &[u8], Vec<u8>);
     let edit = |node: &Path, family: &str, change: Change<'_>| {
         let db = rocksdb::DB::open_cf(&rocksdb::Options::default(), node.join("state/1"), FAMILIES).unwrap();
