@@ -55,12 +55,14 @@ fn refused(answer: &Answer, status: u16, code: &str) {
 /// Every operation of the contract, with something in the place of its parameters.
 fn operations() -> Vec<(Method, String)> {
     let document = concat!(env!("CARGO_MANIFEST_DIR"), "/../../docs/openapi.json");
-    let document: Value = serde_json::from_str(&std::fs::read_to_string(document).unwrap()).unwrap();
+    let document = std::fs::read_to_string(document).expect("the contract");
+    let document: Value = serde_json::from_str(&document).expect("JSON");
     let mut operations = Vec::new();
-    for (path, item) in document["paths"].as_object().unwrap() {
+    for (path, item) in document["paths"].as_object().expect("paths") {
         let path = path.replace("{id}", "0000000000000001").replace("{version}", "1");
-        for method in item.as_object().unwrap().keys() {
-            operations.push((Method::from_bytes(method.to_uppercase().as_bytes()).unwrap(), path.clone()));
+        for method in item.as_object().expect("operations").keys() {
+            let method = Method::from_bytes(method.to_uppercase().as_bytes()).expect("a method");
+            operations.push((method, path.clone()));
         }
     }
     operations
@@ -376,7 +378,7 @@ async fn every_fault_of_a_wanted_token_is_named() {
 
 fn jwt(claims: &Value) -> String {
     let key = jsonwebtoken::EncodingKey::from_secret(SECRET.as_bytes());
-    jsonwebtoken::encode(&jsonwebtoken::Header::default(), claims, &key).unwrap()
+    jsonwebtoken::encode(&jsonwebtoken::Header::default(), claims, &key).expect("a token")
 }
 
 #[tokio::test]
