@@ -153,14 +153,27 @@ pub(crate) async fn watch_standing(core: Arc<Core>) {
         }
         let membership = core.metrics().membership_config.membership().clone();
         let others = membership.nodes().filter(|(id, _)| **id != core.node_id);
-        let asked = others
-            .map(|(id, member)| core.network.call(*id, &member.peer_address, PeerRoute::Standing, (), INFO_TIMEOUT));
-        let answers = join_all(asked).await;
-        if answers.iter().any(|answer| matches!(answer, Ok(StandingResponse::Removed))) {
+        let known: BTreeMap<_, _> = others.map(|(id, member)| (*id, member.peer_address.clone())).collect();
+        let answers = ask_standing(&core, &known).await;
+        // Whoever leads may have been taken in since this node last heard anything.
+        let led_by = |answer: &StandingResponse| match answer {
+            StandingResponse::LedBy { node_id, peer_address } => Some((*node_id, peer_address.clone())),
+            StandingResponse::Member | StandingResponse::Removed | StandingResponse::NotKnown => None,
+        };
+        let leaders = answers.iter().filter_map(led_by).filter(|(id, _)| !known.contains_key(id)).collect();
+        let of_leaders = ask_standing(&core, &leaders).await;
+        if answers.iter().chain(&of_leaders).any(|answer| matches!(answer, StandingResponse::Removed)) {
             core.removed.cancel();
             return;
         }
     }
+}
+
+/// What these nodes, at their peer addresses, say of this one's standing.
+async fn ask_standing(core: &Core, nodes: &BTreeMap<NodeId, String>) -> Vec<StandingResponse> {
+    let asked =
+        nodes.iter().map(|(id, address)| core.network.call(*id, address, PeerRoute::Standing, (), INFO_TIMEOUT));
+    join_all(asked).await.into_iter().filter_map(Result::ok).collect()
 }
 
 /// Whether a node belongs to the cluster, as far as this one can tell.
@@ -172,7 +185,14 @@ pub(crate) fn standing(core: &Core, node: NodeId) -> StandingResponse {
         Some(_) => StandingResponse::Member,
         // An id is taken into the membership before the node learns it, so that only who was removed is unknown here.
         None if leads && operate::is_settled(&metrics) => StandingResponse::Removed,
-        None => StandingResponse::NotKnown,
+        None => {
+            let leader = metrics.current_leader.filter(|leader| *leader != core.node_id);
+            let led_by = leader.and_then(|node_id| Some((node_id, core.peer_address(node_id)?)));
+            led_by.map_or(StandingResponse::NotKnown, |(node_id, peer_address)| StandingResponse::LedBy {
+                node_id,
+                peer_address,
+            })
+        }
     }
 }
 

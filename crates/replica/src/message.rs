@@ -146,6 +146,11 @@ pub(crate) enum StandingResponse {
     /// Said only by a leader whose quorum answered just now.
     Removed,
     NotKnown,
+    /// Ask the leader, whom a node that was away for long may not know.
+    LedBy {
+        node_id: NodeId,
+        peer_address: String,
+    },
 }
 
 /// What a member says of itself when the membership says otherwise.

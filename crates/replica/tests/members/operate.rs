@@ -62,6 +62,25 @@ async fn a_node_that_waits_is_added_and_votes() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_node_that_was_removed_while_it_was_away_hears_of_it_though_it_does_not_know_who_leads() {
+    let (dir, wires) = (TempDir::new().unwrap(), Wires::default());
+    let [a, b, c] = wires.three(&dir).await;
+    wires.cut("c");
+    let d = wires.start(&dir, "d", StartMode::Join { peers: vec!["a".to_owned()], token: None }).await;
+    until("a fourth voter", || async { voters(&a).await.contains(&d.node_id()) }).await;
+    operate(&a, Operation::Remove { node_id: c.node_id() }).await.unwrap();
+    until("the newcomer leads", || async {
+        // Refused until the newcomer's log reaches far enough.
+        let asked = operate(&b, Operation::Transfer { to: Some(d.node_id()) }).await;
+        asked.is_ok_and(|done| done.leader_id == d.node_id())
+    })
+    .await;
+    wires.heal();
+    assert!(removed(&c).await);
+    end(&[&a, &b, &c, &d]).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_removed_node_is_told_and_does_not_come_back() {
     let (dir, wires) = (TempDir::new().unwrap(), Wires::default());
     let [a, b, c] = wires.three(&dir).await;
