@@ -8,7 +8,8 @@
 //! - Units stand last in a name: `ttl_ms` is milliseconds. Instants for people are RFC 3339 text in UTC.
 //! - Optional request fields that are absent are not sent at all, because a server refuses fields it does not know.
 //!
-//! Read in this order: [`service`], [`lease`], [`discovery`], [`watch`], [`cluster`], then [`problem`] and [`header`].
+//! Read in this order: [`service`], [`lease`], [`discovery`], [`ranking`], [`operator`], [`watch`], [`cluster`], then
+//! [`problem`] and [`header`].
 
 pub mod access_token;
 pub mod cluster;
@@ -16,7 +17,9 @@ pub mod discovery;
 pub mod header;
 pub mod join_token;
 pub mod lease;
+pub mod operator;
 pub mod problem;
+pub mod ranking;
 pub mod service;
 pub mod watch;
 
@@ -35,7 +38,14 @@ pub use join_token::{
 pub use lease::{
     HeartbeatRequest, HeartbeatResponse, HeartbeatsRequest, HeartbeatsResponse, LeaseGrant, LeaseInfo, RenewedLease,
 };
+pub use operator::{
+    HealthInfo, OperatorOrders, OrderInfo, OrderRequest, OrderResponse, OrdersResponse, StandingOrders, Verdict,
+};
 pub use problem::{Fault, Problem, WriteOutcome};
+pub use ranking::{
+    PickResponse, RankInfo, RankWeights, RankingRequest, RankingResponse, Strategy, TrustInfo, TrustRequest,
+    TrustsResponse,
+};
 pub use service::{
     Auth, AuthType, Capability, CapabilityDetail, DeregisterRequest, DeregisterResponse, Endpoint, Kind, Locality,
     Method, Protocol, RegisterRequest, RegisterResponse, ServiceObject, Status, Visibility,

@@ -9,6 +9,8 @@ use serde_json::{Map, Value};
 use utoipa::ToSchema;
 
 use crate::lease::{LeaseGrant, LeaseInfo};
+use crate::operator::{HealthInfo, OperatorOrders};
+use crate::ranking::RankInfo;
 
 macro_rules! words {
     ($(#[$doc:meta])* $name:ident { $($(#[$attribute:meta])* $variant:ident = $word:literal),+ $(,)? }) => {
@@ -167,13 +169,19 @@ pub struct Auth {
 }
 
 /// Where an instance runs.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Locality {
     #[serde(skip_serializing_if = "Option::is_none")]
     pub region: Option<String>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub zone: Option<String>,
+    /// -90 to 90 degrees, kept to a millionth; together with `longitude`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub latitude: Option<f64>,
+    /// -180 to 180 degrees.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub longitude: Option<f64>,
 }
 
 /// `POST /api/services/register`. At most 64 KiB of JSON.
@@ -304,7 +312,17 @@ pub struct ServiceObject {
     pub signature: Option<String>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub public_key: Option<String>,
+    /// Worked out from what the instance says, what operators ordered and what checks found.
     pub status: Status,
+    /// What the instance says of itself, where anything else has a part in `status`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub reported_status: Option<Status>,
+    /// What operators ordered, if anything.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub operator: Option<OperatorOrders>,
+    /// What checks found, if it is checked.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub health: Option<HealthInfo>,
     pub lease: LeaseInfo,
     /// The revision of the last visible change.
     pub revision: u64,
@@ -314,4 +332,7 @@ pub struct ServiceObject {
     pub registered_at: String,
     /// When the last heartbeat was taken: RFC 3339, by the leader's clock. For people to read.
     pub heartbeat: String,
+    /// With `explain=true`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub rank: Option<RankInfo>,
 }

@@ -1,6 +1,7 @@
 //! The command line: names, flags, and the environment variables behind them.
 
 mod cluster;
+mod operator;
 mod tls;
 mod token;
 
@@ -14,6 +15,7 @@ use rollcall_server::config::Settings;
 use crate::output::Format;
 
 pub(crate) use cluster::{Backup, Cluster, Follow, JoinToken, JoinTokenStep, Recover, Restore, StatusView, Wait};
+pub(crate) use operator::{Drain, Maintenance, Pick, RankFlags, Ranking, Trust};
 pub(crate) use tls::{Tls, TlsInit};
 pub(crate) use token::{Token, TokenCreate, TokenReset, TokenRotate};
 
@@ -86,8 +88,21 @@ pub(crate) enum Command {
     Get(Get),
     /// Find who is present
     Discover(Box<Discover>),
+    /// Choose one of those who are present
+    Pick(Box<Pick>),
     /// Follow who comes, changes and goes, until a signal
     Watch(Box<Watch>),
+    /// Take instances out of service, whatever they say themselves
+    #[command(subcommand)]
+    Maintenance(Maintenance),
+    /// Have an instance finish its work and be given no new one
+    Drain(Drain),
+    /// Say how far owners are trusted, which counts in rank
+    #[command(subcommand)]
+    Trust(Trust),
+    /// Say by what results are ranked
+    #[command(subcommand)]
+    Ranking(Ranking),
     /// Put load on a cluster and measure it
     Bench(Box<Bench>),
     /// Say who may do what, where the cluster runs with tokens
@@ -313,6 +328,8 @@ pub(crate) struct Discover {
     #[arg(long, value_enum, help_heading = "Paging")]
     sort: Option<Order>,
     #[command(flatten)]
+    rank: RankFlags,
+    #[command(flatten)]
     freshness: Freshness,
 }
 
@@ -335,6 +352,7 @@ impl From<Discover> for DiscoverQuery {
                 Order::Rank => Sort::Rank,
                 Order::Lease => Sort::Lease,
             }),
+            rank: args.rank.into(),
         }
     }
 }

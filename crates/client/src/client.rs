@@ -475,7 +475,7 @@ fn etag(revision: u64) -> HeaderValue {
 }
 
 /// An id as a path segment. `.` and `..` do not survive in a URL, and nothing would name another route.
-fn addressable(id: &str) -> Result<&str, Error> {
+pub(crate) fn addressable(id: &str) -> Result<&str, Error> {
     if matches!(id, "" | "." | "..") { Err(Error::Id { id: id.to_owned() }) } else { Ok(id) }
 }
 

@@ -97,6 +97,7 @@ mod cluster;
 mod directory;
 mod error;
 mod keep_alive;
+mod operator;
 mod query;
 mod request;
 mod tls;
@@ -108,7 +109,8 @@ pub use cluster::{ChangeTerms, ClusterChange};
 pub use directory::{Directory, Strategy};
 pub use error::{BuildError, Error, WatchFault};
 pub use keep_alive::{KeepAlive, KeepAliveError};
-pub use query::{Consistency, DiscoverQuery, Filters, Sort, WatchQuery, WatchStart};
+pub use operator::Order;
+pub use query::{Consistency, DiscoverQuery, Filters, PickQuery, RankBy, Sort, WatchQuery, WatchStart};
 pub use rollcall_api as api;
 pub use rollcall_api::{
     HeartbeatRequest, Problem, RegisterRequest, ResumePoint, ServiceObject, ServiceUpdate, UpdateType,

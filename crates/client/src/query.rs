@@ -1,6 +1,6 @@
 //! What a read asks for, as query parameters.
 
-use rollcall_api::ResumePoint;
+use rollcall_api::{RankWeights, ResumePoint};
 
 /// How fresh an answer has to be. The default is whatever the asked node shows now.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -33,7 +33,7 @@ impl Consistency {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Sort {
     Id,
-    /// The healthiest first.
+    /// The best first.
     Rank,
     /// In the order of registration.
     Lease,
@@ -62,8 +62,74 @@ pub struct Filters {
     pub selectors: Vec<String>,
 }
 
+/// By what results are ranked, beside what operators laid down.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct RankBy {
+    /// Default: the tenant's.
+    pub weights: Option<RankWeights>,
+    /// Wanted, but not demanded: the more of these, the better.
+    pub preferred_capabilities: Vec<String>,
+    /// Where the requester is.
+    pub region: Option<String>,
+    pub zone: Option<String>,
+    /// Latitude and longitude in degrees.
+    pub coordinates: Option<[f64; 2]>,
+    /// An instance whose locality is the requester's, unless that is said.
+    pub requester_id: Option<String>,
+    /// Show what each rank came of.
+    pub explain: bool,
+}
+
+impl RankBy {
+    fn parameters(&self) -> Vec<(&'static str, String)> {
+        let mut parameters = Vec::new();
+        if let Some(RankWeights { capability, health, proximity, trust }) = self.weights {
+            let text = format!("capability:{capability},health:{health},proximity:{proximity},trust:{trust}");
+            parameters.push(("rank_weights", text));
+        }
+        parameters.extend(self.preferred_capabilities.iter().map(|name| ("preferred_capabilities", name.clone())));
+        let texts = [
+            ("requester_region", &self.region),
+            ("requester_zone", &self.zone),
+            ("requester_id", &self.requester_id),
+        ];
+        parameters.extend(texts.into_iter().filter_map(|(name, text)| Some((name, text.clone()?))));
+        if let Some([latitude, longitude]) = self.coordinates {
+            parameters.push(("requester_latitude", latitude.to_string()));
+            parameters.push(("requester_longitude", longitude.to_string()));
+        }
+        if self.explain {
+            parameters.push(("explain", "true".to_owned()));
+        }
+        parameters
+    }
+}
+
+/// Which registration to pick.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct PickQuery {
+    pub filters: Filters,
+    /// Default: the best by rank.
+    pub strategy: Option<rollcall_api::Strategy>,
+    /// Semver ranges and what share each is to have, of which one is drawn first.
+    pub split: Vec<(String, u32)>,
+    pub rank: RankBy,
+    pub consistency: Consistency,
+}
+
+impl PickQuery {
+    pub(crate) fn parameters(&self) -> Vec<(&'static str, String)> {
+        let mut parameters = self.filters.parameters();
+        parameters.extend(self.strategy.map(|strategy| ("strategy", strategy.to_string())));
+        parameters.extend(self.split.iter().map(|(range, weight)| ("split", format!("{range}:{weight}"))));
+        parameters.extend(self.rank.parameters());
+        parameters.extend(self.consistency.parameters());
+        parameters
+    }
+}
+
 /// Which registrations to find, and how to answer.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq)]
 pub struct DiscoverQuery {
     pub filters: Filters,
     /// At most this many in one answer, 1 to 1,000; default 50.
@@ -71,6 +137,8 @@ pub struct DiscoverQuery {
     /// `next_cursor` of the page before; the other filters stay the same.
     pub cursor: Option<String>,
     pub sort: Option<Sort>,
+    /// What is ranked by, with [`Sort::Rank`].
+    pub rank: RankBy,
     pub consistency: Consistency,
 }
 
@@ -119,6 +187,7 @@ impl DiscoverQuery {
             };
             parameters.push(("sort", word.to_owned()));
         }
+        parameters.extend(self.rank.parameters());
         parameters.extend(self.consistency.parameters());
         parameters
     }
@@ -179,5 +248,35 @@ mod tests {
             ("min_revision", "9"),
         ];
         assert_eq!(query.parameters(), expected.map(|(name, value)| (name, value.to_owned())));
+    }
+
+    #[test]
+    fn a_rank_is_asked_for_part_by_part() {
+        let query = PickQuery {
+            strategy: Some(rollcall_api::Strategy::RoundRobin),
+            split: vec![("^1.4".into(), 95), (">=2, <3".into(), 5)],
+            rank: RankBy {
+                weights: Some(RankWeights { health: 0.25, proximity: 1.0, ..RankWeights::default() }),
+                preferred_capabilities: vec!["ocr".into()],
+                region: Some("eu".into()),
+                coordinates: Some([52.52, -13.0]),
+                explain: true,
+                ..RankBy::default()
+            },
+            ..PickQuery::default()
+        };
+        let expected = [
+            ("strategy", "round_robin"),
+            ("split", "^1.4:95"),
+            ("split", ">=2, <3:5"),
+            ("rank_weights", "capability:0,health:0.25,proximity:1,trust:0"),
+            ("preferred_capabilities", "ocr"),
+            ("requester_region", "eu"),
+            ("requester_latitude", "52.52"),
+            ("requester_longitude", "-13"),
+            ("explain", "true"),
+        ];
+        assert_eq!(query.parameters(), expected.map(|(name, value)| (name, value.to_owned())));
+        assert!(PickQuery::default().parameters().is_empty());
     }
 }

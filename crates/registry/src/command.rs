@@ -7,9 +7,11 @@ use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
 use crate::access::{AccessToken, AccessTokenCommand, AccessTokenRefusal, Actor};
 use crate::definition::{Defined, DefinitionChange, DefinitionRefusal};
+use crate::health::Verdict;
 use crate::ids::{ClusterTime, FeatureLevel, InstanceId, LeaseId, Revision, TenantId, Term, WallTime};
 use crate::metadata::Metadata;
 use crate::registration::{PackedRegistration, Status};
+use crate::ruling::{Ruled, RulingChange};
 use crate::state::{JoinToken, JoinTokenCommand, JoinTokenRefusal};
 
 /// The payload of one log entry: what was collected while the entry before it was in flight.
@@ -110,6 +112,18 @@ pub enum Command {
         tenant: TenantId,
         write: Write,
     },
+    /// What an operator lays down.
+    Rule {
+        tenant: TenantId,
+        change: RulingChange,
+    },
+    /// What checks found of an incarnation. It renews nothing.
+    Observe {
+        tenant: TenantId,
+        id: InstanceId,
+        lease: LeaseId,
+        verdict: Verdict,
+    },
 }
 
 /// What a command of the same name does, on somebody's behalf. No command itself, so that none holds another: whatever is
@@ -148,6 +162,7 @@ impl Command {
             | Self::Expire { .. } => FeatureLevel(1),
             Self::JoinToken(_) | Self::Define { .. } => FeatureLevel(2),
             Self::AccessToken(_) | Self::By { .. } => FeatureLevel(3),
+            Self::Rule { .. } | Self::Observe { .. } => FeatureLevel(4),
         }
     }
 
@@ -167,7 +182,9 @@ impl Command {
             | Self::JoinToken(_)
             | Self::Define { .. }
             | Self::AccessToken(_)
-            | Self::By { .. } => return self,
+            | Self::By { .. }
+            | Self::Rule { .. }
+            | Self::Observe { .. } => return self,
         };
         Self::By { actor, tenant, write }
     }
@@ -262,6 +279,11 @@ pub enum Outcome {
     AccessToken(Box<AccessToken>),
     /// That tokens are used was noted.
     Noted,
+    Ruled(Ruled),
+    /// The instance's revision.
+    Observed {
+        revision: Revision,
+    },
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -311,6 +333,10 @@ pub enum Refusal {
     /// Whoever asks has power over what is its own, or over other services.
     #[error("the instance was registered by somebody else")]
     NotYours,
+    #[error("the tenant has {max} of these already, as many as are kept; take back some that are of no more use")]
+    TooManyRulings { max: u32 },
+    #[error("what was to be laid down is beyond what is kept")]
+    RulingOutOfBounds,
 }
 
 #[cfg(test)]

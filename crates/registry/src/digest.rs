@@ -8,9 +8,11 @@ use xxhash_rust::xxh3::{Xxh3, xxh3_128};
 
 use crate::access::{AccessToken, Reach, Scopes, SecretDigest};
 use crate::definition::{Definition, DefinitionContent, EventDefinition, SchemaDefinition};
+use crate::health::{Observed, Order, Orders};
 use crate::ids::{ClusterTime, LeaseId, PrincipalId, TENANT_BYTES_MAX};
 use crate::instance::Instance;
 use crate::metadata::Metadata;
+use crate::ruling::{Ruling, RulingContent};
 use crate::state::JoinToken;
 
 /// Equal states have equal digests; different ones differ but for a chance of 2⁻¹²⁸.
@@ -78,6 +80,42 @@ pub(crate) fn of_instance(instance: &Instance) -> u128 {
     superseded.iter().for_each(|lease| row.number(lease.0));
     // After a list whose length is told, so that rows with and without it differ.
     seldom.registered_by().into_iter().for_each(|by| row.text(by.as_str()));
+    let (Orders { maintenance, drain }, observed) = (seldom.orders(), seldom.observed());
+    // Few have any of these, and the row of one that has none is as it was before there were such. No text is as long as
+    // the first number says, so that what follows is nobody's name.
+    if maintenance.is_some() || drain.is_some() || observed.is_some() {
+        row.number(u64::MAX);
+        [maintenance, drain].into_iter().for_each(|order| row.order(order.as_ref()));
+        row.number(u64::from(observed.is_some()));
+        if let Some(Observed { verdict, since }) = observed {
+            row.text(verdict.as_str());
+            row.number(since.0);
+        }
+    }
+    xxh3_128(&row.0)
+}
+
+pub(crate) fn of_ruling(ruling: &Ruling) -> u128 {
+    let Ruling { tenant, content } = ruling;
+    let mut row = Row(Vec::new());
+    row.text("ruling");
+    row.text(tenant.as_str());
+    match content {
+        RulingContent::Order { id, order } => {
+            row.number(1);
+            row.text(id.as_str());
+            row.order(Some(order));
+        }
+        RulingContent::Trust { owner, trust } => {
+            row.number(2);
+            row.text(owner.as_str());
+            row.number(trust.hundredths().into());
+        }
+        RulingContent::Ranking(weights) => {
+            row.number(3);
+            <[u16; 4]>::from(*weights).into_iter().for_each(|weight| row.number(weight.into()));
+        }
+    }
     xxh3_128(&row.0)
 }
 
@@ -204,5 +242,14 @@ impl Row {
     fn text(&mut self, text: &str) {
         self.number(text.len() as u64);
         self.0.extend_from_slice(text.as_bytes());
+    }
+
+    fn order(&mut self, order: Option<&Order>) {
+        self.number(u64::from(order.is_some()));
+        if let Some(Order { reason, since }) = order {
+            self.number(u64::from(reason.is_some()));
+            self.text(reason.as_deref().unwrap_or_default());
+            self.number(since.0);
+        }
     }
 }

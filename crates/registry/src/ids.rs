@@ -98,6 +98,10 @@ text_id! {
     ServiceName
 }
 text_id! {
+    /// Who owns instances.
+    OwnerName
+}
+text_id! {
     /// What an event, a schema or a version of one is called.
     DefinitionName
 }
@@ -123,7 +127,7 @@ impl InstanceId {
         Self(text.into())
     }
 
-    /// 1 to 256 bytes without control characters. `watch` and `register` are the last segments of routes beside
+    /// 1 to 256 bytes without control characters. `watch`, `register` and `pick` are the last segments of routes beside
     /// `/api/services/{id}`, so no instance can have them.
     pub fn parse(text: &str) -> Result<Self, NameError> {
         Self::check(text).map(|()| Self(text.into()))
@@ -131,7 +135,7 @@ impl InstanceId {
 
     pub(crate) fn check(text: &str) -> Result<(), NameError> {
         check_name(text, NAME_BYTES_MAX)?;
-        for word in ["watch", "register"] {
+        for word in ["watch", "register", "pick"] {
             if text == word {
                 return Err(NameError::Reserved { word });
             }
@@ -153,6 +157,13 @@ impl ServiceName {
 
     pub(crate) fn check(text: &str) -> Result<(), NameError> {
         check_name(text, NAME_BYTES_MAX)
+    }
+}
+
+impl OwnerName {
+    /// 1 to 256 bytes without control characters.
+    pub fn parse(text: &str) -> Result<Self, NameError> {
+        check_name(text, NAME_BYTES_MAX).map(|()| Self(text.into()))
     }
 }
 
@@ -232,7 +243,7 @@ number! {
 
 /// The level of this program. It is raised by one when something is added that an older program cannot read, with the
 /// level named in [`Command::feature_level`](crate::Command::feature_level).
-pub const FEATURE_LEVEL: FeatureLevel = FeatureLevel(3);
+pub const FEATURE_LEVEL: FeatureLevel = FeatureLevel(4);
 
 impl ClusterTime {
     pub fn plus_ms(self, ms: u64) -> Self {

@@ -1,7 +1,8 @@
 //! One registered endpoint as the roll holds it.
 
-use serde::{Deserialize, Serialize};
+use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
+use crate::health::{self, Observed, Orders};
 use crate::ids::{InstanceId, LeaseId, PrincipalId, Revision, TenantId, WallTime};
 use crate::metadata::{Metadata, MetadataValue, Pair};
 use crate::registration::{PackedRegistration, RegistrationView, Status};
@@ -11,15 +12,62 @@ use crate::registration::{PackedRegistration, RegistrationView, Status};
 pub(crate) const SUPERSEDED_MAX: usize = 16;
 
 /// What few instances have, so that none of it costs the others one word.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(transparent)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Seldom(Option<Box<Parts>>);
 
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 struct Parts {
     reported_metadata: Option<Metadata>,
     superseded: Vec<LeaseId>,
     registered_by: Option<PrincipalId>,
+    orders: Orders,
+    observed: Option<Observed>,
+}
+
+/// How it is kept. Variants are only ever added at the end: the position is the format.
+#[derive(Deserialize)]
+enum Kept {
+    Nothing,
+    Usual(Option<Metadata>, Vec<LeaseId>, Option<PrincipalId>),
+    Whole(Option<Metadata>, Vec<LeaseId>, Option<PrincipalId>, Orders, Option<Observed>),
+}
+
+/// [`Kept`] of what stays where it is.
+#[derive(Serialize)]
+enum Keeping<'a> {
+    Nothing,
+    Usual(&'a Option<Metadata>, &'a [LeaseId], &'a Option<PrincipalId>),
+    Whole(&'a Option<Metadata>, &'a [LeaseId], &'a Option<PrincipalId>, &'a Orders, Option<Observed>),
+}
+
+impl Serialize for Seldom {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        let keeping = match self.0.as_deref() {
+            None => Keeping::Nothing,
+            Some(Parts { reported_metadata, superseded, registered_by, orders, observed }) => {
+                if orders.is_empty() && observed.is_none() {
+                    Keeping::Usual(reported_metadata, superseded, registered_by)
+                } else {
+                    Keeping::Whole(reported_metadata, superseded, registered_by, orders, *observed)
+                }
+            }
+        };
+        keeping.serialize(serializer)
+    }
+}
+
+impl<'de> Deserialize<'de> for Seldom {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        Ok(Self::of(match Kept::deserialize(deserializer)? {
+            Kept::Nothing => Parts::default(),
+            Kept::Usual(reported_metadata, superseded, registered_by) => {
+                Parts { reported_metadata, superseded, registered_by, ..Parts::default() }
+            }
+            Kept::Whole(reported_metadata, superseded, registered_by, orders, observed) => {
+                Parts { reported_metadata, superseded, registered_by, orders, observed }
+            }
+        }))
+    }
 }
 
 impl Seldom {
@@ -28,8 +76,15 @@ impl Seldom {
         superseded: Vec<LeaseId>,
         registered_by: Option<PrincipalId>,
     ) -> Self {
-        let is_there = reported_metadata.is_some() || !superseded.is_empty() || registered_by.is_some();
-        Self(is_there.then(|| Box::new(Parts { reported_metadata, superseded, registered_by })))
+        Self::of(Parts { reported_metadata, superseded, registered_by, ..Parts::default() })
+    }
+
+    fn of(parts: Parts) -> Self {
+        Self((parts != Parts::default()).then(|| Box::new(parts)))
+    }
+
+    fn parts(&self) -> Parts {
+        self.0.as_deref().cloned().unwrap_or_default()
     }
 
     /// Metadata that heartbeats merged in since the registration; kept apart so that a signature stays valid.
@@ -47,16 +102,37 @@ impl Seldom {
         self.0.as_ref()?.registered_by.as_ref()
     }
 
-    pub(crate) fn with_reported(&self, metadata: Metadata) -> Self {
-        Self::new(Some(metadata), self.superseded().to_vec(), self.registered_by().cloned())
+    /// What operators ordered for the instance.
+    pub fn orders(&self) -> &Orders {
+        self.0.as_ref().map_or(Orders::NONE, |parts| &parts.orders)
     }
 
-    /// Of the incarnation after the one with `lease`: of its reports nothing is left, and beyond the bound the oldest
-    /// lease is forgotten.
+    /// What checks found of this incarnation.
+    pub fn observed(&self) -> Option<Observed> {
+        self.0.as_ref()?.observed
+    }
+
+    pub(crate) fn with_reported(&self, metadata: Metadata) -> Self {
+        Self::of(Parts { reported_metadata: Some(metadata), ..self.parts() })
+    }
+
+    #[must_use]
+    pub fn with_orders(&self, orders: Orders) -> Self {
+        Self::of(Parts { orders, ..self.parts() })
+    }
+
+    #[must_use]
+    pub fn with_observed(&self, observed: Option<Observed>) -> Self {
+        Self::of(Parts { observed, ..self.parts() })
+    }
+
+    /// Of the incarnation after the one with `lease`: of its reports and of what checks found nothing is left, orders
+    /// stand, and beyond the bound the oldest lease is forgotten.
     pub(crate) fn after(&self, lease: LeaseId, registered_by: Option<PrincipalId>) -> Self {
         let superseded = self.superseded();
         let kept = &superseded[(superseded.len() + 1).saturating_sub(SUPERSEDED_MAX)..];
-        Self::new(None, [kept, &[lease]].concat(), registered_by)
+        let superseded = [kept, &[lease]].concat();
+        Self::of(Parts { superseded, registered_by, orders: self.orders().clone(), ..Parts::default() })
     }
 }
 
@@ -90,8 +166,8 @@ impl Instance {
     pub fn bytes(&self) -> usize {
         let reported = self.seldom.reported_metadata().map_or(0, Metadata::bytes);
         let registered_by = self.seldom.registered_by().map_or(0, |by| by.as_str().len());
-        let seldom = reported + size_of_val(self.seldom.superseded()) + registered_by;
-        size_of::<Self>() + self.registration.bytes() + seldom
+        let seldom = size_of_val(self.seldom.superseded()) + registered_by + self.seldom.orders().bytes();
+        size_of::<Self>() + self.registration.bytes() + reported + seldom
     }
 
     /// What names the instance among all.
@@ -103,9 +179,10 @@ impl Instance {
         self.registration.view()
     }
 
-    /// The status that others see.
+    /// The status that others see, worked out from what the instance says, what operators ordered and what checks found.
     pub fn status(&self) -> Status {
-        if self.lapsed { Status::Offline } else { self.reported_status }
+        let observed = self.seldom.observed().map(|observed| observed.verdict);
+        health::status(self.lapsed, self.seldom.orders(), self.reported_status, observed)
     }
 
     /// One metadata value as others see it: what a heartbeat merged in wins.

@@ -10,13 +10,15 @@
 //! - A deterministic no is a [`Refusal`]; a broken invariant panics, and the node stops.
 //!
 //! Read in this order: [`registration`], `packed`, `instance`, [`command`], [`state`], then [`query`] over `filter`, `index`
-//! and `slots`, and `interest` for watchers. [`definition`] and [`access`] stand beside the roll. `tally` counts for operators.
+//! and `slots`, [`rank`], and `interest` for watchers. [`health`] says what a status is worked out from. [`definition`],
+//! [`access`] and [`ruling`] stand beside the roll. `tally` counts for operators.
 
 pub mod access;
 pub mod command;
 pub mod definition;
 pub mod digest;
 mod filter;
+pub mod health;
 mod history;
 pub mod ids;
 mod index;
@@ -24,8 +26,11 @@ mod instance;
 mod interest;
 mod metadata;
 mod packed;
+mod place;
 pub mod query;
+pub mod rank;
 pub mod registration;
+pub mod ruling;
 pub mod selector;
 mod slots;
 pub mod state;
@@ -44,17 +49,21 @@ pub use definition::{
 };
 pub use digest::Digest;
 pub use filter::{Filter, VersionRange};
+pub use health::{Observed, Order, OrderKind, Orders, Verdict};
 pub use history::{Change, ChangeKind, HistoryLimits};
 pub use ids::{
     ClusterTime, DefinitionName, Edition, Epoch, FEATURE_LEVEL, FeatureLevel, InstanceId, LeaseId, NameError,
-    PrincipalId, Revision, ServiceName, TenantId, Term, WallTime,
+    OwnerName, PrincipalId, Revision, ServiceName, TenantId, Term, WallTime,
 };
 pub use instance::{Instance, Seldom};
 pub use interest::Interests;
 pub use metadata::{Metadata, MetadataValue, Pair, Pairs};
 pub use packed::{Parts, Texts};
-pub use query::{Page, Position, Query, Sort, View};
+pub use place::{Coordinates, CoordinatesError};
+pub use query::{Draw, Page, Picked, Position, Query, Sort, View};
+pub use rank::{Place, RankWeights, RankWeightsError, Ranking, Score, Trust, TrustError};
 pub use registration::{Kind, PackedRegistration, Protocol, Registration, RegistrationView, Status, Visibility};
+pub use ruling::{Ruled, Ruling, RulingChange, RulingContent, RulingKey};
 pub use state::{
     Admission, JoinToken, JoinTokenCommand, JoinTokenId, JoinTokenRefusal, NODE_ADDRESS_BYTES_MAX, Options, State,
 };

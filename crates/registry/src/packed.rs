@@ -23,7 +23,7 @@ pub enum Malformed {
     Number,
     #[error("a packed number stands for no known word")]
     Word,
-    #[error("packed metadata is out of order")]
+    #[error("what is packed is out of order")]
     Order,
     #[error("a packed name {0}")]
     Name(#[from] NameError),

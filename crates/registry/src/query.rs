@@ -10,7 +10,7 @@ use crate::filter::Filter;
 use crate::ids::{ClusterTime, InstanceId, LeaseId, Revision, TenantId};
 use crate::index::{Slot, Wanted};
 use crate::instance::Instance;
-use crate::registration::Status;
+use crate::rank::{Place, Ranker, Ranking, Score};
 use crate::slots::Slots;
 use crate::state::State;
 
@@ -53,6 +53,8 @@ pub struct Query {
     pub tenant: TenantId,
     pub filter: Filter,
     pub sort: Sort,
+    /// By what is ranked, where that is asked for.
+    pub ranking: Ranking,
     pub after: Option<Position>,
     pub limit: usize,
 }
@@ -65,9 +67,11 @@ pub struct View {
     pub deadline: ClusterTime,
 }
 
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Default)]
 pub struct Page {
     pub found: Vec<View>,
+    /// Of each of the found; empty unless sorted by rank.
+    pub scores: Vec<Score>,
     /// All matches, not only the page's.
     pub total: u64,
     pub revision: Revision,
@@ -80,38 +84,48 @@ pub struct Page {
 #[error("revision {0} is no longer kept")]
 pub struct Forgotten(pub Revision);
 
-/// How good a choice an instance is, in thousandths: capability 0.4 (all that was asked for is there, or it would not
-/// have been found), health 0.3, proximity 0.2 (0.2 while it is unknown), trust 0.1 (0.5 by default).
-fn score(instance: &Instance) -> u32 {
-    let health = match instance.status() {
-        Status::Active => 300,
-        Status::Degraded => 150,
-        Status::Maintenance => 90,
-        Status::Error => 30,
-        Status::Offline => 0,
-    };
-    400 + health + 40 + 50
+/// How one of all that are found is chosen.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Draw {
+    /// The first by rank.
+    Best,
+    /// By lot, each as often as its weight says; one of weight 0 only where all are. The number is to be random.
+    Weighted(u64),
+    /// One after the other, in an order that is this node's own. The number is to be counted up.
+    Turn(u64),
 }
 
-impl Sort {
-    fn rank(self, instance: &Instance) -> Rank<'_> {
-        let (score, lease) = match self {
-            Self::Id => (0, LeaseId(0)),
-            Self::Rank => (score(instance), LeaseId(0)),
-            Self::Lease => (0, instance.lease),
-        };
-        (Reverse(score), lease, instance.id())
-    }
+/// One that was chosen.
+#[derive(Clone, Debug)]
+pub struct Picked {
+    pub view: View,
+    pub score: Score,
+    /// How many it was chosen from.
+    pub candidates: u64,
 }
 
 impl Query {
+    fn rank<'a>(&self, ranker: &Ranker<'_>, instance: &'a Instance) -> Rank<'a> {
+        let (score, lease) = match self.sort {
+            Sort::Id => (0, LeaseId(0)),
+            Sort::Rank => (ranker.score(instance).total, LeaseId(0)),
+            Sort::Lease => (0, instance.lease),
+        };
+        (Reverse(score), lease, instance.id())
+    }
+
     fn is_after(&self, rank: Rank<'_>) -> bool {
         self.after.as_ref().is_none_or(|after| rank > after.rank())
     }
 
     /// The first `wanted` that come after the query's position, in order.
-    fn first<'a, T: Copy>(&self, found: impl Iterator<Item = (&'a Instance, T)>, wanted: usize) -> Vec<T> {
-        let ranked = found.map(|(instance, each)| (self.sort.rank(instance), each));
+    fn first<'a, T: Copy>(
+        &self,
+        ranker: &Ranker<'_>,
+        found: impl Iterator<Item = (&'a Instance, T)>,
+        wanted: usize,
+    ) -> Vec<T> {
+        let ranked = found.map(|(instance, each)| (self.rank(ranker, instance), each));
         let mut ranked: Vec<_> = ranked.filter(|(rank, _)| self.is_after(*rank)).collect();
         if ranked.len() > wanted && wanted > 0 {
             ranked.select_nth_unstable_by_key(wanted - 1, |(rank, _)| *rank);
@@ -124,10 +138,14 @@ impl Query {
 
 impl Page {
     /// `found` may hold one more than the query's limit, which tells that there is a next page.
-    fn new(query: &Query, mut found: Vec<View>, total: u64, revision: Revision) -> Self {
+    fn new(query: &Query, ranker: &Ranker<'_>, mut found: Vec<View>, total: u64, revision: Revision) -> Self {
         let more = found.len() > query.limit;
         found.truncate(query.limit);
-        let mut page = Self { found, total, revision, next: None };
+        let scores = match query.sort {
+            Sort::Rank => found.iter().map(|view| ranker.score(&view.instance)).collect(),
+            Sort::Id | Sort::Lease => Vec::new(),
+        };
+        let mut page = Self { found, scores, total, revision, next: None };
         if more {
             page.next = page.end(query.sort);
         }
@@ -138,20 +156,70 @@ impl Page {
     pub fn cut(&mut self, sort: Sort, count: usize) {
         if count < self.found.len() {
             self.found.truncate(count);
+            self.scores.truncate(count);
             self.next = self.end(sort);
         }
     }
 
     fn end(&self, sort: Sort) -> Option<Position> {
-        let (score, lease, id) = sort.rank(&self.found.last()?.instance);
-        Some(Position { score, lease, id: InstanceId::kept(id), total: self.total })
+        let instance = &self.found.last()?.instance;
+        let lease = if sort == Sort::Lease { instance.lease } else { LeaseId(0) };
+        let score = Reverse(self.scores.last().map_or(0, |score| score.total));
+        Some(Position { score, lease, id: InstanceId::kept(instance.id()), total: self.total })
     }
 }
 
 impl State {
+    fn ranker<'a>(&'a self, query: &'a Query) -> Ranker<'a> {
+        Ranker::new(&query.ranking, &query.tenant, self.rulings())
+    }
+
+    /// Chooses one of all that match now, whatever the query says of order and pages.
+    pub fn pick(&self, query: &Query, draw: Draw) -> Option<Picked> {
+        let (found, ranker) = (self.slots(query), self.ranker(query));
+        let candidates = found.len();
+        let instances = || found.iter().map(|slot| (slot, self.instance(slot)));
+        let nth = |n: u64| found.iter().nth(usize::try_from(n % candidates.max(1)).ok()?);
+        let slot = match draw {
+            Draw::Best => {
+                let ranked =
+                    instances().map(|(slot, instance)| (Reverse(ranker.score(instance).total), instance.id(), slot));
+                ranked.min().map(|(_, _, slot)| slot)
+            }
+            Draw::Turn(n) => nth(n),
+            Draw::Weighted(random) => {
+                let weight = |instance: &Instance| u64::from(instance.registration().weight);
+                let sum: u64 = instances().map(|(_, instance)| weight(instance)).sum();
+                match random.checked_rem(sum) {
+                    None => nth(random),
+                    Some(mut drawn) => instances().find_map(|(slot, instance)| {
+                        let weight = weight(instance);
+                        let is_drawn = drawn < weight;
+                        drawn = drawn.saturating_sub(weight);
+                        is_drawn.then_some(slot)
+                    }),
+                }
+            }
+        }?;
+        let view = self.view(slot);
+        let score = ranker.score(&view.instance);
+        Some(Picked { view, score, candidates })
+    }
+
+    /// How many match now.
+    pub fn count(&self, query: &Query) -> u64 {
+        self.slots(query).len()
+    }
+
+    /// Where the instance of an id says that it is; unknown if there is none.
+    pub fn place_of(&self, tenant: &TenantId, id: &InstanceId) -> Place {
+        let slot = self.slot(tenant, id.as_str());
+        slot.map(|slot| Place::of(&self.instance(slot).registration())).unwrap_or_default()
+    }
+
     /// Answers from the roll as it stands.
     pub fn query(&self, query: &Query) -> Page {
-        let found = self.slots(query);
+        let (found, ranker) = (self.slots(query), self.ranker(query));
         let wanted = query.limit + 1;
         let slots = match self.is_walked(query, &found) {
             true => self
@@ -160,25 +228,28 @@ impl State {
                 .map(|(_, slot)| slot)
                 .take(wanted)
                 .collect(),
-            false => query.first(found.iter().map(|slot| (&**self.instance(slot), slot)), wanted),
+            false => query.first(&ranker, found.iter().map(|slot| (&**self.instance(slot), slot)), wanted),
         };
         let views = slots.into_iter().map(|slot| self.view(slot)).collect();
-        Page::new(query, views, found.len(), self.revision())
+        Page::new(query, &ranker, views, found.len(), self.revision())
     }
 
-    /// Answers from the roll as it stood at `revision`: the present one with the changes since undone.
+    /// Answers from the roll as it stood at `revision`: the present one with the changes since undone. It is ranked by
+    /// what operators have laid down now: whoever turns pages looks whether [`Self::ranking_mark`] is what it was.
     pub fn query_at(&self, query: &Query, revision: Revision) -> Result<Page, Forgotten> {
         if revision < self.oldest_known() || revision > self.revision() {
             return Err(Forgotten(revision));
         }
-        let found = self.slots(query);
+        let (found, ranker) = (self.slots(query), self.ranker(query));
         let marks = query.filter.wanted(self.index_seed());
         let (instances, total) = match &query.after {
-            Some(after) if self.is_walked(query, &found) => (self.walk_at(query, revision, &found), after.total),
-            _ => self.undo(query, revision, &found, &marks),
+            Some(after) if self.is_walked(query, &found) => {
+                (self.walk_at(query, &ranker, revision, &found), after.total)
+            }
+            _ => self.undo(query, &ranker, revision, &found, &marks),
         };
         let views = instances.into_iter().map(|instance| self.view_of_past(instance)).collect();
-        Ok(Page::new(query, views, total, revision))
+        Ok(Page::new(query, &ranker, views, total, revision))
     }
 
     fn slots(&self, query: &Query) -> Slots {
@@ -201,7 +272,13 @@ impl State {
 
     /// The first that matched at a revision, in the order of their ids: who is still on the roll, by a walk, and who was
     /// removed since.
-    fn walk_at<'a>(&'a self, query: &'a Query, revision: Revision, found: &'a Slots) -> Vec<&'a Arc<Instance>> {
+    fn walk_at<'a>(
+        &'a self,
+        query: &'a Query,
+        ranker: &Ranker<'_>,
+        revision: Revision,
+        found: &'a Slots,
+    ) -> Vec<&'a Arc<Instance>> {
         let (history, wanted, anything) = (self.history(), query.limit + 1, Wanted::default());
         let present = self.walk(query).filter_map(|(_, slot)| {
             let instance = self.instance(slot);
@@ -215,12 +292,13 @@ impl State {
         // A removal's mark tells what was removed, which need not be what stood at the revision.
         let removed = history.replaced_after(revision, &anything).filter(|(_, record)| record.after.is_none());
         let removed = removed.map(|(before, _)| before).filter(|before| {
-            let rank = query.sort.rank(before);
+            let rank = query.rank(ranker, before);
             before.tenant == query.tenant && query.is_after(rank) && last.is_none_or(|last| rank.2 < last)
         });
         let removed = removed.filter_map(|before| history.version_at(before, revision));
         let removed = removed.filter(|before| query.filter.matches(before));
-        query.first(present.iter().copied().chain(removed).map(|instance| (&**instance, instance)), wanted)
+        let both = present.iter().copied().chain(removed);
+        query.first(ranker, both.map(|instance| (&**instance, instance)), wanted)
     }
 
     /// The first that matched at a revision, and how many did: those that match and have not changed since, and of those
@@ -228,6 +306,7 @@ impl State {
     fn undo<'a>(
         &'a self,
         query: &'a Query,
+        ranker: &Ranker<'_>,
         revision: Revision,
         found: &'a Slots,
         marks: &'a Wanted,
@@ -238,6 +317,6 @@ impl State {
         let replaced = replaced.filter(|before| before.revision <= revision && before.tenant == query.tenant);
         let both: Vec<_> = present.chain(replaced.filter(|before| query.filter.matches(before))).collect();
         let total = both.len() as u64;
-        (query.first(both.into_iter().map(|instance| (&**instance, instance)), query.limit + 1), total)
+        (query.first(ranker, both.into_iter().map(|instance| (&**instance, instance)), query.limit + 1), total)
     }
 }

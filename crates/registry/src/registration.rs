@@ -8,6 +8,7 @@ use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use crate::ids::{InstanceId, ServiceName};
 use crate::metadata::{Metadata, Pairs};
 use crate::packed::{self, Malformed, Packer, Part, Parts, Texts, Unpacker};
+use crate::place::Coordinates;
 
 /// An enum whose variants have one lower-case word each, on the wire and in filters.
 macro_rules! words {
@@ -95,6 +96,7 @@ pub struct Extras {
     pub zone: Option<Box<str>>,
     /// The document as it came in, where a face must give the same bytes back.
     pub document: Option<Box<str>>,
+    pub coordinates: Option<Coordinates>,
 }
 
 /// Everything an instance says of itself, as an edge makes it.
@@ -177,12 +179,31 @@ impl Extras {
         if *self == Self::default() {
             return;
         }
-        let Self { endpoints, auth, signature, public_key, region, zone, document } = self;
+        let Self { endpoints, auth, signature, public_key, region, zone, document, coordinates } = self;
         let texts = [signature, public_key, region, zone, document].map(Option::as_deref);
         for text in [endpoints, auth].map(|json| json.as_ref().map(|json| &*json.0)).into_iter().chain(texts) {
             packer.option(text);
         }
+        if let Some(coordinates) = coordinates {
+            packer.number(COORDINATES);
+            packer.section(|packer| {
+                coordinates.micro_degrees().into_iter().for_each(|micro| packer.number(zigzag(micro)));
+            });
+        }
     }
+}
+
+/// Behind the first texts stands only what is there, each with its number before it, in ascending order.
+const COORDINATES: u64 = 1;
+
+/// Whole numbers without a sign: those next to zero first, on either side.
+fn zigzag(number: i32) -> u64 {
+    ((number << 1) ^ (number >> 31)).cast_unsigned().into()
+}
+
+fn unzigzag(number: u64) -> Result<i32, Malformed> {
+    let number = u32::try_from(number).map_err(|_| Malformed::Number)?;
+    Ok((number >> 1).cast_signed() ^ -(number & 1).cast_signed())
 }
 
 /// A registration in one text: what travels, is kept and is digested. Equal content has equal bytes, so that comparing
@@ -269,6 +290,7 @@ pub struct ExtrasView<'a> {
     pub region: Option<&'a str>,
     pub zone: Option<&'a str>,
     pub document: Option<&'a str>,
+    pub coordinates: Option<Coordinates>,
 }
 
 impl<'a> ExtrasView<'a> {
@@ -277,7 +299,7 @@ impl<'a> ExtrasView<'a> {
         if rest.is_empty() {
             return Ok(Self::default());
         }
-        let extras = Self {
+        let mut extras = Self {
             endpoints: rest.option()?,
             auth: rest.option()?,
             signature: rest.option()?,
@@ -285,8 +307,26 @@ impl<'a> ExtrasView<'a> {
             region: rest.option()?,
             zone: rest.option()?,
             document: rest.option()?,
+            coordinates: None,
         };
-        rest.end()?;
+        let mut last = 0;
+        while !rest.is_empty() {
+            let number = rest.number()?;
+            if number <= last {
+                return Err(Malformed::Order);
+            }
+            last = number;
+            let mut part = Unpacker(rest.text()?);
+            match number {
+                COORDINATES => {
+                    let micro_degrees = [unzigzag(part.number()?)?, unzigzag(part.number()?)?];
+                    let coordinates = Coordinates::from_micro_degrees(micro_degrees);
+                    extras.coordinates = Some(coordinates.map_err(|_| Malformed::Number)?);
+                }
+                _ => return Err(Malformed::Word),
+            }
+            part.end()?;
+        }
         // Nothing has one spelling: no section at all.
         if extras == Self::default() { Err(Malformed::Long) } else { Ok(extras) }
     }
@@ -384,6 +424,7 @@ impl<'a> RegistrationView<'a> {
                 region: text(self.extras.region),
                 zone: text(self.extras.zone),
                 document: text(self.extras.document),
+                coordinates: self.extras.coordinates,
             },
         }
     }
@@ -426,8 +467,12 @@ mod tests {
 
     fn extras() -> impl Strategy<Value = Extras> {
         let texts = [(); 5].map(|()| option::of(text()));
-        (json(), json(), texts).prop_map(|(endpoints, auth, [signature, public_key, region, zone, document])| {
-            Extras { endpoints, auth, signature, public_key, region, zone, document }
+        let coordinates = option::of((-90_000_000..=90_000_000i32, -180_000_000..=180_000_000i32));
+        (json(), json(), texts, coordinates).prop_map(|(endpoints, auth, texts, coordinates)| {
+            let [signature, public_key, region, zone, document] = texts;
+            let place = |(latitude, longitude)| Coordinates::from_micro_degrees([latitude, longitude]).unwrap();
+            let coordinates = coordinates.map(place);
+            Extras { endpoints, auth, signature, public_key, region, zone, document, coordinates }
         })
     }
 

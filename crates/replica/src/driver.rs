@@ -123,7 +123,9 @@ fn count((commands, once): &Commands) -> u64 {
         | Command::JoinToken(_)
         | Command::Define { .. }
         | Command::AccessToken(_)
-        | Command::By { .. } => 1,
+        | Command::By { .. }
+        | Command::Rule { .. }
+        | Command::Observe { .. } => 1,
     });
     counts.sum()
 }

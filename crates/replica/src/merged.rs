@@ -56,7 +56,9 @@ pub(crate) fn merge(batch: &[impl Asker], origin: Origin) -> Merged {
                 | Command::JoinToken(_)
                 | Command::Define { .. }
                 | Command::AccessToken(_)
-                | Command::By { .. } => {
+                | Command::By { .. }
+                | Command::Rule { .. }
+                | Command::Observe { .. } => {
                     merged.once[0].commands.push(command.clone());
                     Place::Once(0, merged.once[0].commands.len() - 1)
                 }

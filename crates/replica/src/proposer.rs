@@ -307,7 +307,8 @@ fn approximate_kib(command: &Command) -> usize {
         Command::Register { registration, .. } => registration.bytes(),
         Command::Renew { leases, .. } => leases.as_slice().len() * 8,
         Command::Beat { metadata, .. } => metadata.as_ref().map_or(64, |metadata| metadata.bytes()),
-        Command::Deregister { .. } | Command::Expire { .. } | Command::JoinToken(_) => 64,
+        Command::Deregister { .. } | Command::Expire { .. } | Command::JoinToken(_) | Command::Observe { .. } => 64,
+        Command::Rule { change, .. } => change.bytes(),
         Command::Define { change, .. } => change.bytes(),
         Command::AccessToken(AccessTokenCommand::Used { ids }) => ids.len() * 8,
         // Those with the longest scopes are of 2 KiB.

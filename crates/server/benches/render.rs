@@ -4,7 +4,7 @@ use criterion::{Criterion, criterion_group, criterion_main};
 use rollcall_registry::registration::Capability;
 use rollcall_registry::{
     ClusterTime, Command, Condition, Filter, InstanceId, Kind, Metadata, MetadataValue, Options, Proposal, Query,
-    Registration, ServiceName, Sort, State, TenantId, Term, WallTime,
+    Ranking, Registration, ServiceName, Sort, State, TenantId, Term, WallTime,
 };
 use rollcall_server::render::{Moment, Renderer};
 
@@ -42,21 +42,22 @@ fn render(c: &mut Criterion) {
     let wall = WallTime(1_700_000_000_000);
     state.apply(Term(1), &Proposal { stamp: ClusterTime(0), wall, commands, once: Vec::new() });
     let filter = Filter { names: vec!["service".into()], ..Filter::default() };
-    let query = Query { tenant: tenant(), filter, sort: Sort::Id, after: None, limit: 100 };
+    let query =
+        Query { tenant: tenant(), filter, sort: Sort::Id, ranking: Ranking::default(), after: None, limit: 100 };
     let moment = Moment::of(&state, ClusterTime(1_000));
     let page = state.query(&query);
 
     let known = Renderer::default();
-    let bytes = known.at(moment).found(&page.found, usize::MAX).0.len();
+    let bytes = known.at(moment).found(&page.found, &[], usize::MAX).0.len();
     c.bench_function(&format!("write {INSTANCES} services, {bytes} bytes, rendered before"), |b| {
-        b.iter(|| known.at(moment).found(&page.found, usize::MAX));
+        b.iter(|| known.at(moment).found(&page.found, &[], usize::MAX));
     });
     let fresh = Renderer::of_bytes(0);
     c.bench_function(&format!("write {INSTANCES} services, none rendered before"), |b| {
-        b.iter(|| fresh.at(moment).found(&page.found, usize::MAX));
+        b.iter(|| fresh.at(moment).found(&page.found, &[], usize::MAX));
     });
     c.bench_function(&format!("find and write {INSTANCES} services"), |b| {
-        b.iter(|| known.at(moment).found(&state.query(&query).found, usize::MAX));
+        b.iter(|| known.at(moment).found(&state.query(&query).found, &[], usize::MAX));
     });
 }
 

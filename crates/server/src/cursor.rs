@@ -6,6 +6,8 @@ use rollcall_registry::{Epoch, Filter, Position, Revision, Sort, TenantId};
 use serde::{Deserialize, Serialize};
 use xxhash_rust::xxh3::xxh3_64;
 
+use crate::params::RankQuestion;
+
 /// Twice the largest position, an id of 256 bytes escaped as JSON, with room for the numbers.
 const TEXT_BYTES_MAX: usize = 8_192;
 
@@ -15,8 +17,20 @@ pub(crate) struct Cursor {
     /// What all pages show.
     pub(crate) revision: Revision,
     pub(crate) position: Position,
-    /// Of tenant, filter and sort.
+    /// What the results are ranked by besides, which must not change from page to page.
+    #[serde(default)]
+    pub(crate) ranked_by: u64,
+    /// Of tenant, filter, sort and rank.
     question: u64,
+}
+
+/// What a cursor is good for.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Question<'a> {
+    pub(crate) tenant: &'a TenantId,
+    pub(crate) filter: &'a Filter,
+    pub(crate) sort: Sort,
+    pub(crate) rank: &'a RankQuestion,
 }
 
 /// The text is no cursor, or one of another question.
@@ -24,12 +38,15 @@ pub(crate) struct Cursor {
 pub(crate) enum CursorError {
     #[error("is no cursor of this cluster")]
     Mangled,
-    #[error("belongs to another tenant, filter or sort")]
+    #[error("belongs to another tenant, filter, sort or rank")]
     OtherQuestion,
 }
 
-fn question(tenant: &TenantId, filter: &Filter, sort: Sort) -> u64 {
-    xxh3_64(&serde_json::to_vec(&(tenant, filter, sort)).expect("a filter has no failing serializer"))
+impl Question<'_> {
+    fn hash(self) -> u64 {
+        let Self { tenant, filter, sort, rank } = self;
+        xxh3_64(&serde_json::to_vec(&(tenant, filter, sort, rank)).expect("a filter has no failing serializer"))
+    }
 }
 
 impl Cursor {
@@ -37,9 +54,10 @@ impl Cursor {
         epoch: Epoch,
         revision: Revision,
         position: Position,
-        (tenant, filter, sort): (&TenantId, &Filter, Sort),
+        ranked_by: u64,
+        question: Question<'_>,
     ) -> Self {
-        Self { epoch, revision, position, question: question(tenant, filter, sort) }
+        Self { epoch, revision, position, ranked_by, question: question.hash() }
     }
 
     /// Hexadecimal: the checksum, then the rest.
@@ -52,10 +70,7 @@ impl Cursor {
         text
     }
 
-    pub(crate) fn decode(
-        text: &str,
-        (tenant, filter, sort): (&TenantId, &Filter, Sort),
-    ) -> Result<Self, CursorError> {
+    pub(crate) fn decode(text: &str, question: Question<'_>) -> Result<Self, CursorError> {
         let (sum, payload) = text.split_at_checked(16).ok_or(CursorError::Mangled)?;
         if text.len() > TEXT_BYTES_MAX {
             return Err(CursorError::Mangled);
@@ -66,7 +81,7 @@ impl Cursor {
             return Err(CursorError::Mangled);
         }
         let cursor: Self = serde_json::from_slice(&payload).map_err(|_| CursorError::Mangled)?;
-        if cursor.question != question(tenant, filter, sort) {
+        if cursor.question != question.hash() {
             return Err(CursorError::OtherQuestion);
         }
         Ok(cursor)
@@ -87,10 +102,14 @@ mod tests {
     use super::*;
     use proptest::prelude::*;
 
+    fn by_rank<'a>(tenant: &'a TenantId, filter: &'a Filter, rank: &'a RankQuestion) -> Question<'a> {
+        Question { tenant, filter, sort: Sort::Rank, rank }
+    }
+
     fn cursor(tenant: &TenantId, filter: &Filter) -> Cursor {
         // A position is what the registry says it is; this is its shape.
         let position = serde_json::from_str(r#"{"score":490,"lease":0,"id":"web-1\u00e9","total":9}"#).unwrap();
-        Cursor::new(Epoch(3), Revision(7), position, (tenant, filter, Sort::Rank))
+        Cursor::new(Epoch(3), Revision(7), position, 5, by_rank(tenant, filter, &RankQuestion::default()))
     }
 
     #[test]
@@ -99,10 +118,15 @@ mod tests {
         let (filter, narrower) = (Filter::default(), Filter { names: vec!["x".into()], ..Filter::default() });
         let cursor = cursor(&tenant, &filter);
         let text = cursor.encode();
-        assert_eq!(Cursor::decode(&text, (&tenant, &filter, Sort::Rank)), Ok(cursor));
-        for question in
-            [(&other, &filter, Sort::Rank), (&tenant, &narrower, Sort::Rank), (&tenant, &filter, Sort::Id)]
-        {
+        let rank = RankQuestion::default();
+        assert_eq!(Cursor::decode(&text, by_rank(&tenant, &filter, &rank)), Ok(cursor));
+        let nearer = crate::params::pick(&"/?requester_zone=a".parse().unwrap()).unwrap().rank;
+        for question in [
+            by_rank(&other, &filter, &rank),
+            by_rank(&tenant, &narrower, &rank),
+            by_rank(&tenant, &filter, &nearer),
+            Question { sort: Sort::Id, ..by_rank(&tenant, &filter, &rank) },
+        ] {
             assert_eq!(Cursor::decode(&text, question), Err(CursorError::OtherQuestion));
         }
     }
@@ -115,14 +139,17 @@ mod tests {
             let mut mangled = text.clone().into_bytes();
             mangled[at] = if mangled[at] == b'0' { b'1' } else { b'0' };
             let mangled = String::from_utf8(mangled).unwrap();
-            assert_eq!(Cursor::decode(&mangled, (&tenant, &filter, Sort::Rank)), Err(CursorError::Mangled), "{at}");
+            let rank = RankQuestion::default();
+            let question = by_rank(&tenant, &filter, &rank);
+            assert_eq!(Cursor::decode(&mangled, question), Err(CursorError::Mangled), "{at}");
         }
     }
 
     proptest! {
         #[test]
         fn no_text_makes_it_panic(text in "\\PC{0,64}") {
-            let _ = Cursor::decode(&text, (&TenantId::parse("a").unwrap(), &Filter::default(), Sort::Id));
+            let (tenant, filter) = (TenantId::parse("a").unwrap(), Filter::default());
+            let _ = Cursor::decode(&text, by_rank(&tenant, &filter, &RankQuestion::default()));
         }
     }
 }

@@ -1,5 +1,7 @@
 //! Query parameters, checked; every fault named.
 
+mod ranking;
+
 use std::collections::BTreeMap;
 use std::str::FromStr;
 use std::time::Duration;
@@ -17,6 +19,8 @@ use serde_json::{Map, Value};
 use crate::fault::Faults;
 use crate::limits::{POLL_MS_MAX, QUESTION_BYTES_MAX};
 use crate::reply::Failure;
+
+pub(crate) use ranking::{Picking, RankQuestion, pick};
 
 const LIMIT_DEFAULT: usize = 50;
 
@@ -231,6 +235,10 @@ impl Last {
 pub(crate) struct Discovery {
     pub(crate) filter: Filter,
     pub(crate) sort: Sort,
+    /// Nothing unless sorted by rank.
+    pub(crate) rank: RankQuestion,
+    /// Show what each rank came of.
+    pub(crate) explain: bool,
     pub(crate) limit: usize,
     pub(crate) cursor: Option<String>,
     pub(crate) poll: Option<Poll>,
@@ -302,6 +310,11 @@ pub(crate) fn discovery(uri: &Uri) -> Result<Discovery, Failure> {
     let filter = params.filter();
     let sort =
         params.one_of("sort", &[("id", Sort::Id), ("rank", Sort::Rank), ("lease", Sort::Lease)]).unwrap_or_default();
+    if sort != Sort::Rank {
+        params.only_ranked();
+    }
+    let (rank, explain) = (params.rank(), params.explain());
+    let rank = if sort == Sort::Rank { rank } else { RankQuestion::default() };
     let limit = params.number("limit", 1, LIMIT_MAX as u64).and_then(|limit| usize::try_from(limit).ok());
     let cursor = params.single("cursor");
     let poll = poll(&mut params, cursor.is_some());
@@ -310,9 +323,9 @@ pub(crate) fn discovery(uri: &Uri) -> Result<Discovery, Failure> {
     }
     let consistency = params.consistency();
     params.federated();
-    params.requester();
     params.finish()?;
-    Ok(Discovery { filter, sort, limit: limit.unwrap_or(LIMIT_DEFAULT), cursor, poll, consistency })
+    let limit = limit.unwrap_or(LIMIT_DEFAULT);
+    Ok(Discovery { filter, sort, rank, explain, limit, cursor, poll, consistency })
 }
 
 fn poll(params: &mut Params, has_cursor: bool) -> Option<Poll> {
@@ -356,6 +369,13 @@ pub(crate) fn read(uri: &Uri) -> Result<Consistency, Failure> {
     let mut params = Params::of(uri);
     let consistency = params.consistency();
     params.requester();
+    params.finish().map(|()| consistency)
+}
+
+/// For reads that take nothing else.
+pub(crate) fn consistency(uri: &Uri) -> Result<Consistency, Failure> {
+    let mut params = Params::of(uri);
+    let consistency = params.consistency();
     params.finish().map(|()| consistency)
 }
 

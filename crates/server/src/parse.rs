@@ -1,9 +1,12 @@
 //! Request bodies, checked. What comes out is well formed in every respect that can be judged without the roll.
 
+mod laid_down;
+mod place;
+
 use std::collections::BTreeMap;
 
 use rollcall_api::{
-    Auth, Capability, CapabilityDetail, DeregisterRequest, Endpoint, HeartbeatRequest, HeartbeatsRequest, Locality,
+    Auth, Capability, CapabilityDetail, DeregisterRequest, Endpoint, HeartbeatRequest, HeartbeatsRequest,
     RegisterRequest,
 };
 use rollcall_registry::ids::{NAME_BYTES_MAX, NameError, check_name};
@@ -12,6 +15,8 @@ use serde_json::{Map, Value};
 
 use crate::fault::{Faults, Fields, LEASE_WANTED};
 use crate::params;
+
+pub(crate) use laid_down::{is_stepped, order, ranking, stepped_rule, trust};
 
 /// Long enough for signed URLs; browsers and proxies refuse much longer ones.
 pub(crate) const URL_BYTES_MAX: usize = 2_048;
@@ -133,7 +138,7 @@ fn register_fields(mut fields: Fields<'_>, limits: TtlLimits) -> Option<Register
     let consumed_events = fields.texts("consumed_events", EVENTS_MAX, name_rule).map(distinct);
     let produced_events = fields.texts("produced_events", EVENTS_MAX, name_rule).map(distinct);
     let metadata = metadata(&mut fields);
-    let locality = fields.open_member("locality").map(locality);
+    let locality = fields.open_member("locality").map(place::locality);
     let weight = fields.number("weight", 0, WEIGHT_MAX);
     let ttl_ms = fields.number("ttl_ms", limits.ttl_ms_min, limits.ttl_ms_max);
     let reap_after_ms = fields.number("reap_after_ms", 0, REAP_AFTER_MS_MAX);
@@ -295,12 +300,6 @@ fn metadata(fields: &mut Fields<'_>) -> Option<Map<String, Value>> {
         }
     }
     Some(metadata)
-}
-
-fn locality(mut fields: Fields<'_>) -> Locality {
-    let locality = Locality { region: fields.checked("region", name_rule), zone: fields.checked("zone", name_rule) };
-    fields.finish();
-    locality
 }
 
 fn auth(mut fields: Fields<'_>) -> Option<Auth> {

@@ -260,6 +260,10 @@ impl From<Refusal> for Failure {
             Refusal::BatchOutdated => (StatusCode::GATEWAY_TIMEOUT, "outcome_unknown"),
             // What heartbeats reported adds up to more than a registration may hold.
             Refusal::MetadataTooLarge { .. } => (StatusCode::PAYLOAD_TOO_LARGE, "metadata_too_large"),
+            // As many as are kept: something has to be taken back first.
+            Refusal::TooManyRulings { .. } => (StatusCode::CONFLICT, "too_many_rulings"),
+            // The edge checks bounds first.
+            Refusal::RulingOutOfBounds => (StatusCode::BAD_REQUEST, "invalid_request"),
             Refusal::JoinToken(refusal) => match refusal {
                 JoinTokenRefusal::Unknown => (StatusCode::NOT_FOUND, "join_token_not_found"),
                 // Two draws of 64 random bits were the same: the sender asks again.
@@ -323,6 +327,8 @@ impl From<Refusal> for Failure {
             | Refusal::Definition(_)
             | Refusal::AccessToken(_)
             | Refusal::NotYours
+            | Refusal::TooManyRulings { .. }
+            | Refusal::RulingOutOfBounds
             | Refusal::StaleTerm { .. } => {}
         }
         failure
@@ -402,6 +408,7 @@ mod tests {
             (AccessTokenRefusal::Unknown.into(), 404, "token_not_found"),
             (AccessTokenRefusal::BeyondGrant.into(), 403, "forbidden"),
             (Refusal::NotYours, 403, "forbidden"),
+            (Refusal::TooManyRulings { max: 10_000 }, 409, "too_many_rulings"),
             (Refusal::StaleTerm { proposed: Term(1), entry: Term(2) }, 500, "internal"),
         ];
         for (refusal, status, code) in refusals {

@@ -4,14 +4,16 @@
 use rollcall_api as api;
 use rollcall_registry::registration::{Capability, Extras, JsonText};
 use rollcall_registry::{
-    Instance, InstanceId, Kind, Metadata, MetadataValue, PackedRegistration, Protocol, Registered, Registration,
-    Seldom, ServiceName, Status, TenantId, View, Visibility,
+    Coordinates, Instance, InstanceId, Kind, Metadata, MetadataValue, Order, Orders, PackedRegistration, Protocol,
+    RankWeights, RankWeightsError, Registered, Registration, Seldom, ServiceName, Status, TenantId, Trust, View,
+    Visibility,
 };
 use rollcall_replica::{AutopilotReport, ClusterStatus, Finding, Kept, MemberStatus};
 use serde::Serialize;
 use serde_json::{Map, Value};
 
 use crate::parse::TtlLimits;
+use crate::render::rfc3339;
 
 /// A checked request as the roll wants it, under the id it named or else the one that `new_id` makes.
 pub(crate) fn registration(
@@ -49,6 +51,9 @@ pub(crate) fn registration(
             region: locality.region.map(Into::into),
             zone: locality.zone.map(Into::into),
             document: None,
+            coordinates: locality.latitude.zip(locality.longitude).map(|(latitude, longitude)| {
+                Coordinates::from_degrees([latitude, longitude]).expect("a parsed request has a place on Earth")
+            }),
         },
     }
 }
@@ -157,6 +162,40 @@ pub(crate) fn registered_view(tenant: TenantId, registration: PackedRegistration
         registered_at: registered.registered_at,
     };
     View { instance: instance.into(), deadline: registered.deadline }
+}
+
+/// Weights that were checked one by one.
+pub(crate) fn rank_weights_in(weights: api::RankWeights) -> Result<RankWeights, RankWeightsError> {
+    let api::RankWeights { capability, health, proximity, trust } = weights;
+    RankWeights::try_from([capability, health, proximity, trust].map(|weight| (weight * 1e3).round() as u16))
+}
+
+pub(crate) fn rank_weights_out(weights: RankWeights) -> api::RankWeights {
+    let [capability, health, proximity, trust] = <[u16; 4]>::from(weights).map(|weight| f64::from(weight) / 1e3);
+    api::RankWeights { capability, health, proximity, trust }
+}
+
+pub(crate) fn trust_out(trust: Trust) -> f64 {
+    f64::from(trust.hundredths()) / 1e2
+}
+
+pub(crate) fn orders_out(orders: &Orders) -> api::OperatorOrders {
+    let order = |order: &Order| api::OrderInfo {
+        reason: order.reason.as_deref().map(str::to_owned),
+        since: rfc3339(order.since),
+    };
+    let Orders { maintenance, drain } = orders;
+    api::OperatorOrders { maintenance: maintenance.as_ref().map(order), drain: drain.as_ref().map(order) }
+}
+
+pub(crate) fn status_out(status: Status) -> api::Status {
+    match status {
+        Status::Active => api::Status::Active,
+        Status::Degraded => api::Status::Degraded,
+        Status::Maintenance => api::Status::Maintenance,
+        Status::Error => api::Status::Error,
+        Status::Offline => api::Status::Offline,
+    }
 }
 
 /// How often to beat: thrice within the TTL, so that two heartbeats may be lost.

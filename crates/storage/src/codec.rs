@@ -62,6 +62,8 @@ pub enum Kind {
     Starts = 19,
     /// A token that proves who asks.
     AccessToken = 20,
+    /// What an operator laid down beside the roll.
+    Ruling = 40,
 }
 
 impl Kind {
@@ -85,6 +87,7 @@ impl Kind {
         Self::JoinToken,
         Self::Starts,
         Self::AccessToken,
+        Self::Ruling,
     ];
 
     /// The version that is written, and the only one that is read.
@@ -113,6 +116,8 @@ impl Kind {
             Self::JoinToken => 32 << 10,
             // At most 16 prefixes of 128 bytes, a line, and two names.
             Self::AccessToken => 8 << 10,
+            // Names of 256 bytes, and a reason as long.
+            Self::Ruling => 4 << 10,
             // Each node's last answers: at most 64 times 4,096 of some 40 bytes.
             Self::StateHeader => 32 << 20,
             Self::Vote

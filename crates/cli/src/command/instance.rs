@@ -1,9 +1,10 @@
 //! `rollcall heartbeat | deregister | get | discover`: one request each.
 
-use rollcall_api::{HeartbeatRequest, ServiceObject};
+use rollcall_api::{HeartbeatRequest, OrderInfo, ServiceObject};
 use rollcall_client::{Consistency, DiscoverQuery};
 use serde_json::Value;
 
+use super::operator::rank;
 use super::{attempt, client};
 use crate::args::{Deregister, Discover, Get, Global, Heartbeat};
 use crate::failure::Failure;
@@ -40,9 +41,11 @@ pub(super) async fn discover(global: &Global, args: Discover) -> Result<(), Fail
     let found = client(global)?.discover(&DiscoverQuery::from(args)).await;
     let found = attempt("discover", found)?;
     output::show(global.output, &found, |found| {
-        let mut table = Table::new(&["ID", "NAME", "TYPE", "STATUS", "URL", "CAPABILITIES", "LEASE LEFT"]);
+        let explained = found.services.iter().any(|service| service.rank.is_some());
+        let head = ["ID", "NAME", "TYPE", "STATUS", "URL", "CAPABILITIES", "LEASE LEFT", "RANK"];
+        let mut table = Table::new(if explained { &head } else { &head[..7] });
         for service in &found.services {
-            table.row(vec![
+            let mut row = vec![
                 service.id.clone(),
                 service.name.clone(),
                 service.kind.to_string(),
@@ -50,7 +53,9 @@ pub(super) async fn discover(global: &Global, args: Discover) -> Result<(), Fail
                 service.url.clone(),
                 capabilities(service),
                 seconds(service.lease.expires_in_ms),
-            ]);
+            ];
+            row.extend(service.rank.as_ref().map(rank));
+            table.row(row);
         }
         let mut text = table.render();
         text.push_str(&format!("{} of {} at revision {}", found.services.len(), found.total_count, found.revision));
@@ -65,14 +70,29 @@ pub(super) async fn discover(global: &Global, args: Discover) -> Result<(), Fail
 /// One instance, field by field; what it did not say is left out.
 pub(super) fn describe(service: &ServiceObject) -> String {
     let locality = service.locality.clone().unwrap_or_default();
+    let coordinates = locality.latitude.zip(locality.longitude);
     let locality: Vec<_> = [locality.region, locality.zone].into_iter().flatten().collect();
     let metadata: Vec<_> = service.metadata.iter().map(|(key, value)| format!("{key}={}", plain(value))).collect();
     let lease = service.lease;
+    let operator = service.operator.clone().unwrap_or_default();
+    let order = |order: Option<OrderInfo>| {
+        order.map_or_else(String::new, |order| match order.reason {
+            Some(reason) => format!("ordered since {}: {reason}", order.since),
+            None => format!("ordered since {}", order.since),
+        })
+    };
+    let health = service.health.as_ref().map(|health| format!("{} since {}", health.verdict, health.since));
+    let place = |(latitude, longitude): (f64, f64)| format!("{latitude},{longitude}");
     let pairs = [
         ("id", service.id.clone()),
         ("name", service.name.clone()),
         ("type", service.kind.to_string()),
         ("status", service.status.to_string()),
+        ("says", service.reported_status.map_or_else(String::new, |status| status.to_string())),
+        ("maintenance", order(operator.maintenance)),
+        ("drain", order(operator.drain)),
+        ("checks find", health.unwrap_or_default()),
+        ("rank", service.rank.as_ref().map(rank).unwrap_or_default()),
         ("url", service.url.clone()),
         ("protocol", service.protocol.to_string()),
         ("version", service.version.clone().unwrap_or_default()),
@@ -80,6 +100,7 @@ pub(super) fn describe(service: &ServiceObject) -> String {
         ("capabilities", capabilities(service)),
         ("metadata", metadata.join(", ")),
         ("locality", locality.join("/")),
+        ("coordinates", coordinates.map(place).unwrap_or_default()),
         ("owner", service.owner.clone().unwrap_or_default()),
         ("visibility", service.visibility.to_string()),
         ("tenant", service.tenant.clone()),

@@ -10,6 +10,7 @@ mod instance;
 mod join_token;
 mod members;
 mod offline;
+mod operator;
 mod register;
 mod serve;
 mod tls;
@@ -43,6 +44,11 @@ pub(crate) fn run(cli: Cli) -> Result<u8, Failure> {
         Command::Deregister(args) => block_on(instance::deregister(&global, &args)).map(done),
         Command::Get(args) => block_on(instance::get(&global, &args)).map(done),
         Command::Discover(args) => block_on(instance::discover(&global, *args)).map(done),
+        Command::Pick(args) => block_on(operator::pick(&global, *args)).map(done),
+        Command::Maintenance(args) => block_on(operator::maintenance(&global, args)).map(done),
+        Command::Drain(args) => block_on(operator::drain(&global, args)).map(done),
+        Command::Trust(args) => block_on(operator::trust(&global, args)).map(done),
+        Command::Ranking(args) => block_on(operator::ranking(&global, args)).map(done),
         Command::Watch(args) => block_on(watch::run(&global, *args)).map(done),
         Command::Token(args) => block_on(token::run(&global, args)).map(done),
         Command::Bench(args) => block_on(bench::run(&global, args.work)),

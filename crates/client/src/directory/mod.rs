@@ -93,7 +93,8 @@ impl Directory {
 
     /// One of those that match; none when nobody does.
     ///
-    /// All that match are eligible, whatever their status: ask for `active` ones alone by the filter on statuses.
+    /// All that match are eligible, whatever their status, but for those that an operator wants to be given no work: ask
+    /// for `active` ones alone by the filter on statuses.
     pub fn pick(&self, strategy: Strategy) -> Option<Arc<ServiceObject>> {
         let turn = self.turn.fetch_add(1, Ordering::Relaxed);
         self.view().pick(strategy, turn, self.started.elapsed())

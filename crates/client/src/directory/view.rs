@@ -44,7 +44,9 @@ impl Entry {
 pub(super) struct View {
     services: Arc<[Arc<ServiceObject>]>,
     failed_at: Vec<FailedAt>,
-    /// The weights of all up to and with this one.
+    /// The places of those that are picked from: all but those that operators want to be given no work.
+    candidates: Vec<usize>,
+    /// The weights of all candidates up to and with this one.
     weights: Vec<u64>,
 }
 
@@ -53,13 +55,14 @@ impl FromIterator<Entry> for View {
     fn from_iter<T: IntoIterator<Item = Entry>>(entries: T) -> Self {
         let (services, failed_at): (Vec<_>, Vec<_>) =
             entries.into_iter().map(|entry| (entry.service, entry.failed_at)).unzip();
+        let candidates: Vec<_> = (0..services.len()).filter(|at| services[*at].operator.is_none()).collect();
         let mut sum = 0;
-        let weights = services.iter().map(|service| {
-            sum += u64::from(service.weight);
+        let weights = candidates.iter().map(|at| {
+            sum += u64::from(services[*at].weight);
             sum
         });
         let weights = weights.collect();
-        Self { services: services.into(), failed_at, weights }
+        Self { services: services.into(), failed_at, candidates, weights }
     }
 }
 
@@ -80,35 +83,35 @@ impl View {
     }
 
     pub(super) fn pick(&self, strategy: Strategy, turn: usize, now: Duration) -> Option<Arc<ServiceObject>> {
-        if self.services.is_empty() {
+        if self.candidates.is_empty() {
             return None;
         }
-        let at = match strategy {
-            Strategy::RoundRobin => turn % self.services.len(),
+        let nth = match strategy {
+            Strategy::RoundRobin => turn % self.candidates.len(),
             Strategy::Weighted => match self.weights.last() {
                 Some(&sum) if sum > 0 => self.at_weight(rand::random_range(0..sum)),
-                _ => turn % self.services.len(),
+                _ => turn % self.candidates.len(),
             },
             Strategy::LeastRecentlyFailed => self.least_recently_failed(turn, now),
         };
-        Some(Arc::clone(&self.services[at]))
+        Some(Arc::clone(&self.services[self.candidates[nth]]))
     }
 
-    /// Whose share of the summed weights `drawn` falls into.
+    /// The candidate whose share of the summed weights `drawn` falls into.
     fn at_weight(&self, drawn: u64) -> usize {
         self.weights.partition_point(|&sum| sum <= drawn)
     }
 
-    /// Looks at all only where all failed.
+    /// A candidate. Looks at all only where all failed.
     fn least_recently_failed(&self, turn: usize, now: Duration) -> usize {
-        let (count, forgotten) = (self.services.len(), ms(now.saturating_sub(FAILURE_FORGOTTEN_AFTER)));
+        let (count, forgotten) = (self.candidates.len(), ms(now.saturating_sub(FAILURE_FORGOTTEN_AFTER)));
         let mut least = (u64::MAX, 0);
-        for at in (0..count).map(|step| (turn % count + step) % count) {
-            let failed_at = self.failed_at[at].load(Ordering::Relaxed);
+        for nth in (0..count).map(|step| (turn % count + step) % count) {
+            let failed_at = self.failed_at[self.candidates[nth]].load(Ordering::Relaxed);
             if failed_at <= forgotten {
-                return at;
+                return nth;
             }
-            least = least.min((failed_at, at));
+            least = least.min((failed_at, nth));
         }
         least.1
     }
@@ -166,6 +169,24 @@ pub(super) mod tests {
     }
 
     #[test]
+    fn whoever_an_operator_takes_out_is_not_picked() {
+        let ordered = |id: &str| {
+            let mut service = service(id, 1, 1);
+            service.operator = Some(rollcall_api::OperatorOrders::default());
+            Entry::new(service, None)
+        };
+        let plain = |id: &str| Entry::new(service(id, 1, 1), None);
+        let view: View = [ordered("a"), plain("b"), ordered("c"), plain("d")].into_iter().collect();
+        for strategy in [Strategy::RoundRobin, Strategy::Weighted, Strategy::LeastRecentlyFailed] {
+            let shares = shares(picks(&view, strategy, 100, NOW));
+            assert_eq!(shares.keys().collect::<Vec<_>>(), ["b", "d"], "{strategy:?}");
+        }
+        let view: View = [ordered("a")].into_iter().collect();
+        assert!(view.pick(Strategy::RoundRobin, 0, NOW).is_none());
+        assert_eq!(view.services().len(), 1);
+    }
+
+    #[test]
     fn round_robin_takes_one_after_the_other() {
         let view = view(&[("a", 1), ("b", 9), ("c", 0)]);
         assert_eq!(picks(&view, Strategy::RoundRobin, 5, NOW), ["a", "b", "c", "a", "b"]);
@@ -175,6 +196,7 @@ pub(super) mod tests {
     fn each_weight_is_a_share_and_zero_is_none() {
         let weighted = view(&[("a", 0), ("b", 1), ("c", 0), ("d", 3), ("e", 0)]);
         let drawn: Vec<_> = (0..4).map(|drawn| weighted.services[weighted.at_weight(drawn)].id.as_str()).collect();
+        assert_eq!(weighted.candidates, [0, 1, 2, 3, 4]);
         assert_eq!(drawn, ["b", "d", "d", "d"]);
 
         let shares_of = |view: &View| shares(picks(view, Strategy::Weighted, 8_000, NOW));

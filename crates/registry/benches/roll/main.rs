@@ -12,8 +12,8 @@ use criterion::{BatchSize, Criterion, criterion_group, criterion_main};
 use load::{GROUPS, decode, filled, id, proposal, register, registration, service, tenant, words_of_group};
 use rollcall_registry::state::Restoring;
 use rollcall_registry::{
-    ClusterTime, Command, Filter, Instance, LeaseId, LeaseSet, Options, Position, Query, Revision, Sort, State,
-    Status, Term,
+    ClusterTime, Command, Filter, Instance, LeaseId, LeaseSet, Options, Position, Query, Ranking, Revision, Sort,
+    State, Status, Term,
 };
 
 const INSTANCES: u64 = 200_000;
@@ -28,7 +28,7 @@ fn usual_roll() -> State {
 }
 
 fn query(filter: Filter, after: Option<Position>) -> Query {
-    Query { tenant: tenant(), filter, sort: Sort::Id, after, limit: 100 }
+    Query { tenant: tenant(), filter, sort: Sort::Id, ranking: Ranking::default(), after, limit: 100 }
 }
 
 fn by_name(n: u64) -> Query {

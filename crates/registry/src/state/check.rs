@@ -42,6 +42,7 @@ impl State {
         self.join_tokens().for_each(|token| sum.add(digest::of_join_token(token)));
         self.access_tokens.assert_consistent(&mut sum);
         self.definitions.assert_consistent(&mut sum);
+        self.assert_rulings(&mut sum);
         assert_eq!(self.rows, sum, "the digest strayed from the rows");
         for (name, tenant) in &self.tenants {
             assert!(!tenant.ids.is_empty(), "tenant {name} is kept without instances");

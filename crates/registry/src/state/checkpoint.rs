@@ -10,6 +10,7 @@ use super::access_tokens::AccessTokenDelta;
 use super::definitions::DefinitionsDelta;
 use super::join_tokens::{JoinToken, JoinTokenDelta, JoinTokenId};
 use super::past::{Past, PastDelta};
+use super::rulings::RulingsDelta;
 use super::{ById, Held, Options, Session, State, Tenant};
 use crate::access::{AccessToken, AccessTokenId};
 use crate::definition::{Definition, DefinitionKey};
@@ -17,6 +18,7 @@ use crate::digest::Digest;
 use crate::ids::{ClusterTime, Edition, Epoch, InstanceId, LeaseId, Revision, TenantId, WallTime};
 use crate::index::{IndexBuilder, Slot};
 use crate::instance::{Instance, SUPERSEDED_MAX};
+use crate::ruling::{Ruling, RulingKey};
 
 /// What names an instance's row.
 pub type InstanceKey = (TenantId, InstanceId);
@@ -48,6 +50,7 @@ pub struct Delta {
     pub join_tokens: JoinTokenDelta,
     pub access_tokens: AccessTokenDelta,
     pub definitions: DefinitionsDelta,
+    pub rulings: RulingsDelta,
 }
 
 #[derive(Debug, Default)]
@@ -123,6 +126,7 @@ impl State {
             join_tokens: self.join_tokens.take_delta(),
             access_tokens: self.access_tokens.take_delta(),
             definitions: self.take_definitions(),
+            rulings: self.rulings.take_delta(),
         }
     }
 
@@ -183,12 +187,14 @@ pub enum RestoreError {
     AccessToken { id: AccessTokenId },
     #[error("definition {key:?} of tenant {tenant} cannot be: {fault}")]
     Definition { tenant: TenantId, key: DefinitionKey, fault: &'static str },
+    #[error("ruling {key:?} of tenant {tenant} cannot be: {fault}")]
+    Ruling { tenant: TenantId, key: RulingKey, fault: &'static str },
     #[error("the rows have the digest {found}, but {expected} was written")]
     Digest { found: Digest, expected: Digest },
 }
 
 /// A state in the making: first all deadlines in the order of their leases, then all instances in that of their keys, then
-/// the history in its order, the tokens, and the definitions whenever.
+/// the history in its order, the tokens, the definitions and the rulings whenever.
 #[derive(Debug)]
 pub struct Restoring {
     state: State,
@@ -290,6 +296,8 @@ impl Restoring {
             "it lapsed before its time"
         } else if instance.registered_at > state.wall {
             "it was registered later than now"
+        } else if instance.seldom.observed().is_some_and(|observed| observed.since > state.wall) {
+            "it was observed later than now"
         } else {
             return Ok(());
         };
@@ -321,6 +329,11 @@ impl Restoring {
         self.state.restore_definition(definition)
     }
 
+    /// What an operator laid down, in any order.
+    pub fn ruling(&mut self, ruling: Ruling) -> Result<(), RestoreError> {
+        self.state.restore_ruling(ruling)
+    }
+
     /// An instance comes after all before it: so none comes twice, and a tenant that ended does not come again.
     fn check_order(&self, instance: &Instance) -> Result<(), RestoreError> {
         let Some(RestoringTenant { name, ids, .. }) = &self.tenant else { return Ok(()) };
@@ -350,6 +363,7 @@ impl Restoring {
         if deadlines != instances {
             return Err(RestoreError::DeadlineCount { deadlines, instances });
         }
+        self.state.finish_rulings()?;
         let (found, expected) = (self.state.digest(), self.expected);
         if found != expected {
             return Err(RestoreError::Digest { found, expected });

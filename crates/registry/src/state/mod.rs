@@ -14,6 +14,7 @@ mod expire;
 mod join_tokens;
 mod once;
 mod past;
+mod rulings;
 mod schedule;
 mod write;
 
@@ -33,6 +34,7 @@ pub use join_tokens::{
 };
 pub use once::Session;
 pub use past::{Past, PastDelta};
+pub use rulings::{Rulings, RulingsDelta};
 
 use crate::access::Actor;
 use crate::command::{Command, Outcome, Proposal, Refusal, Write};
@@ -76,6 +78,7 @@ pub struct State {
 
     join_tokens: join_tokens::JoinTokens,
     access_tokens: access_tokens::AccessTokens,
+    rulings: Rulings,
 
     rows: RowSum,
     history: History,
@@ -188,6 +191,7 @@ impl State {
             join_tokens: join_tokens::JoinTokens::default(),
             access_tokens: access_tokens::AccessTokens::default(),
             definitions: Definitions::default(),
+            rulings: Rulings::default(),
             rows: RowSum::default(),
             history: History::new(options.history, Revision(0)),
             dirty: checkpoint::Dirty::default(),
@@ -235,6 +239,10 @@ impl State {
             }
             Command::AccessToken(command) => self.access_token(command),
             Command::By { actor, tenant, write } => self.apply_by(actor, tenant, write),
+            Command::Rule { tenant, change } => self.rule(tenant, change).map(Outcome::Ruled),
+            Command::Observe { tenant, id, lease, verdict } => {
+                self.observe(tenant, id, *lease, *verdict).map(|revision| Outcome::Observed { revision })
+            }
         };
         answer.unwrap_or_else(Outcome::Refused)
     }

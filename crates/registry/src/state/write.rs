@@ -3,9 +3,11 @@
 use std::sync::Arc;
 
 use super::State;
+use super::rulings::change_kind;
 use crate::access::Actor;
 use crate::command::{Beaten, Condition, LeaseSet, Outcome, Refusal, Registered};
 use crate::digest;
+use crate::health::{Observed, Verdict};
 use crate::history::ChangeKind;
 use crate::ids::{ClusterTime, InstanceId, LeaseId, PrincipalId, Revision, TenantId};
 use crate::index::Slot;
@@ -63,10 +65,11 @@ impl State {
     ) -> Registered {
         self.tally.created += 1;
         let revision = self.next_revision();
+        let orders = self.resume_orders(tenant, registration.id());
         let instance = Arc::new(Instance {
             tenant: self.known_tenant(tenant.clone()),
             registration: registration.clone(),
-            seldom: Seldom::new(None, Vec::new(), registered_by),
+            seldom: Seldom::new(None, Vec::new(), registered_by).with_orders(orders),
             reported_status: Status::Active,
             lapsed: false,
             lease: LeaseId(revision.0),
@@ -137,16 +140,37 @@ impl State {
         if status == before.reported_status && reported.is_none() {
             self.renew_slot(slot);
         } else {
-            let kind = if reported.is_some() { ChangeKind::Updated } else { ChangeKind::StatusChanged };
-            let before = Instance::clone(before);
             let seldom = reported.map_or(before.seldom.clone(), |reported| before.seldom.with_reported(reported));
-            let instance = Instance { reported_status: status, seldom, lapsed: false, ..before };
+            let instance = Instance { reported_status: status, seldom, lapsed: false, ..Instance::clone(before) };
+            let kind = change_kind(before, &instance);
             let deadline = self.renewed_deadline(slot);
             let revision = self.next_revision();
             self.change(slot, Instance { revision, ..instance }, deadline, kind);
         }
         let seat = self.seat(slot);
         Ok(Beaten { lease: seat.instance.lease, ttl_ms: seat.ttl_ms, revision: seat.instance.revision })
+    }
+
+    /// Takes note of what checks found. What they found already is no change, and so costs no revision.
+    pub(super) fn observe(
+        &mut self,
+        tenant: &TenantId,
+        id: &InstanceId,
+        lease: LeaseId,
+        verdict: Verdict,
+    ) -> Result<Revision, Refusal> {
+        let slot = self.slot(tenant, id.as_str()).ok_or(Refusal::NotRegistered)?;
+        self.check_lease(slot, Some(lease))?;
+        let before = self.instance(slot);
+        if before.seldom.observed().is_some_and(|observed| observed.verdict == verdict) {
+            return Ok(before.revision);
+        }
+        let observed = Some(Observed { verdict, since: self.wall });
+        let instance = Instance { seldom: before.seldom.with_observed(observed), ..Instance::clone(before) };
+        let kind = change_kind(before, &instance);
+        let (deadline, revision) = (self.seat(slot).deadline, self.next_revision());
+        self.change(slot, Instance { revision, ..instance }, deadline, kind);
+        Ok(revision)
     }
 
     pub(super) fn deregister(
@@ -170,6 +194,7 @@ impl State {
     pub(super) fn strike_off(&mut self, slot: Slot, kind: ChangeKind) -> Revision {
         self.mark_removed(slot);
         let before = self.unseat(slot);
+        self.keep_orders(&before.0);
         let revision = self.next_revision();
         self.record(kind, Some(before), None);
         revision

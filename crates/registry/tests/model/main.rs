@@ -6,6 +6,7 @@
 mod access;
 mod model;
 mod random;
+mod rulings;
 mod wish;
 
 use std::cell::RefCell;
@@ -19,9 +20,9 @@ use random::Random;
 use rollcall_registry::query::Forgotten;
 use rollcall_registry::state::{Delta, Header, Past, Restoring};
 use rollcall_registry::{
-    AccessToken, AccessTokenId, ClusterTime, Definition, DefinitionContent, DefinitionKey, HistoryLimits, Instance,
-    JoinToken, JoinTokenId, LeaseId, Once, Options, Origin, Outcome, Page, Position, Proposal, Query, Refusal,
-    Revision, Sort, State, TenantId, Term, WallTime,
+    AccessToken, AccessTokenId, ClusterTime, Definition, DefinitionContent, DefinitionKey, Draw, HistoryLimits,
+    Instance, JoinToken, JoinTokenId, LeaseId, Once, Options, Origin, Outcome, Page, Position, Proposal, Query,
+    Refusal, Revision, Ruling, RulingKey, Sort, State, TenantId, Term, WallTime,
 };
 use wish::Wish;
 
@@ -58,6 +59,7 @@ struct Kept {
     join_tokens: BTreeMap<JoinTokenId, JoinToken>,
     access_tokens: BTreeMap<AccessTokenId, AccessToken>,
     definitions: BTreeMap<(TenantId, DefinitionKey), Definition>,
+    rulings: BTreeMap<(TenantId, RulingKey), Ruling>,
     log: Vec<(Term, Proposal)>,
 }
 
@@ -66,6 +68,8 @@ struct Cursor {
     query: Query,
     wishes: Vec<Wish>,
     revision: Revision,
+    /// What it was ranked by.
+    mark: u64,
     shown: usize,
 }
 
@@ -196,7 +200,8 @@ impl<'a> World<'a> {
         let wishes = Wish::random(random);
         let sort = random.pick(&[Sort::Id, Sort::Rank, Sort::Lease]);
         let limit = random.pick(&[1, 2, 3, 1_000]);
-        let query = Query { tenant: random::tenant(random), filter: Wish::filter(&wishes), sort, after: None, limit };
+        let (tenant, ranking) = (random::tenant(random), rulings::ranking(random));
+        let query = Query { tenant, filter: Wish::filter(&wishes), sort, ranking, after: None, limit };
         let newest = self.model.revision();
         let revision = Revision(newest.0.saturating_sub(if random.once_in(2) { 0 } else { random.below(40) }));
 
@@ -209,8 +214,10 @@ impl<'a> World<'a> {
         for other in [&self.forgetful, &self.restored] {
             assert_eq!(shown(&other.query(&query)), shown(&page), "replicas answer differently");
         }
-        let cursor = Cursor { query, wishes, revision: newest, shown: 0 };
+        let mark = self.state.ranking_mark(&query.tenant, &query.ranking);
+        let cursor = Cursor { query, wishes, revision: newest, mark, shown: 0 };
         self.compare_page(&cursor, &page);
+        self.pick(&cursor);
 
         let cursor = Cursor { revision, ..cursor };
         let page = self.state.query_at(&cursor.query, revision).expect("everything is remembered");
@@ -224,6 +231,12 @@ impl<'a> World<'a> {
         }
         let at = self.random.below(self.cursors.len() as u64) as usize;
         let cursor = self.cursors.swap_remove(at);
+        let mark = self.state.ranking_mark(&cursor.query.tenant, &cursor.query.ranking);
+        assert_eq!(self.restored.ranking_mark(&cursor.query.tenant, &cursor.query.ranking), mark);
+        if cursor.query.sort == Sort::Rank && cursor.mark != mark {
+            // Whoever turns pages is told to begin again.
+            return;
+        }
         let page = self.state.query_at(&cursor.query, cursor.revision).expect("everything is remembered");
         match self.forgetful.query_at(&cursor.query, cursor.revision) {
             Ok(same) => assert_eq!(shown(&same), shown(&page), "replicas answer differently"),
@@ -237,15 +250,14 @@ impl<'a> World<'a> {
         if let Some(next) = next
             && self.cursors.len() < 8
         {
-            let Cursor { query, wishes, revision, shown } = cursor;
-            let (shown, query) = (shown + query.limit, Query { after: Some(next), ..query });
-            self.cursors.push(Cursor { query, wishes, revision, shown });
+            let (shown, query) = (cursor.shown + cursor.query.limit, Query { after: Some(next), ..cursor.query });
+            self.cursors.push(Cursor { query, shown, ..cursor });
         }
     }
 
     fn compare_page(&self, cursor: &Cursor, page: &Page) -> Option<Position> {
-        let Cursor { query, wishes, revision, shown } = cursor;
-        let all = self.model.found(*revision, &query.tenant, wishes, query.sort);
+        let Cursor { query, wishes, revision, shown, mark: _ } = cursor;
+        let all = self.model.found(*revision, &query.tenant, wishes, (query.sort, &query.ranking));
         let expected = &all[(*shown).min(all.len())..(*shown + query.limit).min(all.len())];
         let ids: Vec<&str> = page.found.iter().map(|view| view.instance.id()).collect();
         let agrees = page.found.len() == expected.len()
@@ -255,6 +267,22 @@ impl<'a> World<'a> {
         assert_eq!(page.revision, *revision);
         assert_eq!(page.next.is_some(), shown + query.limit < all.len(), "{query:?} at {revision}");
         page.next.clone()
+    }
+
+    /// Whoever is picked was found, the best first and everybody in turn.
+    fn pick(&self, Cursor { query, wishes, revision, .. }: &Cursor) {
+        let all = self.model.found(*revision, &query.tenant, wishes, (Sort::Rank, &query.ranking));
+        let picked = |draw| self.state.pick(query, draw).map(|picked| picked.view.instance.id().to_owned());
+        let id = |entry: &&model::Entry| entry.registration.id.as_str().to_owned();
+        assert_eq!(picked(Draw::Best), all.first().map(id));
+        let in_turn = (0..all.len() as u64).filter_map(|n| picked(Draw::Turn(n)));
+        let by_lot = (0..all.len() as u64).filter_map(|n| picked(Draw::Weighted(n)));
+        let mut expected: Vec<_> = all.iter().map(id).collect();
+        expected.sort();
+        for mut each in [in_turn.collect::<Vec<_>>(), by_lot.collect()] {
+            each.sort();
+            assert_eq!(each, expected, "all weigh the same");
+        }
     }
 
     /// Keeps what changed, as storage would: removals first.
@@ -269,6 +297,7 @@ impl<'a> World<'a> {
             join_tokens,
             access_tokens,
             definitions,
+            rulings,
         } = self.restored.take_delta();
         for key in removed {
             assert!(self.kept.instances.remove(&key).is_some(), "{key:?} was removed, but had no row");
@@ -309,6 +338,12 @@ impl<'a> World<'a> {
             let before = self.kept.definitions.insert(key, (*definition).clone());
             assert_ne!(before, Some((*definition).clone()), "an unchanged row was written");
         }
+        for row in rulings.removed {
+            assert!(self.kept.rulings.remove(&row).is_some(), "{row:?} was removed, but had no row");
+        }
+        for ruling in rulings.put {
+            self.kept.rulings.insert((ruling.tenant.clone(), ruling.content.key()), ruling);
+        }
         self.kept.header = Some(header);
         self.kept.log.clear();
     }
@@ -338,6 +373,9 @@ impl<'a> World<'a> {
         for definition in self.kept.definitions.values() {
             restoring.definition(definition.clone()).expect("the rows are whole");
         }
+        for ruling in self.kept.rulings.values() {
+            restoring.ruling(ruling.clone()).expect("the rows are whole");
+        }
         self.restored = restoring.finish().expect("the rows are whole");
         let known = self.kept.past.range(first..).next().map_or(self.restored.revision().0, |(first, _)| first.0 - 1);
         assert_eq!(self.restored.oldest_known(), Revision(known));
@@ -356,6 +394,7 @@ impl<'a> World<'a> {
             assert_eq!(state.revision(), model.revision());
             assert!(state.join_tokens().eq(model.join_tokens.values()));
             assert!(state.access_tokens().eq(model.access_tokens.values()));
+            model.rulings.agrees_with(state);
             assert_eq!(state.len(), model.roll.len());
             let definitions = state.definitions();
             assert_eq!(definitions.len(), model.definitions.len());

@@ -8,11 +8,12 @@ use rollcall_registry::{
     AccessToken, AccessTokenId, Actor, Admission, Beaten, ChangeKind, ClusterTime, Command, Compatibility, Condition,
     Defined, Definition, DefinitionChange, DefinitionContent, DefinitionKey, DefinitionName, DefinitionRefusal,
     Edition, Instance, InstanceId, JoinToken, JoinTokenCommand, JoinTokenId, JoinTokenRefusal, LeaseId, LeaseSet,
-    MetadataValue, Outcome, Pair, Power, PrincipalId, Proposal, Refusal, Registered, Registration, Revision, Sort,
-    Status, TenantId, Term, WallTime, Write,
+    MetadataValue, Observed, Orders, Outcome, Pair, Power, PrincipalId, Proposal, Ranking, Refusal, Registered,
+    Registration, Revision, Sort, Status, TenantId, Term, WallTime, Write,
 };
 
 use crate::access;
+use crate::rulings::{self, Rulings};
 use crate::wish::Wish;
 
 const SUPERSEDED_MAX: usize = 16;
@@ -43,11 +44,13 @@ pub(crate) struct Entry {
     pub(crate) registered_at: WallTime,
     pub(crate) superseded: Vec<LeaseId>,
     pub(crate) registered_by: Option<PrincipalId>,
+    pub(crate) orders: Orders,
+    pub(crate) observed: Option<Observed>,
 }
 
 impl Entry {
     pub(crate) fn shown_status(&self) -> Status {
-        if self.lapsed { Status::Offline } else { self.status }
+        rulings::shown_status(self)
     }
 
     pub(crate) fn metadata(&self) -> BTreeMap<String, Value> {
@@ -68,6 +71,8 @@ impl Entry {
             && self.registered_at == instance.registered_at
             && self.superseded == instance.seldom.superseded()
             && self.registered_by.as_ref() == instance.seldom.registered_by()
+            && self.orders == *instance.seldom.orders()
+            && self.observed == instance.seldom.observed()
     }
 }
 
@@ -84,6 +89,7 @@ pub(crate) struct Model {
     pub(crate) past: Vec<(ChangeKind, Key, Roll)>,
     pub(crate) join_tokens: BTreeMap<JoinTokenId, JoinToken>,
     pub(crate) access_tokens: BTreeMap<AccessTokenId, AccessToken>,
+    pub(crate) rulings: Rulings,
 }
 
 impl Model {
@@ -137,6 +143,8 @@ impl Model {
             Command::Define { tenant, change } => {
                 self.define(tenant, change).map(Outcome::Defined).map_err(Refusal::Definition)
             }
+            Command::Rule { tenant, change } => self.rule(tenant, change),
+            Command::Observe { tenant, id, lease, verdict } => self.observe(tenant, id, *lease, *verdict),
         }
     }
 
@@ -166,10 +174,10 @@ impl Model {
                     after.reported.insert(name, value);
                 }
                 if metadata_changed {
-                    self.change(&key, after, ChangeKind::Updated);
+                    self.change_within(&key, &before, after);
                 } else if after.status != before.status {
-                    after.reported = before.reported;
-                    self.change(&key, after, ChangeKind::StatusChanged);
+                    after.reported.clone_from(&before.reported);
+                    self.change_within(&key, &before, after);
                 }
                 self.renew(&key);
                 let entry = &self.roll[&key];
@@ -312,10 +320,15 @@ impl Model {
             registered_at: self.wall,
             superseded: Vec::new(),
             registered_by: by.map(|by| by.principal.clone()),
+            orders: Orders::default(),
+            observed: None,
         };
         let takes = |before: &Entry| before.registered_by.is_none() && by.is_some_and(|by| by.power == Power::Own);
         match &before {
-            None => self.change(&key, fresh, ChangeKind::Registered),
+            None => {
+                let orders = self.resume_orders(&key);
+                self.change(&key, Entry { orders, ..fresh }, ChangeKind::Registered);
+            }
             Some(before) if !anew && before.registration == fresh.registration && !takes(before) => {}
             Some(before) => {
                 let mut superseded = before.superseded.clone();
@@ -323,8 +336,9 @@ impl Model {
                 if superseded.len() > SUPERSEDED_MAX {
                     superseded.remove(0);
                 }
-                let (created, registered_at) = (before.created, before.registered_at);
-                self.change(&key, Entry { created, registered_at, superseded, ..fresh }, ChangeKind::Updated);
+                let (created, registered_at, orders) = (before.created, before.registered_at, before.orders.clone());
+                let after = Entry { created, registered_at, superseded, orders, ..fresh };
+                self.change(&key, after, ChangeKind::Updated);
             }
         }
         self.renew(&key);
@@ -394,7 +408,7 @@ impl Model {
         unreachable!("an endless range ends")
     }
 
-    fn change(&mut self, key: &Key, after: Entry, kind: ChangeKind) {
+    pub(crate) fn change(&mut self, key: &Key, after: Entry, kind: ChangeKind) {
         self.past.push((kind, key.clone(), self.roll.clone()));
         let revision = self.revision();
         self.roll.insert(key.clone(), Entry { revision, ..after });
@@ -402,7 +416,8 @@ impl Model {
 
     fn remove(&mut self, key: &Key, kind: ChangeKind) {
         self.past.push((kind, key.clone(), self.roll.clone()));
-        self.roll.remove(key);
+        let removed = self.roll.remove(key);
+        removed.into_iter().for_each(|entry| self.keep_orders(key, &entry));
         self.deadlines.remove(key);
     }
 
@@ -418,18 +433,24 @@ impl Model {
     }
 
     /// All that match at a revision, in order.
-    pub(crate) fn found(&self, revision: Revision, tenant: &TenantId, wishes: &[Wish], sort: Sort) -> Vec<&Entry> {
+    pub(crate) fn found(
+        &self,
+        revision: Revision,
+        tenant: &TenantId,
+        wishes: &[Wish],
+        (sort, ranking): (Sort, &Ranking),
+    ) -> Vec<&Entry> {
         let mut found: Vec<_> = self
             .at(revision)
             .iter()
             .filter(|(key, entry)| key.0 == *tenant && Wish::all_hold(wishes, entry))
             .map(|(key, entry)| {
-                let (health, lease) = match sort {
+                let (score, lease) = match sort {
                     Sort::Id => (0, LeaseId(0)),
-                    Sort::Rank => (health(entry), LeaseId(0)),
+                    Sort::Rank => (self.score(tenant, ranking, entry), LeaseId(0)),
                     Sort::Lease => (0, entry.lease),
                 };
-                ((Reverse(health), lease, &key.1), entry)
+                ((Reverse(score), lease, &key.1), entry)
             })
             .collect();
         found.sort_by_key(|(rank, _)| *rank);
@@ -440,17 +461,6 @@ impl Model {
 fn defined(definition: &Definition, created: bool) -> Defined {
     let Definition { edition, defined_at, updated_at, .. } = *definition;
     Defined { created, edition, defined_at, updated_at }
-}
-
-/// All that a rank depends on while proximity and trust are unknown.
-fn health(entry: &Entry) -> u32 {
-    match entry.shown_status() {
-        Status::Active => 4,
-        Status::Degraded => 3,
-        Status::Maintenance => 2,
-        Status::Error => 1,
-        Status::Offline => 0,
-    }
 }
 
 fn check_actor(entry: &Entry, by: Option<&Actor>) -> Result<(), Refusal> {
@@ -464,7 +474,7 @@ fn check_actor(entry: &Entry, by: Option<&Actor>) -> Result<(), Refusal> {
     if allowed { Ok(()) } else { Err(Refusal::NotYours) }
 }
 
-fn check_lease(entry: &Entry, lease: Option<LeaseId>) -> Result<(), Refusal> {
+pub(crate) fn check_lease(entry: &Entry, lease: Option<LeaseId>) -> Result<(), Refusal> {
     match lease {
         Some(lease) if lease < entry.lease => Err(Refusal::Superseded { by: entry.lease }),
         Some(lease) if lease > entry.lease => Err(Refusal::LeaseNotFound),

@@ -60,7 +60,7 @@ pub(crate) fn tenant(random: &mut Random) -> TenantId {
     TenantId::parse(random.pick(&["red", "blue"])).expect("a plain name")
 }
 
-fn id(random: &mut Random) -> InstanceId {
+pub(crate) fn id(random: &mut Random) -> InstanceId {
     InstanceId::parse(random.pick(&["a", "ab", "b", "c", "d", "é", "z"])).expect("a plain name")
 }
 
@@ -178,7 +178,8 @@ fn definition_change(random: &mut Random) -> DefinitionChange {
 
 pub(crate) fn command(random: &mut Random, revision: Revision, now: ClusterTime, term: Term) -> Command {
     let tenant = tenant(random);
-    let command = match random.below(22) {
+    let command = match random.below(26) {
+        22.. => crate::rulings::command(random, revision.0),
         0..=4 => Command::Register { tenant, registration: packed(random), condition: condition(random, revision) },
         5..=7 => {
             let leases = (0..random.below(6)).map(|_| LeaseId(recent(random, revision))).collect();

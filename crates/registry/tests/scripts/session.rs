@@ -5,18 +5,21 @@ use std::collections::BTreeMap;
 use rollcall_registry::registration::{Capability, Extras};
 use rollcall_registry::state::{Delta, Header, InstanceKey, Past, Restoring};
 use rollcall_registry::{
-    Change, ChangeKind, ClusterTime, Command, Condition, Definition, DefinitionKey, Digest, HistoryLimits, Instance,
-    LeaseId, LeaseSet, MetadataValue, Once, Options, Origin, Outcome, Page, Position, Proposal, Query, Refusal,
-    Registration, Revision, ServiceName, Sort, State, TenantId, Term, View, WallTime, Write,
+    Change, ChangeKind, ClusterTime, Command, Condition, Definition, DefinitionKey, Digest, Draw, HistoryLimits,
+    Instance, LeaseId, LeaseSet, MetadataValue, Once, Options, Origin, Outcome, Page, Picked, Position, Proposal,
+    Query, Ranking, Refusal, Registration, Revision, Score, ServiceName, Sort, State, TenantId, Term, View, WallTime,
+    Write,
 };
 
 use access::KeptAccess;
 use arguments::Arguments;
+use rulings::KeptRulings;
 use tokens::KeptTokens;
 
 mod access;
 mod arguments;
 mod definitions;
+mod rulings;
 mod tokens;
 
 /// One state machine and the leader that writes to it.
@@ -24,7 +27,7 @@ mod tokens;
 /// Writes, each an entry of its own unless it stands between `begin` and `commit`; `commit node= start= batch=` commits
 /// what was begun as that batch of that process of a node, to be applied once:
 /// - `register ID [service= type= protocol= visibility= weight= ttl_ms= reap_after_ms= url= version= owner= tags=
-///   capabilities= consumes= produces= region= zone= meta.KEY= if=] [tenant=]`
+///   capabilities= consumes= produces= region= zone= at= meta.KEY= if=] [tenant=]`
 /// - `heartbeat lease=1,2 [tenant=]` renews leases; `beat ID [lease= status= meta.KEY=]` says more
 /// - `deregister ID [lease= if=]`
 /// - `create-token ID secret= ttl_ms= [uses= role=learner]`, `spend-token ID secret= address= [role=learner]`,
@@ -36,14 +39,18 @@ mod tokens;
 ///   services= verbs=]`, `withdraw ID [within=]`, `use tokens=1,2`, `reset ID secret=`: access tokens; `within` is how far
 ///   whoever asks may go
 /// - `by=PRINCIPAL [power=own|tenant|PREFIX,…]` at a write of the roll: on whose behalf it is
+/// - `order ID kind= [reason=]`, `lift ID kind=`, `trust OWNER [hundredths=]`, `ranking [weights=]`;
+///   `observe ID lease= verdict=` is what checks say
 /// - `expire [term= up_to= limit=]` is proposed once; `tick MS` passes time and expires until nothing is due
 ///
 /// The world: `advance MS` passes time, `clock MS` sets the leader's clock, `term N` elects, `history changes=` starts
 /// anew with a short history, `checkpoint` tells what a checkpoint would write, `restore` goes on from what was
 /// written.
 ///
-/// Questions: `get ID`, `query [filters] [sort= limit= at=]`, `next` (the page after the last one), `count`,
-/// `changes after=`, `tokens`, `grants`, `admit ID secret=`, `definitions`, `latest NAME`, `now`, `digest`, `remember NAME` and `compare NAME` (digests).
+/// Questions: `get ID`, `query [filters] [sort= limit= at=]`, which ranks by `weights= prefer= near_region= near_zone=
+/// near=`, `next` (the page after the last one), `pick [filters] draw=best|turn|weighted [n=]`, `count`, `changes after=`,
+/// `tokens`, `grants`, `admit ID secret=`, `definitions`, `latest NAME`, `rulings`, `now`, `digest`, `remember NAME` and
+/// `compare NAME` (digests).
 pub(crate) struct Session {
     state: State,
     options: Options,
@@ -66,6 +73,7 @@ struct Kept {
     tokens: KeptTokens,
     access: KeptAccess,
     definitions: BTreeMap<(TenantId, DefinitionKey), Definition>,
+    rulings: KeptRulings,
 }
 
 type Said = Result<Vec<String>, String>;
@@ -94,7 +102,8 @@ impl Session {
         let said = match verb.as_str() {
             "register" | "heartbeat" | "beat" | "deregister" | "expire" | "create-token" | "spend-token"
             | "revoke-token" | "grant" | "rotate" | "withdraw" | "use" | "reset" | "define_event"
-            | "define_schema" | "set_compatibility" | "undefine" => {
+            | "define_schema" | "set_compatibility" | "undefine" | "order" | "lift" | "trust" | "ranking"
+            | "observe" => {
                 let command = self.write(&verb, &mut arguments)?;
                 match &mut self.entry {
                     Some(entry) => {
@@ -150,6 +159,8 @@ impl Session {
             "get" => vec![self.get(&mut arguments)?],
             "query" => self.query(&mut arguments)?,
             "next" => self.next()?,
+            "pick" => self.pick(&mut arguments)?,
+            "rulings" => rulings::list(&self.state, &arguments.tenant()?),
             "count" => {
                 let tenant = arguments.tenant()?;
                 vec![format!("{} of {} instances", self.state.tenant_len(&tenant), self.state.len())]
@@ -197,6 +208,9 @@ impl Session {
         }
         if let Some(command) = access::command(verb, arguments)? {
             return Ok(Command::AccessToken(command));
+        }
+        if let Some(command) = rulings::command(verb, arguments)? {
+            return Ok(command);
         }
         let actor = access::actor(arguments)?;
         let tenant = arguments.tenant()?;
@@ -277,6 +291,7 @@ impl Session {
             join_tokens,
             access_tokens,
             definitions,
+            rulings,
         } = self.state.take_delta();
         let mut said = Vec::new();
         for key in &removed {
@@ -310,6 +325,7 @@ impl Session {
             said.push(format!("+ definition {} {key:?} e{}", definition.tenant, definition.edition));
             self.kept.definitions.insert((definition.tenant.clone(), key), (*definition).clone());
         }
+        said.extend(self.kept.rulings.take(rulings));
         self.kept.header = Some(header);
         said
     }
@@ -331,6 +347,7 @@ impl Session {
         for definition in self.kept.definitions.values() {
             restoring.definition(definition.clone()).map_err(|e| e.to_string())?;
         }
+        self.kept.rulings.restore(&mut restoring)?;
         self.state = restoring.finish().map_err(|e| e.to_string())?;
         Ok(vec![format!("{} instances at r{}", self.state.len(), self.state.revision())])
     }
@@ -369,7 +386,8 @@ impl Session {
         };
         let limit = arguments.number("limit")?.unwrap_or(100);
         let at = arguments.revision("at")?;
-        let query = Query { tenant: arguments.tenant()?, filter: arguments.filter()?, sort, after: None, limit };
+        let (tenant, ranking) = (arguments.tenant()?, rulings::ranking(arguments)?);
+        let query = Query { tenant, filter: arguments.filter()?, sort, ranking, after: None, limit };
         let page = match at {
             None => self.state.query(&query),
             Some(revision) => match self.state.query_at(&query, revision) {
@@ -390,9 +408,35 @@ impl Session {
         }
     }
 
+    fn pick(&self, arguments: &mut Arguments) -> Said {
+        let n = arguments.number("n")?.unwrap_or(0);
+        let draw = match arguments.take("draw").as_deref() {
+            Some("best") => Draw::Best,
+            Some("turn") => Draw::Turn(n),
+            Some("weighted") => Draw::Weighted(n),
+            other => return Err(format!("draw: {other:?}")),
+        };
+        let (tenant, ranking) = (arguments.tenant()?, rulings::ranking(arguments)?);
+        let filter = arguments.filter()?;
+        let query = Query { tenant, filter, sort: Sort::Id, ranking, after: None, limit: 1 };
+        let picked = self.state.pick(&query, draw);
+        assert_eq!(picked.as_ref().map_or(0, |picked| picked.candidates), self.state.count(&query));
+        Ok(vec![match picked {
+            Some(Picked { view, candidates, .. }) => format!("{} of {candidates}", view.instance.id()),
+            None => "nobody".to_owned(),
+        }])
+    }
+
     fn page(&mut self, query: Query, page: Page) -> Vec<String> {
-        let mut said: Vec<String> =
-            page.found.iter().map(|view| format!("{} {}", view.instance.id(), view.instance.status())).collect();
+        // Only what makes a difference is told.
+        let told = |score: &Score| match query.ranking == Ranking::default() {
+            true => String::new(),
+            false => rulings::score(score),
+        };
+        let scores = page.scores.iter().map(told).chain(std::iter::repeat(String::new()));
+        let line =
+            |(view, score): (&View, String)| format!("{} {}{score}", view.instance.id(), view.instance.status());
+        let mut said: Vec<String> = page.found.iter().zip(scores).map(line).collect();
         let more = if page.next.is_some() { ", more follow" } else { "" };
         said.push(format!("{} of {} at r{}{more}", page.found.len(), page.total, page.revision));
         self.page = Some((query, page.revision, page.next));
@@ -454,6 +498,8 @@ fn answer_lines(command: &Command, outcome: &Outcome, before: Revision) -> Vec<S
         (_, Outcome::JoinToken(token)) => vec![tokens::line(token)],
         (_, Outcome::AccessToken(token)) => vec![access::line(token)],
         (Command::Define { change, .. }, Outcome::Defined(defined)) => vec![definitions::answer(change, defined)],
+        (_, Outcome::Ruled(ruled)) => rulings::answer(*ruled),
+        (_, Outcome::Observed { revision }) if *revision <= before => vec![format!("no change at r{revision}")],
         (_, Outcome::Refused(refusal)) => {
             let name = match refusal {
                 Refusal::NotRegistered => "not_registered",
@@ -467,6 +513,8 @@ fn answer_lines(command: &Command, outcome: &Outcome, before: Revision) -> Vec<S
                 Refusal::Definition(_) => "definition",
                 Refusal::AccessToken(_) => "access_token",
                 Refusal::NotYours => "not_yours",
+                Refusal::TooManyRulings { .. } => "too_many_rulings",
+                Refusal::RulingOutOfBounds => "ruling_out_of_bounds",
             };
             vec![format!("refused, {name}: {refusal}")]
         }
@@ -501,8 +549,10 @@ fn registration(arguments: &mut Arguments) -> Result<Registration, String> {
     let id = arguments.id()?;
     let mut text = |key: &str| arguments.take(key).map(String::into_boxed_str);
     let (version, owner, url) = (text("version"), text("owner"), text("url"));
-    let extras = Extras { region: text("region"), zone: text("zone"), ..Extras::default() };
-    let name = text("service").unwrap_or_else(|| "web".into());
+    let (region, zone, name) = (text("region"), text("zone"), text("service"));
+    let coordinates = rulings::coordinates(arguments, "at")?;
+    let extras = Extras { region, zone, coordinates, ..Extras::default() };
+    let name = name.unwrap_or_else(|| "web".into());
     let capability = |name: String| Capability { name: name.into(), detail: None };
     Ok(Registration {
         id,

@@ -114,6 +114,15 @@ impl Principal {
         let own = self.scopes.services.join("*, ");
         Err(forbidden(format!("the token's scope names the services {own}*, and `{}` is none", name.escape_debug())))
     }
+
+    /// Whether what is of no service may be written.
+    pub(crate) fn check_tenant(&self) -> Result<(), Failure> {
+        if self.scopes.services.is_empty() {
+            return Ok(());
+        }
+        let own = self.scopes.services.join("*, ");
+        Err(forbidden(format!("the token's scope names the services {own}*, and this concerns more than those")))
+    }
 }
 
 /// Whoever asks is known, and may not.

@@ -41,6 +41,8 @@ const ADMINISTER: Access = needs(AccessRole::Admin, Verb::Administer);
 /// Counts and digests tell of all tenants.
 const READ_ALL: Access = everywhere(AccessRole::Reader, Verb::Read);
 const OPERATE: Access = everywhere(AccessRole::Operator, Verb::Operate);
+/// What an operator says of a tenant's own.
+const DIRECT: Access = needs(AccessRole::Operator, Verb::Operate);
 /// A backup holds everything of everybody.
 const TAKE_ALL: Access = everywhere(AccessRole::Admin, Verb::Administer);
 
@@ -55,6 +57,13 @@ const TABLE: &[(&str, &[(&str, Access)])] = &[
     ("/api/services/{id}/heartbeat", &[("POST", HEARTBEAT)]),
     ("/api/heartbeats", &[("POST", HEARTBEAT)]),
     ("/api/services", &[("GET", READ)]),
+    ("/api/services/pick", &[("GET", READ)]),
+    ("/api/services/{id}/maintenance", &[("PUT", DIRECT), ("DELETE", DIRECT)]),
+    ("/api/services/{id}/drain", &[("PUT", DIRECT), ("DELETE", DIRECT)]),
+    ("/api/orders", &[("GET", READ)]),
+    ("/api/trust", &[("GET", READ)]),
+    ("/api/trust/{owner}", &[("PUT", DIRECT), ("DELETE", DIRECT)]),
+    ("/api/ranking", &[("GET", READ), ("PUT", DIRECT), ("DELETE", DIRECT)]),
     ("/api/services/watch", &[("GET", WATCH)]),
     ("/ws/registry", &[("GET", WATCH)]),
     ("/api/services/{id}", &[("GET", READ), ("DELETE", DEREGISTER)]),

@@ -6,3 +6,8 @@
 
 pub(crate) mod protolink;
 pub(crate) mod soorma;
+
+use rollcall_registry::Status;
+
+/// What is found by contracts that have no word for an instance's status: their clients would call those under maintenance.
+const AVAILABLE: [Status; 3] = [Status::Active, Status::Degraded, Status::Error];

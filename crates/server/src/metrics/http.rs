@@ -21,6 +21,13 @@ const ROUTES: &[&str] = &[
     "/api/heartbeats",
     "/api/services",
     "/api/services/watch",
+    "/api/services/pick",
+    "/api/services/{id}/maintenance",
+    "/api/services/{id}/drain",
+    "/api/orders",
+    "/api/trust",
+    "/api/trust/{owner}",
+    "/api/ranking",
     "/ws/registry",
     "/api/services/{id}",
     "/api/tokens",
@@ -200,7 +207,8 @@ mod tests {
         for (template, item) in paths {
             for method in item.as_object().unwrap().keys() {
                 let method = Method::from_bytes(method.to_ascii_uppercase().as_bytes()).unwrap();
-                let route = Route::of(&method, &template.replace("{id}", "a-1").replace("{version}", "1.0.0"));
+                let path = template.replace("{id}", "a-1").replace("{version}", "1.0.0").replace("{owner}", "me");
+                let route = Route::of(&method, &path);
                 assert_eq!((route.template(), route.method()), (template.as_str(), method.as_str()));
             }
         }

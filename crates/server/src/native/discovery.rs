@@ -7,11 +7,11 @@ use axum::extract::{Extension, State};
 use axum::http::{StatusCode, Uri};
 use axum::response::Response;
 use rollcall_api::{DiscoverResponse, Problem};
-use rollcall_registry::{Filter, Query, Revision};
+use rollcall_registry::{Filter, Query, Ranking, Revision, Sort};
 use rollcall_replica::Consistency;
 
 use super::{Native, json_text};
-use crate::cursor::{Cursor, CursorError};
+use crate::cursor::{self, Cursor, CursorError};
 use crate::edge::InWork;
 use crate::params::{self, Discovery, Poll};
 use crate::render::{self, Moment};
@@ -31,20 +31,19 @@ const PAGE_BYTES_MAX: usize = 16 << 20;
     params(
         ("limit" = Option<u32>, Query, minimum = 1, maximum = 1000, description = "Size of the page, default 50"),
         ("cursor" = Option<String>, Query, description = "`next_cursor` of the page before"),
-        ("sort" = Option<String>, Query, description = "`id` (default), `rank`, or `lease`: in the order of registration"),
+        ("sort" = Option<String>, Query, description = "`id` (default), `rank`: the best first, or `lease`: in the order of registration"),
         ("after_revision" = Option<u64>, Query, description = "Long poll: answer when something that is asked for changed after this revision"),
         ("wait_ms" = Option<u64>, Query, minimum = 0, maximum = 300000, description = "Long poll: answer after this time at the latest, default 30000"),
         ("consistency" = Option<String>, Query, description = "`local` (default) or `linearizable`"),
         ("min_revision" = Option<u64>, Query, description = "Wait until this revision is shown"),
         ("max_staleness_ms" = Option<u64>, Query, description = "Refuse rather than answer from older state"),
         ("include_federated" = Option<bool>, Query, description = "Other registries' instances too"),
-        ("requester_id" = Option<String>, Query, description = "Who asks"),
     ),
     responses(
         (status = 200, description = "A page of matches", body = DiscoverResponse),
         (status = 400, description = "Faulty, every fault is named; `bad_cursor`", body = Problem),
         (status = 429, description = "`too_many_watchers`: no room for another long poll; another node may have some", body = Problem),
-        (status = 410, description = "`cursor_expired`: the revision that the pages show is no longer kept", body = Problem),
+        (status = 410, description = "`cursor_expired`: the revision that the pages show is no longer kept, or they would be ranked otherwise now", body = Problem),
         (status = 503, description = "`not_ready`, `no_leader`, `too_stale`", body = Problem),
         (status = 504, description = "`revision_not_reached`", body = Problem),
     ),
@@ -55,7 +54,7 @@ pub(super) async fn discover(
     mut context: Context,
     uri: Uri,
 ) -> Result<Response, Failure> {
-    let Discovery { filter, sort, limit, cursor, poll, mut consistency } = params::discovery(&uri)?;
+    let Discovery { filter, sort, rank, explain, limit, cursor, poll, mut consistency } = params::discovery(&uri)?;
     if let Some(poll) = poll {
         // What waits is no work.
         work.rest();
@@ -66,8 +65,8 @@ pub(super) async fn discover(
     }
     let begun = Instant::now();
     let tenant = context.tenant;
-    let cursor =
-        cursor.map(|text| Cursor::decode(&text, (&tenant, &filter, sort))).transpose().map_err(bad_cursor)?;
+    let question = cursor::Question { tenant: &tenant, filter: &filter, sort, rank: &rank };
+    let cursor = cursor.map(|text| Cursor::decode(&text, question)).transpose().map_err(bad_cursor)?;
     if let Some(cursor) = &cursor {
         // A page at another node waits until that node has come as far as the page before.
         consistency.min_revision = consistency.min_revision.max(Some(cursor.revision));
@@ -79,20 +78,28 @@ pub(super) async fn discover(
     let freshness = native.replica.barrier(consistency, context.deadline).await?;
 
     let cluster_time = native.replica.cluster_time();
-    let query = Query { tenant, filter, sort, after: cursor.as_ref().map(|cursor| cursor.position.clone()), limit };
-    let (page, epoch, moment) = native.replica.roll().read(|state| {
+    let after = cursor.as_ref().map(|cursor| cursor.position.clone());
+    let mut query = Query { tenant, filter, sort, ranking: Ranking::default(), after, limit };
+    let (page, epoch, ranked_by, moment) = native.replica.roll().read(|state| {
+        query.ranking = rank.ranking(state, &query.tenant);
+        let ranked_by = if sort == Sort::Rank { state.ranking_mark(&query.tenant, &query.ranking) } else { 0 };
         let page = match &cursor {
             None => Some(state.query(&query)),
-            Some(cursor) if cursor.epoch == state.epoch() => state.query_at(&query, cursor.revision).ok(),
+            // What was laid down in between, or a requester that moved, would put the pages into another order.
+            Some(cursor) if cursor.epoch == state.epoch() && cursor.ranked_by == ranked_by => {
+                state.query_at(&query, cursor.revision).ok()
+            }
             Some(_) => None,
         };
-        (page, state.epoch(), Moment::of(state, cluster_time))
+        (page, state.epoch(), ranked_by, Moment::of(state, cluster_time))
     });
     let mut page = page.ok_or_else(cursor_expired)?;
-    let (mut text, shown) = native.renderer.at(moment).found(&page.found, PAGE_BYTES_MAX);
+    let scores = if explain { &page.scores[..] } else { &[] };
+    let (mut text, shown) = native.renderer.at(moment).found(&page.found, scores, PAGE_BYTES_MAX);
     page.cut(query.sort, shown);
-    let question = (&query.tenant, &query.filter, query.sort);
-    let next_cursor = page.next.take().map(|position| Cursor::new(epoch, page.revision, position, question).encode());
+    let question = cursor::Question { tenant: &query.tenant, filter: &query.filter, sort, rank: &rank };
+    let next = |position| Cursor::new(epoch, page.revision, position, ranked_by, question).encode();
+    let next_cursor = page.next.clone().map(next);
     render::discovered(&mut text, &page, begun.elapsed(), next_cursor.as_deref());
     let mut response = json_text(StatusCode::OK, text);
     reply::show(&mut response, Shown { revision: page.revision, freshness });
@@ -131,6 +138,6 @@ fn bad_cursor(error: CursorError) -> Failure {
 }
 
 fn cursor_expired() -> Failure {
-    let detail = "the revision that this cursor's pages show is no longer kept; begin again";
+    let detail = "what this cursor's pages show is no longer kept, or is ranked otherwise now; begin again";
     Failure::new(StatusCode::GONE, "cursor_expired", detail)
 }

@@ -9,7 +9,10 @@ mod heartbeats;
 mod join_tokens;
 mod members;
 mod openapi;
+mod orders;
 mod pages;
+mod pick;
+mod ranking;
 mod services;
 mod socket;
 mod watch;
@@ -23,7 +26,7 @@ use axum::extract::{FromRequestParts, Path, Request};
 use axum::http::request::Parts;
 use axum::http::{HeaderValue, StatusCode, header};
 use axum::response::Response;
-use axum::routing::{delete, get, post};
+use axum::routing::{delete, get, post, put};
 use rollcall_registry::{Command, InstanceId, TenantId};
 use rollcall_replica::{Applied, Replica};
 use serde::Serialize;
@@ -73,6 +76,7 @@ pub(crate) struct Native {
     /// In KiB.
     bodies: Arc<Semaphore>,
     backups: Arc<Semaphore>,
+    turns: Arc<pick::Turns>,
     /// Set when shutdown was asked for.
     draining: CancellationToken,
     sockets: TaskTracker,
@@ -147,6 +151,7 @@ impl Native {
             renderer,
             bodies: Arc::new(Semaphore::new(BODIES_KIB_MAX)),
             backups: Arc::new(Semaphore::new(BACKUPS_MAX)),
+            turns: Arc::default(),
             draining,
             sockets,
         }
@@ -157,9 +162,16 @@ impl Native {
             .route("/api/services/register", post(services::register))
             .route("/api/services", get(discovery::discover))
             .route("/api/services/watch", get(watch::watch))
+            .route("/api/services/pick", get(pick::pick))
             .route("/ws/registry", get(socket::socket))
             .route("/api/services/{id}", get(services::get).delete(services::deregister))
             .route("/api/services/{id}/heartbeat", post(heartbeats::heartbeat))
+            .route("/api/services/{id}/maintenance", put(orders::maintain).delete(orders::end_maintenance))
+            .route("/api/services/{id}/drain", put(orders::drain).delete(orders::end_drain))
+            .route("/api/orders", get(orders::list))
+            .route("/api/trust", get(ranking::trusted))
+            .route("/api/trust/{owner}", put(ranking::trust).delete(ranking::forget_trust))
+            .route("/api/ranking", get(ranking::show).put(ranking::set).delete(ranking::reset))
             .route("/api/heartbeats", post(heartbeats::heartbeats))
             .route("/api/tokens", get(access_tokens::list).post(access_tokens::create))
             .route("/api/tokens/{id}", delete(access_tokens::revoke))

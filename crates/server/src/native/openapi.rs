@@ -13,8 +13,8 @@ use utoipa::openapi::{self, ContentBuilder, Ref, RefOr, Required, ResponseBuilde
 use utoipa::{Modify, OpenApi};
 
 use super::{
-    access_tokens, backup, cluster, discovery, health, heartbeats, join_tokens, members, pages, services, socket,
-    watch,
+    access_tokens, backup, cluster, discovery, health, heartbeats, join_tokens, members, orders, pages, pick,
+    ranking, services, socket, watch,
 };
 use crate::auth;
 use crate::faces::protolink;
@@ -36,12 +36,24 @@ use crate::faces::soorma::{self, agents, events, schemas};
         heartbeats::heartbeat,
         heartbeats::heartbeats,
         discovery::discover,
+        pick::pick,
         watch::watch,
         socket::socket,
         access_tokens::create,
         access_tokens::list,
         access_tokens::rotate,
         access_tokens::revoke,
+        orders::maintain,
+        orders::end_maintenance,
+        orders::drain,
+        orders::end_drain,
+        orders::list,
+        ranking::trusted,
+        ranking::trust,
+        ranking::forget_trust,
+        ranking::show,
+        ranking::set,
+        ranking::reset,
         cluster::status,
         cluster::digest,
         members::add,
@@ -90,6 +102,7 @@ use crate::faces::soorma::{self, agents, events, schemas};
         (name = "services", description = "The roll"),
         (name = "heartbeats", description = "Staying on it"),
         (name = "tokens", description = "Who may do what, where the cluster asks who asks"),
+        (name = "operators", description = "What operators order and lay down for a tenant"),
         (name = "cluster", description = "The nodes that keep it"),
         (name = "protolink", description = "The registry contract of Protolink, for its agents; each path also below `/ns/{tenant}`"),
         (name = "health", description = "For orchestrators"),
@@ -119,7 +132,9 @@ impl Modify for Conventions {
                 if !auth::is_open(path, method) {
                     close(operation);
                 }
-                if matches!(operation.operation_id.as_deref(), Some("discover" | "watch")) {
+                if matches!(operation.operation_id.as_deref(), Some("discover" | "pick")) {
+                    operation.parameters.get_or_insert_default().splice(..0, filters().chain(rank()));
+                } else if operation.operation_id.as_deref() == Some("watch") {
                     operation.parameters.get_or_insert_default().splice(..0, filters());
                 }
                 if ["/api/", "/agents", "/status"].iter().any(|beginning| path.starts_with(beginning)) {
@@ -190,6 +205,35 @@ fn filters() -> impl Iterator<Item = Parameter> {
             .parameter_in(ParameterIn::Query)
             .required(Required::False)
             .schema(Some(texts()))
+            .description(Some(description))
+            .build()
+    })
+}
+
+/// By what results are ranked.
+fn rank() -> impl Iterator<Item = Parameter> {
+    let text = || ObjectBuilder::new().schema_type(Type::String).build();
+    let number = || ObjectBuilder::new().schema_type(Type::Number).build();
+    let parameters = [
+        (
+            "rank_weights",
+            text(),
+            "`capability:0.4,health:0.3,proximity:0.2,trust:0.1`; what is left out counts nothing",
+        ),
+        ("preferred_capabilities", text(), "Wanted, but not demanded: the more of these, the better"),
+        ("requester_region", text(), "Where the requester is"),
+        ("requester_zone", text(), "Where the requester is"),
+        ("requester_latitude", number(), "Where the requester is, -90 to 90; with `requester_longitude`"),
+        ("requester_longitude", number(), "Where the requester is, -180 to 180"),
+        ("requester_id", text(), "Who asks: an instance's id, whose locality is the requester's unless that is said"),
+        ("explain", ObjectBuilder::new().schema_type(Type::Boolean).build(), "Show what each rank came of"),
+    ];
+    parameters.into_iter().map(|(name, schema, description)| {
+        ParameterBuilder::new()
+            .name(name)
+            .parameter_in(ParameterIn::Query)
+            .required(Required::False)
+            .schema(Some(schema))
             .description(Some(description))
             .build()
     })

@@ -16,7 +16,8 @@ use std::time::Duration;
 use quick_cache::Weighter;
 use quick_cache::sync::Cache;
 use rollcall_registry::{
-    ClusterTime, Epoch, Instance, MetadataValue, Page, Registered, Revision, State, View, WallTime,
+    ClusterTime, Coordinates, Epoch, Instance, MetadataValue, Orders, Page, Registered, Revision, Score, State, View,
+    WallTime,
 };
 
 use crate::limits::RENDERED_BYTES_MAX;
@@ -125,6 +126,14 @@ impl Rendering<'_> {
         self.heartbeat(view, rendered.ttl_ms, out);
     }
 
+    /// As [`Self::service`], with what its rank came of.
+    pub(crate) fn ranked(&mut self, view: &View, score: &Score, out: &mut Vec<u8>) {
+        self.service(view, out);
+        assert_eq!(out.pop(), Some(b'}'), "an object ends with a brace");
+        rank(&mut Json(out), score);
+        Json(out).raw("}");
+    }
+
     /// As [`Self::service`], of an instance that nobody asked for yet, or whose like never was on the roll.
     fn passing(&mut self, view: &View, out: &mut Vec<u8>) {
         until_left(&mut Json(out), &view.instance);
@@ -163,9 +172,9 @@ impl Rendering<'_> {
         text
     }
 
-    /// The beginning of an answer to discovery: as many of the found as fit into `bytes_max`, but at least one. Returns
-    /// how many there are.
-    pub fn found(&mut self, found: &[View], bytes_max: usize) -> (Vec<u8>, usize) {
+    /// The beginning of an answer to discovery: as many of the found as fit into `bytes_max`, but at least one, with the
+    /// scores that there are. Returns how many there are.
+    pub fn found(&mut self, found: &[View], scores: &[Score], bytes_max: usize) -> (Vec<u8>, usize) {
         let mut text = Vec::with_capacity(USUAL_BYTES);
         Json(&mut text).raw(r#"{"services":["#);
         for (n, view) in found.iter().enumerate() {
@@ -173,7 +182,10 @@ impl Rendering<'_> {
             if n > 0 {
                 text.push(b',');
             }
-            self.service(view, &mut text);
+            match scores.get(n) {
+                Some(score) => self.ranked(view, score, &mut text),
+                None => self.service(view, &mut text),
+            }
             if n > 0 && text.len() > bytes_max {
                 text.truncate(before);
                 return (text, n);
@@ -212,8 +224,56 @@ impl Rendered {
 fn until_left(json: &mut Json<'_>, instance: &Instance) {
     said(json, instance);
     json.raw(r#","status":"#).text(instance.status().as_str());
+    worked_out(json, instance);
     json.raw(r#","lease":{"id":"#).number(instance.lease.0);
     json.raw(r#","ttl_ms":"#).number(instance.registration.ttl_ms().into()).raw(r#","expires_in_ms":"#);
+}
+
+/// What the status was worked out from, unless it is simply what the instance says.
+fn worked_out(json: &mut Json<'_>, instance: &Instance) {
+    let (orders, observed) = (instance.seldom.orders(), instance.seldom.observed());
+    if orders.is_empty() && observed.is_none() {
+        return;
+    }
+    json.raw(r#","reported_status":"#).text(instance.reported_status.as_str());
+    if !orders.is_empty() {
+        json.raw(r#","operator":"#);
+        operator(json, orders);
+    }
+    if let Some(observed) = observed {
+        json.raw(r#","health":{"verdict":"#).text(observed.verdict.as_str());
+        json.raw(r#","since":"#).text(&rfc3339(observed.since)).raw("}");
+    }
+}
+
+fn operator(json: &mut Json<'_>, orders: &Orders) {
+    let Orders { maintenance, drain } = orders;
+    let each = [(r#""maintenance":{"#, maintenance), (r#""drain":{"#, drain)];
+    let standing = each.into_iter().filter_map(|(name, order)| Some((name, order.as_ref()?)));
+    json.raw("{").items(standing, |json, (name, order)| {
+        json.raw(name);
+        if let Some(reason) = &order.reason {
+            json.raw(r#""reason":"#).text(reason).raw(",");
+        }
+        json.raw(r#""since":"#).text(&rfc3339(order.since)).raw("}")
+    });
+    json.raw("}");
+}
+
+/// What a rank came of.
+fn rank(json: &mut Json<'_>, score: &Score) {
+    let Score { total, capability, health, proximity, trust } = score;
+    json.raw(r#","rank":{"score":"#).float(f64::from(*total) / 1e6);
+    let parts = [
+        (r#","capability":"#, capability),
+        (r#","health":"#, health),
+        (r#","proximity":"#, proximity),
+        (r#","trust":"#, trust),
+    ];
+    for (name, thousandths) in parts {
+        json.raw(name).float(f64::from(*thousandths) / 1e3);
+    }
+    json.raw("}");
 }
 
 /// From there to the time of the last heartbeat.
@@ -223,6 +283,12 @@ fn until_heartbeat(json: &mut Json<'_>, instance: &Instance, clock: &mut Clock) 
     json.raw(r#","registered_at":""#);
     clock.write(instance.registered_at, json.0);
     json.raw(r#"","heartbeat":""#);
+}
+
+/// A part of a place.
+enum Where<'a> {
+    Named(&'a str),
+    Degrees(f64),
 }
 
 /// What the instance says of itself, from the opening brace on. JSON text on the roll was rendered by an edge.
@@ -256,10 +322,19 @@ fn said(json: &mut Json<'_>, instance: &Instance) {
             MetadataValue::Json(value) => json.raw(value),
         }
     });
-    let locality = [(r#""region":"#, extras.region), (r#""zone":"#, extras.zone)];
+    let degrees = extras.coordinates.map(Coordinates::degrees);
+    let locality = [
+        (r#""region":"#, extras.region.map(Where::Named)),
+        (r#""zone":"#, extras.zone.map(Where::Named)),
+        (r#""latitude":"#, degrees.map(|[latitude, _]| Where::Degrees(latitude))),
+        (r#""longitude":"#, degrees.map(|[_, longitude]| Where::Degrees(longitude))),
+    ];
     let mut locality = locality.into_iter().filter_map(|(name, place)| Some((name, place?))).peekable();
     if locality.peek().is_some() {
-        json.raw(r#"},"locality":{"#).items(locality, |json, (name, place)| json.raw(name).text(place));
+        json.raw(r#"},"locality":{"#).items(locality, |json, (name, place)| match place {
+            Where::Named(text) => json.raw(name).text(text),
+            Where::Degrees(number) => json.raw(name).float(number),
+        });
     }
     json.raw(r#"},"weight":"#).number(registration.weight.into());
     json.raw(r#","ttl_ms":"#).number(registration.ttl_ms.into());

@@ -6,8 +6,8 @@ use proptest::prelude::*;
 use proptest::sample::select;
 use rollcall_api as api;
 use rollcall_registry::{
-    ClusterTime, Epoch, Instance, InstanceId, LeaseId, Metadata, MetadataValue, Page, Registered, Registration,
-    Revision, Seldom, Status, TenantId, View, WallTime,
+    ClusterTime, Coordinates, Epoch, Instance, InstanceId, LeaseId, Metadata, MetadataValue, Observed, Order, Orders,
+    Page, Registered, Registration, Revision, Score, Seldom, Status, TenantId, Verdict, View, WallTime,
 };
 use serde::de::DeserializeOwned;
 use serde_json::{Map, Value, json};
@@ -25,7 +25,15 @@ fn service_object(view: &View, moment: Moment) -> api::ServiceObject {
     let extras = registration.extras;
     let text = |text: Option<&str>| text.map(str::to_owned);
     let json = |text: &str| serde_json::from_str::<Value>(text).unwrap();
-    let locality = api::Locality { region: text(extras.region), zone: text(extras.zone) };
+    let degrees = extras.coordinates.map(Coordinates::degrees);
+    let locality = api::Locality {
+        region: text(extras.region),
+        zone: text(extras.zone),
+        latitude: degrees.map(|[latitude, _]| latitude),
+        longitude: degrees.map(|[_, longitude]| longitude),
+    };
+    let (orders, observed) = (instance.seldom.orders(), instance.seldom.observed());
+    let is_worked_out = !orders.is_empty() || observed.is_some();
     let ttl_ms = u64::from(registration.ttl_ms);
     let beaten = view.deadline.0.checked_sub(ttl_ms);
     let heartbeat = beaten.map_or(instance.registered_at, |beaten| {
@@ -64,6 +72,12 @@ fn service_object(view: &View, moment: Moment) -> api::ServiceObject {
         signature: text(extras.signature),
         public_key: text(extras.public_key),
         status: instance.status().as_str().parse().unwrap(),
+        reported_status: is_worked_out.then(|| instance.reported_status.as_str().parse().unwrap()),
+        operator: (!orders.is_empty()).then(|| translate::orders_out(orders)),
+        health: observed.map(|observed| api::HealthInfo {
+            verdict: observed.verdict.as_str().parse().unwrap(),
+            since: rfc3339(observed.since),
+        }),
         lease: api::LeaseInfo {
             id: instance.lease.0,
             ttl_ms: registration.ttl_ms,
@@ -73,6 +87,7 @@ fn service_object(view: &View, moment: Moment) -> api::ServiceObject {
         created_revision: instance.created_revision.0,
         registered_at: rfc3339(instance.registered_at),
         heartbeat: rfc3339(heartbeat),
+        rank: None,
     }
 }
 
@@ -149,7 +164,10 @@ fn any_body() -> impl Strategy<Value = Value> {
         names(),
         any_metadata().prop_map(Value::from),
         any_name().prop_map(|region| json!({"region": region})),
-        any_name().prop_map(|zone| json!({"zone": zone})),
+        (any_name(), option::of((-90.0..=90.0, -180.0..=180.0))).prop_map(|(zone, place)| match place {
+            None => json!({"zone": zone}),
+            Some((latitude, longitude)) => json!({"zone": zone, "latitude": latitude, "longitude": longitude}),
+        }),
         (0..1_000_000u32, 1_000..86_400_000u32, any::<u16>()),
         text(),
         text(),
@@ -195,10 +213,15 @@ fn registration(body: Value) -> Option<Registration> {
 /// An instance in some condition, seen at some time.
 fn view(registration: &Registration, reported: Map<String, Value>, numbers: [u64; 6], status: Status) -> View {
     let [lease, revision, created, registered_at, deadline, flags] = numbers;
+    let reason = (flags & 32 == 32).then(|| format!("\"{lease}\"").into());
+    let order = |flag| (flags & flag == flag).then(|| Order { reason: reason.clone(), since: WallTime(revision) });
+    let verdict = if flags & 64 == 64 { Verdict::Healthy } else { Verdict::Error };
     let instance = Instance {
         tenant: TenantId::parse("default").unwrap(),
         registration: registration.pack(),
-        seldom: Seldom::new((flags & 1 == 1).then(|| translate::metadata_in(reported)), Vec::new(), None),
+        seldom: Seldom::new((flags & 1 == 1).then(|| translate::metadata_in(reported)), Vec::new(), None)
+            .with_orders(Orders { maintenance: order(4), drain: order(8) })
+            .with_observed((flags & 16 == 16).then_some(Observed { verdict, since: WallTime(registered_at) })),
         reported_status: status,
         lapsed: flags & 2 == 2,
         lease: LeaseId(lease),
@@ -226,7 +249,7 @@ proptest! {
         (lease, revision, created) in any::<(u64, u64, u64)>(),
         (registered_at, wall) in (any_wall(), any_wall()),
         (deadline, now, ahead) in (0..200_000_000u64, 0..200_000_000u64, 0..100_000u64),
-        flags in 0..4u64,
+        flags in 0..128u64,
         status in select(Status::ALL),
     ) {
         if let Some(registration) = registration(body) {
@@ -281,10 +304,21 @@ proptest! {
             prop_assert_eq!(answer, expected);
         }
 
-        let (mut text, shown) = renderer.at(moment).found(&found, usize::MAX);
+        let score = |n: u32| Score { total: n * 123_456, capability: n, health: 500, proximity: 200, trust: 1_000 };
+        let scores: Vec<_> = if total % 2 == 0 { (0..4).map(score).collect() } else { Vec::new() };
+        let (mut text, shown) = renderer.at(moment).found(&found, &scores, usize::MAX);
         prop_assert_eq!(shown, found.len());
-        let services = found.iter().map(|view| service_object(view, moment)).collect();
-        let page = Page { found, total, revision: Revision(revision), next: None };
+        let services = found.iter().enumerate().map(|(n, view)| {
+            let rank = scores.get(n).map(|score| api::RankInfo {
+                score: f64::from(score.total) / 1e6,
+                capability: f64::from(score.capability) / 1e3,
+                health: 0.5,
+                proximity: 0.2,
+                trust: 1.0,
+            });
+            api::ServiceObject { rank, ..service_object(view, moment) }
+        }).collect();
+        let page = Page { found, total, revision: Revision(revision), ..Page::default() };
         discovered(&mut text, &page, std::time::Duration::from_micros(micros), next.as_deref());
         let expected = api::DiscoverResponse {
             services,
@@ -387,7 +421,7 @@ fn p11_a_page_ends_before_it_is_too_large() {
     let (renderer, view) = (Renderer::default(), of(json!({"id": "i", "name": "n", "url": "http://a"})));
     let one = written(&renderer, &view, now()).len();
     let found = vec![view; 4];
-    let shown = |bytes_max| renderer.at(now()).found(&found, bytes_max).1;
+    let shown = |bytes_max| renderer.at(now()).found(&found, &[], bytes_max).1;
     let rest = "{\"services\":[".len();
     assert_eq!(shown(0), 1, "so that the next page makes progress");
     assert_eq!(shown(rest + one), 1);

@@ -3,7 +3,7 @@
 use std::pin::Pin;
 use std::time::Duration;
 
-use rollcall_registry::{Epoch, Page, Position, Query, Revision, Sort, State, View};
+use rollcall_registry::{Epoch, Page, Position, Query, Ranking, Revision, Sort, State, View};
 use smallvec::{SmallVec, smallvec};
 use tokio::time::{Instant, Sleep};
 use tokio_util::sync::{CancellationToken, WaitForCancellationFutureOwned};
@@ -130,7 +130,7 @@ impl Hub {
 
 fn page_of(question: &Question, filter: usize, after: Option<Position>) -> Query {
     let (tenant, filter) = (question.tenant.clone(), question.filters[filter].clone());
-    Query { tenant, filter, sort: Sort::Id, after, limit: SNAPSHOT_PAGE }
+    Query { tenant, filter, sort: Sort::Id, ranking: Ranking::default(), after, limit: SNAPSHOT_PAGE }
 }
 
 fn bookmark_after() -> Duration {

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use rollcall_registry::state::{Delta, Header, InstanceKey, Past, Restoring};
 use rollcall_registry::{
     AccessToken, AccessTokenId, ClusterTime, Definition, DefinitionKey, Instance, JoinToken, JoinTokenId, LeaseId,
-    Options, Proposal, Revision, State, TenantId,
+    Options, Proposal, Revision, Ruling, RulingKey, State, TenantId,
 };
 
 use crate::random::Random;
@@ -39,6 +39,7 @@ pub(crate) struct Rows {
     join_tokens: BTreeMap<JoinTokenId, JoinToken>,
     access_tokens: BTreeMap<AccessTokenId, AccessToken>,
     definitions: BTreeMap<(TenantId, DefinitionKey), Arc<Definition>>,
+    rulings: BTreeMap<(TenantId, RulingKey), Ruling>,
 }
 
 impl Rows {
@@ -54,6 +55,7 @@ impl Rows {
             join_tokens,
             access_tokens,
             definitions,
+            rulings,
         } = delta;
         let mut rows = before.map_or_else(
             || Self {
@@ -65,6 +67,7 @@ impl Rows {
                 join_tokens: BTreeMap::new(),
                 access_tokens: BTreeMap::new(),
                 definitions: BTreeMap::new(),
+                rulings: BTreeMap::new(),
             },
             |rows| Self::clone(rows),
         );
@@ -83,6 +86,9 @@ impl Rows {
         rows.definitions.retain(|key, _| !definitions.removed.contains(key));
         let key = |definition: &Definition| (definition.tenant.clone(), definition.content.key());
         rows.definitions.extend(definitions.put.into_iter().map(|definition| (key(&definition), definition)));
+        rows.rulings.retain(|key, _| !rulings.removed.contains(key));
+        let key = |ruling: &Ruling| (ruling.tenant.clone(), ruling.content.key());
+        rows.rulings.extend(rulings.put.into_iter().map(|ruling| (key(&ruling), ruling)));
         rows.past.retain(|first, changes| first.0 + changes.len() as u64 > past.forgotten.0 + 1);
         rows
     }
@@ -103,6 +109,9 @@ impl Rows {
         }
         for definition in self.definitions.values() {
             restoring.definition(Definition::clone(definition)).expect("the rows of a checkpoint are whole");
+        }
+        for ruling in self.rulings.values() {
+            restoring.ruling(ruling.clone()).expect("the rows of a checkpoint are whole");
         }
         restoring.finish().expect("the rows of a checkpoint are whole")
     }

@@ -5,7 +5,8 @@ use std::cell::RefCell;
 use std::collections::BTreeMap;
 
 use rollcall_registry::{
-    ClusterTime, Command, Condition, Filter, InstanceId, Outcome, Proposal, Query, Sort, State, TenantId, Term,
+    ClusterTime, Command, Condition, Filter, InstanceId, Outcome, Proposal, Query, Ranking, Sort, State, TenantId,
+    Term,
 };
 
 use super::flaw::Flaw;
@@ -82,6 +83,7 @@ pub(crate) fn everything(state: &State) -> impl Iterator<Item = rollcall_registr
             tenant: tenant(name),
             filter: Filter::default(),
             sort: Sort::Id,
+            ranking: Ranking::default(),
             after: None,
             limit: rollcall_registry::query::LIMIT_MAX,
         };

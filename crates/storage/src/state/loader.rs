@@ -7,12 +7,15 @@ use std::sync::mpsc::{Receiver, sync_channel};
 use std::thread;
 
 use rollcall_registry::state::{Past, Restoring};
-use rollcall_registry::{AccessToken, ClusterTime, Definition, Instance, JoinToken, LeaseId, Options, Revision};
+use rollcall_registry::{
+    AccessToken, ClusterTime, Definition, Instance, JoinToken, LeaseId, Options, Revision, Ruling,
+};
 
 use super::frames::{Frame, Row, SnapshotError};
 use super::roll::Replicated;
 use super::rows::{
     StateHeader, Table, access_token_key, definition_key, instance_key, join_token_key, lease_key, revision_key,
+    ruling_key,
 };
 use crate::codec::{self, Kind};
 
@@ -29,6 +32,7 @@ enum Piece {
     JoinTokens(Vec<JoinToken>),
     Definitions(Vec<Definition>),
     AccessTokens(Vec<AccessToken>),
+    Rulings(Vec<Ruling>),
     End,
 }
 
@@ -86,6 +90,11 @@ fn make(options: Options, pieces: &Receiver<Piece>) -> Result<Option<(Replicated
                     restoring.access_token(token).map_err(SnapshotError::Restore)?;
                 }
             }
+            (Piece::Rulings(rulings), Some((restoring, _))) => {
+                for ruling in rulings {
+                    restoring.ruling(ruling).map_err(SnapshotError::Restore)?;
+                }
+            }
             (Piece::End, Some(_)) => return finish(making),
             (_, None) => return Err(SnapshotError::OutOfPlace { frame: 0 }),
         }
@@ -120,6 +129,9 @@ fn decode(frame: Frame) -> Result<Piece, SnapshotError> {
         }
         Frame::Rows { table: Table::AccessTokens, rows } => {
             Piece::AccessTokens(rows.iter().map(decode_access_token).collect::<Result<_, _>>()?)
+        }
+        Frame::Rows { table: Table::Rulings, rows } => {
+            Piece::Rulings(rows.iter().map(decode_ruling).collect::<Result<_, _>>()?)
         }
         Frame::End { .. } => Piece::End,
     })
@@ -181,4 +193,13 @@ fn decode_definition(row: &Row) -> Result<Definition, SnapshotError> {
         return Err(misplaced(table));
     }
     Ok(definition)
+}
+
+fn decode_ruling(row: &Row) -> Result<Ruling, SnapshotError> {
+    let table = Table::Rulings;
+    let ruling: Ruling = codec::unseal(Kind::Ruling, &row.key, &row.record).map_err(unreadable(table))?;
+    if row.key != ruling_key(&ruling.tenant, &ruling.content.key()) {
+        return Err(misplaced(table));
+    }
+    Ok(ruling)
 }

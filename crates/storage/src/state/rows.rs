@@ -9,12 +9,15 @@
 //! | `join_tokens` | id, big-endian         | a token with which nodes join                     |
 //! | `definitions` | tenant, 0, sort, names | the definition of an event, a schema, a rule      |
 //! | `access_tokens` | id, big-endian       | a token that proves who asks                      |
+//! | `rulings`     | tenant, 0, sort, name  | what an operator laid down beside the roll        |
 
 use std::sync::Arc;
 
 use rocksdb::{ColumnFamily, DB, IteratorMode, WriteBatch};
-use rollcall_registry::state::{AccessTokenDelta, Delta, Header, JoinTokenDelta, PastDelta};
-use rollcall_registry::{AccessTokenId, DefinitionKey, Instance, JoinTokenId, LeaseId, Revision, TenantId};
+use rollcall_registry::state::{AccessTokenDelta, Delta, Header, JoinTokenDelta, PastDelta, RulingsDelta};
+use rollcall_registry::{
+    AccessTokenId, DefinitionKey, Instance, JoinTokenId, LeaseId, Revision, RulingKey, TenantId,
+};
 use serde::{Deserialize, Serialize};
 
 use crate::codec::{self, Kind};
@@ -46,12 +49,20 @@ pub(super) enum Table {
     JoinTokens,
     Definitions,
     AccessTokens,
+    Rulings,
 }
 
 impl Table {
     /// In the order in which a state is made of them.
-    pub(super) const ALL: [Self; 6] =
-        [Self::Deadlines, Self::Instances, Self::History, Self::JoinTokens, Self::Definitions, Self::AccessTokens];
+    pub(super) const ALL: [Self; 7] = [
+        Self::Deadlines,
+        Self::Instances,
+        Self::History,
+        Self::JoinTokens,
+        Self::Definitions,
+        Self::AccessTokens,
+        Self::Rulings,
+    ];
 
     pub(super) fn name(self) -> &'static str {
         match self {
@@ -61,6 +72,7 @@ impl Table {
             Self::JoinTokens => "join_tokens",
             Self::Definitions => "definitions",
             Self::AccessTokens => "access_tokens",
+            Self::Rulings => "rulings",
         }
     }
 
@@ -72,6 +84,7 @@ impl Table {
             Self::JoinTokens => Kind::JoinToken,
             Self::Definitions => Kind::Definition,
             Self::AccessTokens => Kind::AccessToken,
+            Self::Rulings => Kind::Ruling,
         }
     }
 }
@@ -116,10 +129,22 @@ pub(super) fn definition_key(tenant: &TenantId, key: &DefinitionKey) -> Vec<u8> 
     bytes
 }
 
+/// As for definitions.
+pub(super) fn ruling_key(tenant: &TenantId, key: &RulingKey) -> Vec<u8> {
+    let (sort, name) = match key {
+        RulingKey::Order(id) => (b'o', id.as_str()),
+        RulingKey::Trust(owner) => (b't', owner.as_str()),
+        RulingKey::Ranking => (b'r', ""),
+    };
+    [tenant.as_str().as_bytes(), &[0, sort], name.as_bytes()].concat()
+}
+
 /// About what [`put_delta`] and [`put_past`] add to a batch, rather more than less.
 pub(super) fn delta_bytes(delta: &Delta) -> usize {
     /// The key with its length, and of the record what is neither registration nor reported metadata.
     const BESIDE: usize = 128;
+    /// A name, twice, and a reason.
+    const RULING_BYTES: usize = 768;
     let of_instance = |instance: &Arc<Instance>| -> usize {
         instance.tenant.as_str().len() + instance.id().len() + instance.bytes() + BESIDE
     };
@@ -128,7 +153,8 @@ pub(super) fn delta_bytes(delta: &Delta) -> usize {
     let past = delta.past.changes.len();
     let others = delta.deadlines.len() + delta.removed.len() + delta.removed_leases.len() + past;
     let definitions: usize = delta.definitions.put.iter().map(|definition| definition.content.bytes() + BESIDE).sum();
-    instances + definitions + (others + delta.definitions.removed.len()) * BESIDE / 2
+    let rulings = (delta.rulings.put.len() + delta.rulings.removed.len()) * RULING_BYTES;
+    instances + definitions + rulings + (others + delta.definitions.removed.len()) * BESIDE / 2
 }
 
 /// Adds to a batch what turns the rows of the checkpoint before into those of this one.
@@ -159,6 +185,17 @@ pub(super) fn put_delta(db: &DB, batch: &mut WriteBatch, delta: &Delta) {
         let key = definition_key(&definition.tenant, &definition.content.key());
         let record = codec::seal(Kind::Definition, &key, &**definition);
         batch.put_cf(definitions, key, record);
+    }
+    put_rulings(db, batch, &delta.rulings);
+}
+
+fn put_rulings(db: &DB, batch: &mut WriteBatch, delta: &RulingsDelta) {
+    let rulings = cf(db, Table::Rulings.name());
+    delta.removed.iter().for_each(|(tenant, key)| batch.delete_cf(rulings, ruling_key(tenant, key)));
+    for ruling in &delta.put {
+        let key = ruling_key(&ruling.tenant, &ruling.content.key());
+        let record = codec::seal(Kind::Ruling, &key, ruling);
+        batch.put_cf(rulings, key, record);
     }
 }
 

@@ -9,8 +9,9 @@ use openraft::{Membership, RaftLogReader};
 use rollcall_registry::{
     AccessRole, AccessTokenCommand, AccessTokenId, Admission, ClusterTime, Command, Condition, DefinitionChange,
     DefinitionName, Digest, EventDefinition, FeatureLevel, Grant, InstanceId, JoinTokenCommand, JoinTokenId, LeaseId,
-    LeaseSet, Metadata, MetadataValue, NewAccessToken, Options, PackedRegistration, PrincipalId, Proposal, Reach,
-    Registration, Scopes, SecretDigest, ServiceName, State, TenantId, Term, Verb, Visibility, WallTime,
+    LeaseSet, Metadata, MetadataValue, NewAccessToken, Options, OrderKind, OwnerName, PackedRegistration,
+    PrincipalId, Proposal, RankWeights, Reach, Registration, RulingChange, Scopes, SecretDigest, ServiceName, State,
+    TenantId, Term, Trust, Verb, Verdict, Visibility, WallTime,
 };
 use rollcall_storage::{
     ClusterId, DataDir, Identity, LogEntry, LogId, Member, Payload, Snapshot, Stores, TypeConfig,
@@ -60,6 +61,7 @@ pub(crate) fn proposal(n: u64) -> Proposal {
     }
     commands.extend(about_tokens(n).map(Command::JoinToken));
     commands.extend(about_access(n).map(Command::AccessToken));
+    commands.extend(about_rulings(n, n.saturating_sub(40)));
     if n % 30 == 29 {
         let name = DefinitionName::parse(&format!("event-{n}")).unwrap();
         let event = EventDefinition { name, topic: "facts".into(), document: "{}".into() };
@@ -69,6 +71,28 @@ pub(crate) fn proposal(n: u64) -> Proposal {
         });
     }
     Proposal { stamp: ClusterTime(n * 100), wall: WallTime(1_700_000_000_000 + n), commands, once: Vec::new() }
+}
+
+/// Orders come and go, for instances on the roll and off it; owners are trusted; checks find this and that.
+fn about_rulings(n: u64, earlier: u64) -> Vec<Command> {
+    let tenant = TenantId::parse(if n.is_multiple_of(5) { "t1" } else { "t2" }).expect("a valid tenant");
+    let id = |n: u64| InstanceId::parse(&format!("i{}", n % 37)).expect("a valid id");
+    let owner = OwnerName::parse(&format!("o{}", n % 3)).expect("a valid name");
+    let rule = |change| Command::Rule { tenant: tenant.clone(), change };
+    let reason = n.is_multiple_of(2).then(|| format!("because of {n}").into());
+    let kind = if n.is_multiple_of(4) { OrderKind::Drain } else { OrderKind::Maintenance };
+    match n % 9 {
+        1 | 4 => vec![rule(RulingChange::Give { id: id(n), kind, reason })],
+        3 => vec![rule(RulingChange::Lift { id: id(earlier), kind: OrderKind::Maintenance })],
+        5 => vec![rule(RulingChange::Trust { owner, trust: Trust::try_from(n as u16).ok() })],
+        7 if n.is_multiple_of(2) => vec![rule(RulingChange::Ranking(Some(RankWeights::default())))],
+        8 => {
+            // Of whoever has this lease, if anybody has.
+            let lease = LeaseId(n.saturating_sub(1));
+            vec![Command::Observe { tenant, id: id(n), lease, verdict: Verdict::Degraded }]
+        }
+        _ => Vec::new(),
+    }
 }
 
 /// Tokens come, admit, expire and go.

@@ -9,6 +9,7 @@ use rollcall_registry::{Filter, Instance};
 
 use super::card::{SETTINGS, Setting};
 use super::shown::{Shown, key};
+use crate::faces::AVAILABLE;
 use crate::reply::Failure;
 
 /// Most parameters of one question.
@@ -46,6 +47,7 @@ impl Wanted {
             return Err(Failure::fault("query", detail));
         }
         let mut wanted = Self::default();
+        wanted.filter.statuses.extend(AVAILABLE);
         for (name, value) in parameters {
             if !wanted.add(&name, value) {
                 return Ok(None);

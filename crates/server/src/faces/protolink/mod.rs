@@ -19,7 +19,7 @@ use axum::middleware::{self, Next};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{any, get, post};
 use rollcall_api::{HeartbeatRequest, Problem, header as names};
-use rollcall_registry::{Command, Condition, Outcome, Query, Refusal, Revision, Sort, TenantId, View};
+use rollcall_registry::{Command, Condition, Outcome, Query, Ranking, Refusal, Revision, Sort, TenantId, View};
 use rollcall_replica::{BarrierError, Consistency, Freshness};
 use serde::Serialize;
 use tokio::time::Instant;
@@ -286,6 +286,7 @@ async fn find(native: &Native, context: &Context, wanted: Option<&Wanted>) -> Re
         tenant: context.tenant.clone(),
         filter: wanted.filter.clone(),
         sort: Sort::Lease,
+        ranking: Ranking::default(),
         after: None,
         limit: u32::MAX as usize,
     };

@@ -9,13 +9,15 @@ use axum::response::Response;
 use rollcall_api::HeartbeatRequest;
 use rollcall_registry::query::LIMIT_MAX;
 use rollcall_registry::{
-    Command, Condition, Filter, InstanceId, LeaseId, Outcome, Position, Query, Revision, Sort, Status, TenantId, View,
+    Command, Condition, Filter, InstanceId, LeaseId, Outcome, Position, Query, Ranking, Revision, Sort, Status,
+    TenantId, View,
 };
 use serde_json::json;
 
 use super::fields::Faults;
 use super::wire::AgentDefinition;
 use super::{Caller, Named, current, listed, params, parsed, translate, wire};
+use crate::faces::AVAILABLE;
 use crate::native::{Native, json as answer, json_text};
 use crate::params::Last;
 use crate::reply::{self, Failure, Shown};
@@ -228,7 +230,12 @@ impl Wanted {
             Self::Produces(event) => produced_events.push(event.as_str().into()),
             Self::All | Self::Id(_) | Self::Named(_) => {}
         }
-        let statuses = if expired { Status::ALL.to_vec() } else { Vec::new() };
+        let statuses = match self {
+            _ if expired => Status::ALL.to_vec(),
+            // Whoever knows it by its id may be itself.
+            Self::Id(_) => Vec::new(),
+            Self::All | Self::Named(_) | Self::Consumes(_) | Self::Produces(_) => AVAILABLE.to_vec(),
+        };
         Filter { statuses, consumed_events, produced_events, ..Filter::default() }
     }
 }
@@ -292,7 +299,14 @@ fn latest(
     let mut page_after: Option<(Position, Revision)> = None;
     loop {
         let (after, revision) = page_after.map_or((None, None), |(after, at)| (Some(after), Some(at)));
-        let query = Query { tenant: tenant.clone(), filter: filter.clone(), sort: Sort::Id, after, limit: LIMIT_MAX };
+        let query = Query {
+            tenant: tenant.clone(),
+            filter: filter.clone(),
+            sort: Sort::Id,
+            ranking: Ranking::default(),
+            after,
+            limit: LIMIT_MAX,
+        };
         // Page by page, so that apply is not held up for long; all at one revision.
         let page = native.replica.roll().read(|state| match revision {
             None => Ok(state.query(&query)),

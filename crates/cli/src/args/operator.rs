@@ -1,0 +1,176 @@
+//! `rollcall maintenance | drain | trust | ranking | pick`.
+
+use clap::{Args, Subcommand};
+use rollcall_api::{RankWeights, Strategy};
+use rollcall_client::{Consistency, PickQuery, RankBy};
+
+use super::{FilterFlags, Freshness};
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum Maintenance {
+    /// Take an instance out of service until this is taken back: it is shown in `maintenance`, whatever it says itself
+    On(Order),
+    /// Put it back into service
+    Off { id: String },
+    /// Show all orders that stand, drains among them, and those for ids that are off the roll
+    List,
+}
+
+#[derive(Args, Debug)]
+pub(crate) struct Order {
+    pub(crate) id: String,
+    /// For whoever wonders
+    #[arg(long)]
+    pub(crate) reason: Option<String>,
+}
+
+#[derive(Args, Debug)]
+pub(crate) struct Drain {
+    #[command(flatten)]
+    pub(crate) order: Order,
+    /// Take it back
+    #[arg(long, conflicts_with = "reason")]
+    pub(crate) off: bool,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum Trust {
+    /// Say how far an owner is trusted: 0 to 10
+    Set { owner: String, trust: f64 },
+    /// Forget it: the owner counts as one with 5 again
+    Unset { owner: String },
+    /// Show all owners of whom it is known
+    List,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum Ranking {
+    /// Show what each part counts
+    Show,
+    /// Say what each part counts; what is left out counts nothing
+    Set {
+        /// As `capability=0.4,health=0.3,proximity=0.2,trust=0.1`
+        #[arg(value_name = "PART=WEIGHT,…", value_parser = parse_weights)]
+        weights: RankWeights,
+    },
+    /// Rank by the default again
+    Reset,
+}
+
+#[derive(Args, Debug, Default)]
+#[command(next_help_heading = "Ranking")]
+pub(crate) struct RankFlags {
+    /// What each part counts, as `proximity=1,health=0.5` [default: the tenant's]
+    #[arg(long, value_name = "PART=WEIGHT,…", value_parser = parse_weights)]
+    weights: Option<RankWeights>,
+    /// A capability that is wanted, but not demanded; repeat or separate by commas
+    #[arg(long, value_name = "CAPABILITY", value_delimiter = ',')]
+    prefer: Vec<String>,
+    /// The region of whoever asks
+    #[arg(long, value_name = "REGION")]
+    near_region: Option<String>,
+    /// The zone of whoever asks
+    #[arg(long, value_name = "ZONE")]
+    near_zone: Option<String>,
+    /// Where whoever asks is, in degrees
+    #[arg(long, value_name = "LATITUDE,LONGITUDE", value_parser = parse_coordinates, allow_hyphen_values = true)]
+    near: Option<[f64; 2]>,
+    /// Whoever asks, as it is on the roll: its locality counts, unless another is said
+    #[arg(long, value_name = "ID")]
+    requester_id: Option<String>,
+    /// Show what each rank came of
+    #[arg(long)]
+    pub(crate) explain: bool,
+}
+
+impl From<RankFlags> for RankBy {
+    fn from(flags: RankFlags) -> Self {
+        Self {
+            weights: flags.weights,
+            preferred_capabilities: flags.prefer,
+            region: flags.near_region,
+            zone: flags.near_zone,
+            coordinates: flags.near,
+            requester_id: flags.requester_id,
+            explain: flags.explain,
+        }
+    }
+}
+
+#[derive(Args, Debug)]
+pub(crate) struct Pick {
+    #[command(flatten)]
+    filters: FilterFlags,
+    /// How one is chosen: rank, weighted or round_robin [default: rank]
+    #[arg(long, help_heading = "Choice")]
+    strategy: Option<Strategy>,
+    /// A semver range and its share, as `^1.4:95`: one range is drawn first; repeat it
+    #[arg(long, value_name = "RANGE:WEIGHT", value_parser = parse_share, help_heading = "Choice")]
+    split: Vec<(String, u32)>,
+    #[command(flatten)]
+    rank: RankFlags,
+    #[command(flatten)]
+    freshness: Freshness,
+}
+
+impl From<Pick> for PickQuery {
+    fn from(args: Pick) -> Self {
+        Self {
+            filters: args.filters.into(),
+            strategy: args.strategy,
+            split: args.split,
+            rank: args.rank.into(),
+            consistency: Consistency::from(&args.freshness),
+        }
+    }
+}
+
+fn parse_weights(text: &str) -> Result<RankWeights, String> {
+    let mut weights = RankWeights::default();
+    for pair in text.split(',') {
+        let (part, number) = pair.split_once('=').ok_or_else(|| format!("`{pair}`: expected PART=WEIGHT"))?;
+        let weight = match part.trim() {
+            "capability" => &mut weights.capability,
+            "health" => &mut weights.health,
+            "proximity" => &mut weights.proximity,
+            "trust" => &mut weights.trust,
+            other => return Err(format!("`{other}` is none of capability, health, proximity, trust")),
+        };
+        *weight = number.trim().parse().map_err(|_| format!("`{number}` is no number"))?;
+    }
+    Ok(weights)
+}
+
+fn parse_coordinates(text: &str) -> Result<[f64; 2], String> {
+    let (latitude, longitude) = text.split_once(',').ok_or("expected LATITUDE,LONGITUDE")?;
+    let degrees = |text: &str| text.trim().parse::<f64>().map_err(|_| format!("`{text}` is no number"));
+    Ok([degrees(latitude)?, degrees(longitude)?])
+}
+
+fn parse_share(text: &str) -> Result<(String, u32), String> {
+    let (range, weight) = text.rsplit_once(':').ok_or("expected RANGE:WEIGHT")?;
+    let weight = weight.parse().map_err(|_| format!("`{weight}` is no whole number"))?;
+    Ok((range.to_owned(), weight))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn weights_places_and_shares_are_read() {
+        let weights = RankWeights { health: 0.5, trust: 1.0, ..RankWeights::default() };
+        assert_eq!(parse_weights("trust=1, health=0.5"), Ok(weights));
+        assert_eq!(parse_coordinates("52.52, -13"), Ok([52.52, -13.0]));
+        assert_eq!(parse_share(">=1, <2:95"), Ok((">=1, <2".to_owned(), 95)));
+        for text in ["", "health", "speed=1", "health=x"] {
+            assert!(parse_weights(text).is_err(), "{text}");
+        }
+        for text in ["", "1", "1,x"] {
+            assert!(parse_coordinates(text).is_err(), "{text}");
+        }
+        for text in ["", "^1", "^1:x", "^1:-1"] {
+            assert!(parse_share(text).is_err(), "{text}");
+        }
+    }
+}

@@ -1,0 +1,148 @@
+//! `rollcall maintenance | drain | trust | ranking | pick`.
+
+use rollcall_api::{OperatorOrders, OrderResponse, OrdersResponse, RankInfo, RankingResponse, TrustsResponse};
+use rollcall_client::{Consistency, Order, PickQuery};
+
+use super::{attempt, client, instance};
+use crate::args::{Drain, Global, Maintenance, Pick, Ranking, Trust};
+use crate::failure::Failure;
+use crate::output::{self, Table};
+
+pub(super) async fn maintenance(global: &Global, args: Maintenance) -> Result<(), Failure> {
+    match args {
+        Maintenance::On(order) => give(global, &order.id, Order::Maintenance, order.reason.as_deref()).await,
+        Maintenance::Off { id } => lift(global, &id, Order::Maintenance).await,
+        Maintenance::List => {
+            // Whoever looks whether an order stands must not be shown an old list.
+            let wanted = Consistency { linearizable: true, ..Consistency::default() };
+            let orders = attempt("list the orders", client(global)?.orders(wanted).await)?;
+            output::show(global.output, &orders, describe)
+        }
+    }
+}
+
+pub(super) async fn drain(global: &Global, args: Drain) -> Result<(), Failure> {
+    let (id, reason) = (&args.order.id, args.order.reason.as_deref());
+    if args.off { lift(global, id, Order::Drain).await } else { give(global, id, Order::Drain, reason).await }
+}
+
+async fn give(global: &Global, id: &str, order: Order, reason: Option<&str>) -> Result<(), Failure> {
+    let what = word(order);
+    let answer = client(global)?.order(id, order, reason).await;
+    let answer = attempt(format!("order {what} of `{id}`"), answer)?;
+    output::show(global.output, &answer, |answer| {
+        let before = if answer.changed { "" } else { ", as it was before" };
+        format!("{what} of {} is ordered{before}{}\n", output::printable(&answer.service_id), condition(answer))
+    })
+}
+
+async fn lift(global: &Global, id: &str, order: Order) -> Result<(), Failure> {
+    let what = word(order);
+    let answer = client(global)?.lift(id, order).await;
+    let answer = attempt(format!("lift {what} of `{id}`"), answer)?;
+    output::show(global.output, &answer, |answer| {
+        let lifted = if answer.changed { "is lifted" } else { "was not ordered" };
+        format!("{what} of {} {lifted}{}\n", output::printable(&answer.service_id), condition(answer))
+    })
+}
+
+fn word(order: Order) -> &'static str {
+    match order {
+        Order::Maintenance => "maintenance",
+        Order::Drain => "drain",
+    }
+}
+
+fn condition(answer: &OrderResponse) -> String {
+    match answer.status {
+        Some(status) => format!("; it is shown as {status}"),
+        None => "; it is off the roll".to_owned(),
+    }
+}
+
+fn describe(answer: &OrdersResponse) -> String {
+    if answer.orders.is_empty() {
+        return "no orders\n".to_owned();
+    }
+    let mut table = Table::new(&["ID", "ON THE ROLL", "ORDER", "SINCE", "REASON"]);
+    for standing in &answer.orders {
+        let OperatorOrders { maintenance, drain } = &standing.operator;
+        for (kind, order) in [("maintenance", maintenance), ("drain", drain)] {
+            let Some(order) = order else { continue };
+            let present = if standing.present { "yes" } else { "no" };
+            table.row(vec![
+                standing.service_id.clone(),
+                present.to_owned(),
+                kind.to_owned(),
+                order.since.clone(),
+                order.reason.clone().unwrap_or_default(),
+            ]);
+        }
+    }
+    table.render()
+}
+
+pub(super) async fn trust(global: &Global, args: Trust) -> Result<(), Failure> {
+    let client = client(global)?;
+    let (owner, trust) = match args {
+        Trust::Set { owner, trust } => (owner, Some(trust)),
+        Trust::Unset { owner } => (owner, None),
+        Trust::List => {
+            let trusted = attempt("list whom operators trust", client.trust().await)?;
+            return output::show(global.output, &trusted, whom);
+        }
+    };
+    let info = attempt(format!("set the trust in `{owner}`"), client.set_trust(&owner, trust).await)?;
+    output::show(global.output, &info, |info| {
+        let owner = output::printable(&info.owner);
+        match info.trust {
+            Some(trust) => format!("{owner} is trusted with {trust} of 10\n"),
+            None => format!("nothing is known of {owner}, who counts as one with 5 of 10\n"),
+        }
+    })
+}
+
+fn whom(answer: &TrustsResponse) -> String {
+    if answer.owners.is_empty() {
+        return "nothing is known of anybody\n".to_owned();
+    }
+    let mut table = Table::new(&["OWNER", "TRUST"]);
+    for info in &answer.owners {
+        table.row(vec![info.owner.clone(), info.trust.map_or_else(String::new, |trust| trust.to_string())]);
+    }
+    table.render()
+}
+
+pub(super) async fn ranking(global: &Global, args: Ranking) -> Result<(), Failure> {
+    let client = client(global)?;
+    let ranking = match args {
+        Ranking::Show => attempt("show the ranking", client.ranking().await)?,
+        Ranking::Set { weights } => attempt("set the ranking", client.set_ranking(Some(weights)).await)?,
+        Ranking::Reset => attempt("reset the ranking", client.set_ranking(None).await)?,
+    };
+    output::show(global.output, &ranking, |RankingResponse { weights, default }| {
+        let pairs = [
+            ("capability", weights.capability.to_string()),
+            ("health", weights.health.to_string()),
+            ("proximity", weights.proximity.to_string()),
+            ("trust", weights.trust.to_string()),
+            ("chosen by", if *default { "nobody: the default" } else { "an operator" }.to_owned()),
+        ];
+        output::fields(&pairs)
+    })
+}
+
+pub(super) async fn pick(global: &Global, args: Pick) -> Result<(), Failure> {
+    let picked = attempt("pick one", client(global)?.pick(&PickQuery::from(args)).await)?;
+    output::show(global.output, &picked, |picked| {
+        let range = picked.version_range.as_ref().map(|range| format!(" in {range}")).unwrap_or_default();
+        let strategy = picked.strategy;
+        format!("{}picked by {strategy} from {}{range}\n", instance::describe(&picked.service), picked.candidates)
+    })
+}
+
+/// A rank and what it came of, for people.
+pub(super) fn rank(rank: &RankInfo) -> String {
+    let RankInfo { score, capability, health, proximity, trust } = rank;
+    format!("{score:.3} (capability {capability}, health {health}, proximity {proximity}, trust {trust})")
+}

@@ -1,0 +1,112 @@
+//! What operators say: orders for instances, trust in owners, how results are ranked. And picking one by rank.
+
+use reqwest::Method;
+use rollcall_api::{
+    OrderRequest, OrderResponse, OrdersResponse, PickResponse, RankWeights, RankingRequest, RankingResponse,
+    TrustInfo, TrustRequest, TrustsResponse,
+};
+
+use crate::client::{Client, addressable};
+use crate::error::Error;
+use crate::query::{Consistency, PickQuery};
+use crate::request::{Repeat, Request};
+
+/// What can be ordered for an instance.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Order {
+    /// Out of service until it is lifted; outlives the instance.
+    Maintenance,
+    /// No new work until it goes; over when it has gone.
+    Drain,
+}
+
+impl Order {
+    fn segment(self) -> &'static str {
+        match self {
+            Self::Maintenance => "maintenance",
+            Self::Drain => "drain",
+        }
+    }
+}
+
+const RANKING: [&str; 2] = ["api", "ranking"];
+
+impl Client {
+    /// Gives an order for an instance, or another reason for one that stands.
+    ///
+    /// # Errors
+    /// 404 `not_found` when the instance is not on the roll; 409 `too_many_rulings`.
+    pub async fn order(&self, id: &str, order: Order, reason: Option<&str>) -> Result<OrderResponse, Error> {
+        let path = ["api", "services", addressable(id)?, order.segment()];
+        let body = OrderRequest { reason: reason.map(str::to_owned) };
+        self.send(&Request::new(Method::PUT, &path, Repeat::Safe).json(&body)?).await
+    }
+
+    /// Takes an order back.
+    ///
+    /// # Errors
+    /// 404 `not_found` when neither the instance nor an order for it is there.
+    pub async fn lift(&self, id: &str, order: Order) -> Result<OrderResponse, Error> {
+        let path = ["api", "services", addressable(id)?, order.segment()];
+        self.send(&Request::new(Method::DELETE, &path, Repeat::IfNotApplied)).await
+    }
+
+    /// All orders that stand, those for ids that are off the roll among them.
+    ///
+    /// # Errors
+    /// 503 and 504 when the wanted consistency cannot be had in time.
+    pub async fn orders(&self, consistency: Consistency) -> Result<OrdersResponse, Error> {
+        let request = Request::new(Method::GET, &["api", "orders"], Repeat::Safe);
+        self.send(&request.query(consistency.parameters())).await
+    }
+
+    /// Says how far an owner is trusted, 0 to 10; `None` forgets it.
+    ///
+    /// # Errors
+    /// 400 for a number beyond the bounds; 409 `too_many_rulings`.
+    pub async fn set_trust(&self, owner: &str, trust: Option<f64>) -> Result<TrustInfo, Error> {
+        let path = ["api", "trust", addressable(owner)?];
+        let request = match trust {
+            Some(trust) => Request::new(Method::PUT, &path, Repeat::Safe).json(&TrustRequest { trust })?,
+            None => Request::new(Method::DELETE, &path, Repeat::Safe),
+        };
+        self.send(&request).await
+    }
+
+    /// All owners of whom it is known how far they are trusted.
+    ///
+    /// # Errors
+    /// 503 while no leader is known.
+    pub async fn trust(&self) -> Result<TrustsResponse, Error> {
+        self.send(&Request::new(Method::GET, &["api", "trust"], Repeat::Safe)).await
+    }
+
+    /// By what the tenant's results are ranked.
+    ///
+    /// # Errors
+    /// 503 while no leader is known.
+    pub async fn ranking(&self) -> Result<RankingResponse, Error> {
+        self.send(&Request::new(Method::GET, &RANKING, Repeat::Safe)).await
+    }
+
+    /// Says by what the tenant's results are ranked; `None` is the default again.
+    ///
+    /// # Errors
+    /// 400 for weights beyond the bounds.
+    pub async fn set_ranking(&self, weights: Option<RankWeights>) -> Result<RankingResponse, Error> {
+        let request = match weights {
+            Some(weights) => Request::new(Method::PUT, &RANKING, Repeat::Safe).json(&RankingRequest { weights })?,
+            None => Request::new(Method::DELETE, &RANKING, Repeat::Safe),
+        };
+        self.send(&request).await
+    }
+
+    /// One of those that fit. For one per call, with nothing to ask meanwhile, see [`Directory`](crate::Directory).
+    ///
+    /// # Errors
+    /// 404 `nobody_fits`; 400 for a malformed filter; 503 and 504 when the wanted consistency cannot be had in time.
+    pub async fn pick(&self, query: &PickQuery) -> Result<PickResponse, Error> {
+        let request = Request::new(Method::GET, &["api", "services", "pick"], Repeat::Safe);
+        self.send(&request.query(query.parameters())).await
+    }
+}

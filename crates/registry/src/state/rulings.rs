@@ -1,0 +1,427 @@
+//! What operators laid down: a table beside the roll, and the orders that instances bear.
+//!
+//! A maintenance order outlives its instance. When the instance leaves the roll the order moves into the table, and back
+//! when the id is registered again; so it stands in one place at a time. A drain is over when its instance has gone.
+//! The table takes no revision; an order of an instance on the roll is part of that, and a visible change.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use super::State;
+use super::checkpoint::RestoreError;
+use crate::command::Refusal;
+use crate::digest::{self, RowSum};
+use crate::health::{Order, OrderKind, Orders, REASON_BYTES_MAX};
+use crate::history::ChangeKind;
+use crate::ids::{InstanceId, OwnerName, TenantId};
+use crate::index::Slot;
+use crate::instance::Instance;
+use crate::rank::{RankWeights, Ranker, Ranking, Trust};
+use crate::registration::Status;
+use crate::ruling::{RULINGS_MAX, Ruled, Ruling, RulingChange, RulingContent, RulingKey};
+
+/// The table, of all tenants.
+#[derive(Debug, Default)]
+pub struct Rulings {
+    tenants: BTreeMap<TenantId, OfTenant>,
+    /// Not as in the last checkpoint.
+    dirty: BTreeSet<(TenantId, RulingKey)>,
+    /// In the last checkpoint.
+    kept: BTreeSet<(TenantId, RulingKey)>,
+}
+
+#[derive(Debug, Default)]
+struct OfTenant {
+    /// Maintenance of ids that are off the roll.
+    absent: BTreeMap<InstanceId, Order>,
+    /// Ids under maintenance, on the roll or off it.
+    in_maintenance: usize,
+    trust: BTreeMap<OwnerName, Trust>,
+    /// Of the rows of trust.
+    trust_sum: RowSum,
+    ranking: Option<RankWeights>,
+}
+
+impl OfTenant {
+    fn is_empty(&self) -> bool {
+        let Self { absent, in_maintenance, trust, trust_sum: _, ranking } = self;
+        absent.is_empty() && *in_maintenance == 0 && trust.is_empty() && ranking.is_none()
+    }
+
+    fn get(&self, key: &RulingKey) -> Option<RulingContent> {
+        match key {
+            RulingKey::Order(id) => {
+                self.absent.get(id).map(|order| RulingContent::Order { id: id.clone(), order: order.clone() })
+            }
+            RulingKey::Trust(owner) => {
+                self.trust.get(owner).map(|trust| RulingContent::Trust { owner: owner.clone(), trust: *trust })
+            }
+            RulingKey::Ranking => self.ranking.map(RulingContent::Ranking),
+        }
+    }
+
+    fn contents(&self) -> impl Iterator<Item = RulingContent> {
+        let orders = self.absent.keys().cloned().map(RulingKey::Order);
+        let trust = self.trust.keys().cloned().map(RulingKey::Trust);
+        orders.chain(trust).chain([RulingKey::Ranking]).filter_map(|key| self.get(&key))
+    }
+}
+
+/// What turns the rows of the last checkpoint into the present ones. Removals come before the rest.
+#[derive(Debug, Default)]
+pub struct RulingsDelta {
+    pub removed: Vec<(TenantId, RulingKey)>,
+    pub put: Vec<Ruling>,
+}
+
+impl Rulings {
+    /// How far operators trust an owner.
+    pub fn trust(&self, tenant: &TenantId, owner: &str) -> Option<Trust> {
+        self.tenants.get(tenant)?.trust.get(owner).copied()
+    }
+
+    /// All owners of whom operators said how far they are trusted, by name.
+    pub fn trusted(&self, tenant: &TenantId) -> impl Iterator<Item = (&OwnerName, Trust)> {
+        self.tenants.get(tenant).into_iter().flat_map(|own| own.trust.iter().map(|(owner, trust)| (owner, *trust)))
+    }
+
+    /// The weights that operators gave to a tenant.
+    pub fn ranking(&self, tenant: &TenantId) -> Option<RankWeights> {
+        self.tenants.get(tenant)?.ranking
+    }
+
+    /// Maintenance of ids that are off the roll, by id.
+    pub fn absent_orders(&self, tenant: &TenantId) -> impl Iterator<Item = (&InstanceId, &Order)> {
+        self.tenants.get(tenant).into_iter().flat_map(|own| own.absent.iter())
+    }
+
+    pub(crate) fn trusts_anybody(&self, tenant: &TenantId) -> bool {
+        self.tenants.get(tenant).is_some_and(|own| !own.trust.is_empty())
+    }
+
+    /// Differs where other owners are trusted, or otherwise.
+    pub(crate) fn trust_mark(&self, tenant: &TenantId) -> u64 {
+        let sum = self.tenants.get(tenant).map(|own| own.trust_sum).unwrap_or_default();
+        sum.with_scalars(std::iter::empty()).0 as u64
+    }
+
+    fn in_maintenance(&self, tenant: &TenantId) -> usize {
+        self.tenants.get(tenant).map_or(0, |own| own.in_maintenance)
+    }
+
+    /// Counts an id that comes under maintenance, or is no longer.
+    fn count_maintenance(&mut self, tenant: &TenantId, begins: bool) {
+        let own = self.tenants.entry(tenant.clone()).or_default();
+        own.in_maintenance = if begins { own.in_maintenance + 1 } else { own.in_maintenance - 1 };
+        self.forget_if_empty(tenant);
+    }
+
+    fn forget_if_empty(&mut self, tenant: &TenantId) {
+        if self.tenants.get(tenant).is_some_and(OfTenant::is_empty) {
+            self.tenants.remove(tenant);
+        }
+    }
+
+    fn put(&mut self, tenant: &TenantId, content: RulingContent, rows: &mut RowSum) {
+        self.take(tenant, &content.key(), rows);
+        let row = Ruling { tenant: tenant.clone(), content };
+        let sum = digest::of_ruling(&row);
+        rows.add(sum);
+        let key = row.content.key();
+        let own = self.tenants.entry(tenant.clone()).or_default();
+        match row.content {
+            RulingContent::Order { id, order } => drop(own.absent.insert(id, order)),
+            RulingContent::Trust { owner, trust } => {
+                own.trust_sum.add(sum);
+                own.trust.insert(owner, trust);
+            }
+            RulingContent::Ranking(weights) => own.ranking = Some(weights),
+        }
+        self.dirty.insert((tenant.clone(), key));
+    }
+
+    /// Takes a row out; none if there was none.
+    fn take(&mut self, tenant: &TenantId, key: &RulingKey, rows: &mut RowSum) -> Option<RulingContent> {
+        let own = self.tenants.get_mut(tenant)?;
+        let content = own.get(key)?;
+        let sum = digest::of_ruling(&Ruling { tenant: tenant.clone(), content: content.clone() });
+        rows.remove(sum);
+        match key {
+            RulingKey::Order(id) => drop(own.absent.remove(id)),
+            RulingKey::Trust(owner) => {
+                own.trust_sum.remove(sum);
+                own.trust.remove(owner);
+            }
+            RulingKey::Ranking => own.ranking = None,
+        }
+        self.dirty.insert((tenant.clone(), key.clone()));
+        self.forget_if_empty(tenant);
+        Some(content)
+    }
+
+    fn get(&self, tenant: &TenantId, key: &RulingKey) -> Option<RulingContent> {
+        self.tenants.get(tenant)?.get(key)
+    }
+
+    pub(super) fn take_delta(&mut self) -> RulingsDelta {
+        let mut delta = RulingsDelta::default();
+        for (tenant, key) in std::mem::take(&mut self.dirty) {
+            match self.get(&tenant, &key) {
+                Some(content) => {
+                    self.kept.insert((tenant.clone(), key));
+                    delta.put.push(Ruling { tenant, content });
+                }
+                None => {
+                    let row = (tenant, key);
+                    if self.kept.remove(&row) {
+                        delta.removed.push(row);
+                    }
+                }
+            }
+        }
+        delta
+    }
+}
+
+impl State {
+    /// What operators laid down beside the roll.
+    pub fn rulings(&self) -> &Rulings {
+        &self.rulings
+    }
+
+    /// All rows of the table, by tenant.
+    pub fn all_rulings(&self) -> impl Iterator<Item = Ruling> {
+        self.rulings
+            .tenants
+            .iter()
+            .flat_map(|(tenant, own)| own.contents().map(move |content| Ruling { tenant: tenant.clone(), content }))
+    }
+
+    /// Differs where the same question would rank otherwise, because of what was laid down since or because it is another.
+    pub fn ranking_mark(&self, tenant: &TenantId, ranking: &Ranking) -> u64 {
+        Ranker::new(ranking, tenant, &self.rulings).mark()
+    }
+
+    /// Orders for instances on the roll, by their ids.
+    pub fn orders<'a>(&'a self, tenant: &TenantId) -> impl Iterator<Item = (&'a str, &'a Orders)> {
+        let shown_as = [Status::Maintenance, Status::Offline];
+        let found = self.index(tenant).into_iter().flat_map(move |index| {
+            shown_as.into_iter().filter_map(|status| index.posting(crate::index::Term::Status(status)))
+        });
+        let slots = found.flat_map(|posting| posting.iter().collect::<Vec<_>>());
+        let ordered = slots.map(|slot| self.instance(slot)).filter(|instance| !instance.seldom.orders().is_empty());
+        let by_id: BTreeMap<_, _> = ordered.map(|instance| (instance.id(), instance.seldom.orders())).collect();
+        by_id.into_iter()
+    }
+
+    /// The orders for one id, on the roll or off it.
+    pub fn orders_for(&self, tenant: &TenantId, id: &InstanceId) -> Orders {
+        match self.slot(tenant, id.as_str()) {
+            Some(slot) => self.instance(slot).seldom.orders().clone(),
+            None => {
+                let absent = self.rulings.tenants.get(tenant).and_then(|own| own.absent.get(id));
+                absent.cloned().map(Orders::of_absent).unwrap_or_default()
+            }
+        }
+    }
+
+    pub(super) fn rule(&mut self, tenant: &TenantId, change: &RulingChange) -> Result<Ruled, Refusal> {
+        match change {
+            RulingChange::Give { id, kind, reason } => self.give(tenant, id, *kind, reason.as_deref()),
+            RulingChange::Lift { id, kind } => self.lift(tenant, id, *kind),
+            RulingChange::Trust { owner, trust: Some(trust) } => {
+                let is_new = self.rulings.trust(tenant, owner.as_str()).is_none();
+                if is_new && self.rulings.trusted(tenant).count() >= RULINGS_MAX {
+                    return Err(Refusal::TooManyRulings { max: RULINGS_MAX as u32 });
+                }
+                Ok(self.lay_down(tenant, RulingContent::Trust { owner: owner.clone(), trust: *trust }))
+            }
+            RulingChange::Trust { owner, trust: None } => {
+                Ok(self.take_back(tenant, &RulingKey::Trust(owner.clone())))
+            }
+            RulingChange::Ranking(Some(weights)) => Ok(self.lay_down(tenant, RulingContent::Ranking(*weights))),
+            RulingChange::Ranking(None) => Ok(self.take_back(tenant, &RulingKey::Ranking)),
+        }
+    }
+
+    fn lay_down(&mut self, tenant: &TenantId, content: RulingContent) -> Ruled {
+        let changed = self.rulings.get(tenant, &content.key()).as_ref() != Some(&content);
+        if changed {
+            let tenant = self.known_tenant(tenant.clone());
+            self.rulings.put(&tenant, content, &mut self.rows);
+        }
+        Ruled { changed, revision: self.revision }
+    }
+
+    fn take_back(&mut self, tenant: &TenantId, key: &RulingKey) -> Ruled {
+        let changed = self.rulings.take(tenant, key, &mut self.rows).is_some();
+        Ruled { changed, revision: self.revision }
+    }
+
+    fn give(
+        &mut self,
+        tenant: &TenantId,
+        id: &InstanceId,
+        kind: OrderKind,
+        reason: Option<&str>,
+    ) -> Result<Ruled, Refusal> {
+        if reason.is_some_and(|reason| reason.len() > REASON_BYTES_MAX) {
+            return Err(Refusal::RulingOutOfBounds);
+        }
+        let order = |standing: Option<&Order>| Order {
+            reason: reason.map(Box::from),
+            since: standing.map_or(self.wall, |standing| standing.since),
+        };
+        let Some(slot) = self.slot(tenant, id.as_str()) else {
+            let key = RulingKey::Order(id.clone());
+            let standing = match self.rulings.get(tenant, &key) {
+                Some(RulingContent::Order { order, .. }) if kind == OrderKind::Maintenance => order,
+                _ => return Err(Refusal::NotRegistered),
+            };
+            let content = RulingContent::Order { id: id.clone(), order: order(Some(&standing)) };
+            return Ok(self.lay_down(tenant, content));
+        };
+        let orders = self.instance(slot).seldom.orders();
+        let (standing, order) = (orders.get(kind), order(orders.get(kind)));
+        if standing == Some(&order) {
+            return Ok(Ruled { changed: false, revision: self.instance(slot).revision });
+        }
+        if kind == OrderKind::Maintenance && standing.is_none() {
+            if self.rulings.in_maintenance(tenant) >= RULINGS_MAX {
+                return Err(Refusal::TooManyRulings { max: RULINGS_MAX as u32 });
+            }
+            let tenant = self.instance(slot).tenant.clone();
+            self.rulings.count_maintenance(&tenant, true);
+        }
+        let orders = self.instance(slot).seldom.orders().clone().with(kind, Some(order));
+        Ok(self.change_orders(slot, orders))
+    }
+
+    fn lift(&mut self, tenant: &TenantId, id: &InstanceId, kind: OrderKind) -> Result<Ruled, Refusal> {
+        let Some(slot) = self.slot(tenant, id.as_str()) else {
+            let key = RulingKey::Order(id.clone());
+            if kind != OrderKind::Maintenance || self.rulings.get(tenant, &key).is_none() {
+                return Err(Refusal::NotRegistered);
+            }
+            let ruled = self.take_back(tenant, &key);
+            self.rulings.count_maintenance(tenant, false);
+            return Ok(ruled);
+        };
+        let orders = self.instance(slot).seldom.orders().clone();
+        if orders.get(kind).is_none() {
+            return Ok(Ruled { changed: false, revision: self.instance(slot).revision });
+        }
+        if kind == OrderKind::Maintenance {
+            self.rulings.count_maintenance(tenant, false);
+        }
+        Ok(self.change_orders(slot, orders.with(kind, None)))
+    }
+
+    /// One visible change, whatever it does to the status that is shown.
+    fn change_orders(&mut self, slot: Slot, orders: Orders) -> Ruled {
+        let before = self.instance(slot);
+        let instance = Instance { seldom: before.seldom.with_orders(orders), ..Instance::clone(before) };
+        let kind = change_kind(before, &instance);
+        let (deadline, revision) = (self.seat(slot).deadline, self.next_revision());
+        self.change(slot, Instance { revision, ..instance }, deadline, kind);
+        Ruled { changed: true, revision }
+    }
+
+    /// The orders that an id has that comes onto the roll: those that it left it with.
+    pub(super) fn resume_orders(&mut self, tenant: &TenantId, id: &str) -> Orders {
+        let is_known = self.rulings.tenants.get(tenant).is_some_and(|own| own.absent.contains_key(id));
+        // Of nearly all ids nothing is known, and nothing is to be made for them.
+        if !is_known {
+            return Orders::default();
+        }
+        let key = RulingKey::Order(InstanceId::kept(id));
+        match self.rulings.take(tenant, &key, &mut self.rows) {
+            Some(RulingContent::Order { order, .. }) => Orders::of_absent(order),
+            _ => Orders::default(),
+        }
+    }
+
+    /// Keeps what outlives an instance that leaves the roll.
+    pub(super) fn keep_orders(&mut self, instance: &Instance) {
+        if let Some(order) = &instance.seldom.orders().maintenance {
+            let id = InstanceId::kept(instance.id());
+            let content = RulingContent::Order { id, order: order.clone() };
+            self.rulings.put(&instance.tenant, content, &mut self.rows);
+        }
+    }
+
+    /// A row that is in the checkpoint.
+    pub(super) fn restore_ruling(&mut self, ruling: Ruling) -> Result<(), RestoreError> {
+        let Ruling { tenant, content } = ruling;
+        let key = content.key();
+        let fault = match &content {
+            _ if self.rulings.get(&tenant, &key).is_some() => Some("it has two rows"),
+            RulingContent::Order { order, .. } if order.since > self.wall => Some("it was given later than now"),
+            RulingContent::Order { .. } | RulingContent::Trust { .. } | RulingContent::Ranking(_) => None,
+        };
+        if let Some(fault) = fault {
+            return Err(RestoreError::Ruling { tenant, key, fault });
+        }
+        if let RulingContent::Order { .. } = &content {
+            self.rulings.count_maintenance(&tenant, true);
+        }
+        self.rulings.put(&tenant, content, &mut self.rows);
+        let row = (tenant, key);
+        self.rulings.dirty.remove(&row);
+        self.rulings.kept.insert(row);
+        Ok(())
+    }
+
+    /// Once all instances and all rulings are there.
+    pub(super) fn finish_rulings(&mut self) -> Result<(), RestoreError> {
+        for (tenant, own) in &self.rulings.tenants {
+            if let Some(id) = own.absent.keys().find(|id| self.slot(tenant, id.as_str()).is_some()) {
+                let (tenant, key) = (tenant.clone(), RulingKey::Order(id.clone()));
+                return Err(RestoreError::Ruling { tenant, key, fault: "the instance is on the roll" });
+            }
+        }
+        let maintained =
+            self.seats.iter().flatten().filter(|seat| seat.instance.seldom.orders().maintenance.is_some());
+        for tenant in maintained.map(|seat| seat.instance.tenant.clone()).collect::<Vec<_>>() {
+            self.rulings.count_maintenance(&tenant, true);
+        }
+        Ok(())
+    }
+
+    /// # Panics
+    /// When the table contradicts itself or the roll.
+    pub(super) fn assert_rulings(&self, sum: &mut RowSum) {
+        let mut in_maintenance: BTreeMap<&TenantId, usize> = BTreeMap::new();
+        for seat in self.seats.iter().flatten() {
+            if seat.instance.seldom.orders().maintenance.is_some() {
+                *in_maintenance.entry(&seat.instance.tenant).or_default() += 1;
+            }
+        }
+        for (tenant, own) in &self.rulings.tenants {
+            assert!(!own.is_empty(), "tenant {tenant} is kept without rulings");
+            let mut trust_sum = RowSum::default();
+            for content in own.contents() {
+                let row = digest::of_ruling(&Ruling { tenant: tenant.clone(), content: content.clone() });
+                sum.add(row);
+                match content {
+                    RulingContent::Order { id, .. } => {
+                        assert_eq!(self.slot(tenant, id.as_str()), None, "{id} is on the roll, its order beside it");
+                        *in_maintenance.entry(tenant).or_default() += 1;
+                    }
+                    RulingContent::Trust { .. } => trust_sum.add(row),
+                    RulingContent::Ranking(_) => {}
+                }
+            }
+            assert_eq!(own.trust_sum, trust_sum, "tenant {tenant}: the sum of trust strayed");
+        }
+        for (tenant, own) in &self.rulings.tenants {
+            let counted = in_maintenance.remove(tenant).unwrap_or(0);
+            assert_eq!(own.in_maintenance, counted, "tenant {tenant}: ids under maintenance are counted wrong");
+        }
+        assert!(in_maintenance.is_empty(), "ids under maintenance are not counted");
+    }
+}
+
+/// What a change within an incarnation is told as.
+pub(super) fn change_kind(before: &Instance, after: &Instance) -> ChangeKind {
+    if before.status() == after.status() { ChangeKind::Updated } else { ChangeKind::StatusChanged }
+}

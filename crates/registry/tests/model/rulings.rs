@@ -1,0 +1,228 @@
+//! What operators lay down and checks find, as plainly as can be.
+
+use std::collections::BTreeMap;
+
+use rollcall_registry::{
+    ChangeKind, Command, InstanceId, LeaseId, Observed, Order, OrderKind, Orders, Outcome, OwnerName, Place,
+    RankWeights, Ranking, Refusal, Ruled, Ruling, RulingChange, RulingContent, State, Status, TenantId, Trust,
+    Verdict,
+};
+
+use crate::model::{Entry, Key, Model, check_lease};
+use crate::random::{CAPABILITIES, OWNERS, REGIONS, Random, ZONES, id, tenant};
+
+/// The table beside the roll.
+#[derive(Default)]
+pub(crate) struct Rulings {
+    absent: BTreeMap<Key, Order>,
+    trust: BTreeMap<(TenantId, OwnerName), Trust>,
+    ranking: BTreeMap<TenantId, RankWeights>,
+}
+
+impl Rulings {
+    pub(crate) fn agrees_with(&self, state: &State) {
+        let orders = self.absent.iter().map(|((tenant, id), order)| Ruling {
+            tenant: tenant.clone(),
+            content: RulingContent::Order { id: id.clone(), order: order.clone() },
+        });
+        let trust = self.trust.iter().map(|((tenant, owner), trust)| Ruling {
+            tenant: tenant.clone(),
+            content: RulingContent::Trust { owner: owner.clone(), trust: *trust },
+        });
+        let ranking = self
+            .ranking
+            .iter()
+            .map(|(tenant, weights)| Ruling { tenant: tenant.clone(), content: RulingContent::Ranking(*weights) });
+        let mut expected: Vec<_> = orders.chain(trust).chain(ranking).collect();
+        let mut found: Vec<_> = state.all_rulings().collect();
+        let key = |ruling: &Ruling| (ruling.tenant.clone(), ruling.content.key());
+        expected.sort_by_key(key);
+        found.sort_by_key(key);
+        assert_eq!(found, expected);
+    }
+}
+
+/// The status that others see, worked out the other way round: each opinion overrules those before it.
+pub(crate) fn shown_status(entry: &Entry) -> Status {
+    let mut shown = match entry.observed.map(|observed| observed.verdict) {
+        None | Some(Verdict::Healthy) => Status::Active,
+        Some(Verdict::Degraded) => Status::Degraded,
+        Some(Verdict::Error) => Status::Error,
+    };
+    if entry.status != Status::Active && !(entry.status == Status::Degraded && shown == Status::Error) {
+        shown = entry.status;
+    }
+    if entry.orders.maintenance.is_some() || entry.orders.drain.is_some() {
+        shown = Status::Maintenance;
+    }
+    if entry.lapsed { Status::Offline } else { shown }
+}
+
+fn set(orders: &mut Orders, kind: OrderKind, order: Option<Order>) {
+    match kind {
+        OrderKind::Maintenance => orders.maintenance = order,
+        OrderKind::Drain => orders.drain = order,
+    }
+}
+
+impl Model {
+    pub(crate) fn rule(&mut self, tenant: &TenantId, change: &RulingChange) -> Result<Outcome, Refusal> {
+        let revision = self.revision();
+        let unless_same = |same: bool| Outcome::Ruled(Ruled { changed: !same, revision });
+        let rulings = &mut self.rulings;
+        match change {
+            RulingChange::Trust { owner, trust } => {
+                let key = (tenant.clone(), owner.clone());
+                let before = rulings.trust.remove(&key);
+                trust.map(|trust| rulings.trust.insert(key, trust));
+                Ok(unless_same(before == *trust))
+            }
+            RulingChange::Ranking(weights) => {
+                let before = rulings.ranking.remove(tenant);
+                weights.map(|weights| rulings.ranking.insert(tenant.clone(), weights));
+                Ok(unless_same(before == *weights))
+            }
+            RulingChange::Give { id, kind, reason } => {
+                let reason = reason.clone();
+                self.order(tenant, id, *kind, |before, wall| {
+                    let since = before.map_or(wall, |before| before.since);
+                    Some(Order { reason, since })
+                })
+            }
+            RulingChange::Lift { id, kind } => self.order(tenant, id, *kind, |_, _| None),
+        }
+    }
+
+    fn order(
+        &mut self,
+        tenant: &TenantId,
+        id: &InstanceId,
+        kind: OrderKind,
+        change: impl FnOnce(Option<&Order>, rollcall_registry::WallTime) -> Option<Order>,
+    ) -> Result<Outcome, Refusal> {
+        let (key, wall) = ((tenant.clone(), id.clone()), self.wall);
+        let Some(entry) = self.roll.get(&key).cloned() else {
+            let before = self.rulings.absent.get(&key).filter(|_| kind == OrderKind::Maintenance).cloned();
+            let before = before.ok_or(Refusal::NotRegistered)?;
+            let after = change(Some(&before), wall);
+            let changed = after.as_ref() != Some(&before);
+            self.rulings.absent.remove(&key);
+            after.map(|after| self.rulings.absent.insert(key, after));
+            return Ok(Outcome::Ruled(Ruled { changed, revision: self.revision() }));
+        };
+        let mut after = entry.clone();
+        set(&mut after.orders, kind, change(entry.orders.get(kind), wall));
+        let changed = after.orders != entry.orders;
+        if changed {
+            self.change_within(&key, &entry, after);
+        }
+        Ok(Outcome::Ruled(Ruled { changed, revision: self.roll[&key].revision }))
+    }
+
+    pub(crate) fn observe(
+        &mut self,
+        tenant: &TenantId,
+        id: &InstanceId,
+        lease: LeaseId,
+        verdict: Verdict,
+    ) -> Result<Outcome, Refusal> {
+        let key = (tenant.clone(), id.clone());
+        let entry = self.roll.get(&key).ok_or(Refusal::NotRegistered)?.clone();
+        check_lease(&entry, Some(lease))?;
+        if entry.observed.map(|observed| observed.verdict) != Some(verdict) {
+            let observed = Some(Observed { verdict, since: self.wall });
+            self.change_within(&key, &entry, Entry { observed, ..entry.clone() });
+        }
+        Ok(Outcome::Observed { revision: self.roll[&key].revision })
+    }
+
+    pub(crate) fn change_within(&mut self, key: &Key, before: &Entry, after: Entry) {
+        let same = before.shown_status() == after.shown_status();
+        self.change(key, after, if same { ChangeKind::Updated } else { ChangeKind::StatusChanged });
+    }
+
+    /// The orders that an id comes back to.
+    pub(crate) fn resume_orders(&mut self, key: &Key) -> Orders {
+        Orders { maintenance: self.rulings.absent.remove(key), drain: None }
+    }
+
+    pub(crate) fn keep_orders(&mut self, key: &Key, entry: &Entry) {
+        if let Some(order) = entry.orders.maintenance.clone() {
+            self.rulings.absent.insert(key.clone(), order);
+        }
+    }
+
+    /// In millionths, from the words of the documents.
+    pub(crate) fn score(&self, tenant: &TenantId, ranking: &Ranking, entry: &Entry) -> u32 {
+        let registration = &entry.registration;
+        let weights = ranking.weights.or_else(|| self.rulings.ranking.get(tenant).copied()).unwrap_or_default();
+        let weights = <[u16; 4]>::from(weights).map(u64::from);
+        let has = |name: &str| registration.capabilities.iter().any(|capability| *capability.name == *name);
+        let there = ranking.preferred.iter().filter(|name| has(name)).count() as u64;
+        let capability = (there * 1_000).checked_div(ranking.preferred.len() as u64).unwrap_or(1_000);
+        let health = match entry.shown_status() {
+            Status::Active => 1_000,
+            Status::Degraded => 500,
+            Status::Maintenance => 300,
+            Status::Error => 100,
+            Status::Offline => 0,
+        };
+        let Place { region, zone, .. } = &ranking.requester;
+        let same = |own: &Option<Box<str>>, other: &Option<Box<str>>| Some(own.as_ref()? == other.as_ref()?);
+        let (region, zone) = (same(region, &registration.extras.region), same(zone, &registration.extras.zone));
+        let proximity = match (region, zone) {
+            (Some(true) | None, Some(true)) => 1_000,
+            (Some(true), _) => 800,
+            (Some(false), _) | (None, Some(false)) => 200,
+            (None, None) => 500,
+        };
+        let owner = registration.owner.as_deref().and_then(|owner| OwnerName::parse(owner).ok());
+        let trust = owner.and_then(|owner| self.rulings.trust.get(&(tenant.clone(), owner)));
+        let trust = trust.map_or(500, |trust| u64::from(trust.hundredths()));
+        let parts = [capability, health, proximity, trust];
+        let sum: u64 = weights.iter().zip(parts).map(|(weight, part)| weight * part).sum();
+        (sum * 1_000 / weights.iter().sum::<u64>()) as u32
+    }
+}
+
+/// A question's ranking.
+pub(crate) fn ranking(random: &mut Random) -> Ranking {
+    if random.once_in(2) {
+        return Ranking::default();
+    }
+    let requester = Place {
+        region: random.once_in(2).then(|| random.pick(REGIONS).into()),
+        zone: random.once_in(2).then(|| random.pick(ZONES).into()),
+        coordinates: None,
+    };
+    let mut preferred: Vec<Box<str>> = random.some(CAPABILITIES, 0, 3).into_iter().map(Box::from).collect();
+    preferred.sort();
+    preferred.dedup();
+    Ranking { weights: random.once_in(3).then(|| weights(random)), preferred, requester }
+}
+
+fn weights(random: &mut Random) -> RankWeights {
+    let each = [(); 4].map(|()| random.pick(&[0, 1, 500, 1_000]));
+    RankWeights::try_from(each).unwrap_or_default()
+}
+
+pub(crate) fn command(random: &mut Random, revision: u64) -> Command {
+    let (tenant, kind) = (tenant(random), random.pick(OrderKind::ALL));
+    let change = match random.below(8) {
+        0 | 1 => {
+            let lease = LeaseId((revision + 1).saturating_sub(random.below(12)));
+            return Command::Observe { tenant, id: id(random), lease, verdict: random.pick(Verdict::ALL) };
+        }
+        2 | 3 => {
+            let reason = random.once_in(2).then(|| random.pick(&["a", "b"]).into());
+            RulingChange::Give { id: id(random), kind, reason }
+        }
+        4 | 5 => RulingChange::Lift { id: id(random), kind },
+        6 => RulingChange::Trust {
+            owner: OwnerName::parse(random.pick(OWNERS)).expect("a plain name"),
+            trust: random.once_in(3).then(|| Trust::try_from(random.pick(&[0, 400, 1_000])).expect("up to ten")),
+        },
+        _ => RulingChange::Ranking(random.once_in(2).then(|| weights(random))),
+    };
+    Command::Rule { tenant, change }
+}

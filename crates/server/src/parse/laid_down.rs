@@ -1,0 +1,133 @@
+//! What operators lay down: orders, trust and rank weights.
+
+use rollcall_api::{OrderRequest, RankWeights, RankingRequest, TrustRequest};
+use rollcall_registry::health::REASON_BYTES_MAX;
+use rollcall_registry::ids::check_name;
+use serde_json::Value;
+
+use super::REQUIRED;
+use crate::fault::{Faults, Fields};
+
+/// The body of an order.
+pub(crate) fn order(body: Value) -> Result<OrderRequest, Faults> {
+    let mut faults = Faults::default();
+    let request = Fields::open("", body, &mut faults).map(|mut fields| {
+        let reason = fields.checked("reason", |text| check_name(text, REASON_BYTES_MAX));
+        fields.finish();
+        OrderRequest { reason }
+    });
+    request.filter(|_| faults.is_empty()).ok_or(faults)
+}
+
+/// The body that says how far an owner is trusted.
+pub(crate) fn trust(body: Value) -> Result<TrustRequest, Faults> {
+    let mut faults = Faults::default();
+    let request = Fields::open("", body, &mut faults).and_then(|mut fields| {
+        let trust = stepped(&mut fields, "trust", 10, 100);
+        if trust.is_none() {
+            fields.missing("trust");
+        }
+        fields.finish();
+        Some(TrustRequest { trust: trust?? })
+    });
+    request.filter(|_| faults.is_empty()).ok_or(faults)
+}
+
+/// The body that says by what a tenant's results are ranked.
+pub(crate) fn ranking(body: Value) -> Result<RankingRequest, Faults> {
+    let mut faults = Faults::default();
+    let request = Fields::open("", body, &mut faults).and_then(|mut fields| {
+        let weights = match fields.take("weights") {
+            None => {
+                fields.missing("weights");
+                None
+            }
+            Some(weights) => {
+                let path = fields.path("weights");
+                Fields::open(path, weights, fields.faults).map(weights_of)
+            }
+        };
+        fields.finish();
+        Some(RankingRequest { weights: weights? })
+    });
+    request.filter(|_| faults.is_empty()).ok_or(faults)
+}
+
+fn weights_of(mut fields: Fields<'_>) -> RankWeights {
+    let mut weight = |member| stepped(&mut fields, member, 1, 1_000).flatten().unwrap_or(0.0);
+    let weights = RankWeights {
+        capability: weight("capability"),
+        health: weight("health"),
+        proximity: weight("proximity"),
+        trust: weight("trust"),
+    };
+    fields.finish();
+    weights
+}
+
+/// A number from 0 to `max` that is a whole number of `steps` to one. None if nothing is said, none within if it is faulty.
+fn stepped(fields: &mut Fields<'_>, member: &str, max: u32, steps: u32) -> Option<Option<f64>> {
+    let value = fields.take(member)?;
+    let number = value.as_f64().filter(|number| is_stepped(*number, max, steps));
+    if number.is_none() {
+        fields.fault(member, stepped_rule(max, steps));
+    }
+    Some(number)
+}
+
+/// Whether a number is from 0 to `max` and, but for what decimals cost, a whole number of steps.
+pub(crate) fn is_stepped(number: f64, max: u32, steps: u32) -> bool {
+    let scaled = number * f64::from(steps);
+    (0.0..=f64::from(max)).contains(&number) && (scaled - scaled.round()).abs() < 1e-6
+}
+
+pub(crate) fn stepped_rule(max: u32, steps: u32) -> String {
+    format!("must be a number from 0 to {max} with at most {} decimals", steps.ilog10())
+}
+
+impl Fields<'_> {
+    fn missing(&mut self, member: &str) {
+        self.fault(member, REQUIRED);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    fn fields(result: Result<impl Sized, Faults>) -> Vec<String> {
+        result.map(drop).unwrap_err().into_vec().into_iter().map(|fault| fault.field).collect()
+    }
+
+    #[test]
+    fn numbers_have_bounds_and_steps() {
+        for good in [json!(0), json!(10), json!(6.5), json!(9.99)] {
+            assert!(trust(json!({ "trust": good })).is_ok(), "{good}");
+        }
+        for bad in [json!(-1), json!(10.01), json!(1.001), json!("5"), json!(1e300)] {
+            assert_eq!(fields(trust(json!({ "trust": bad }))), ["trust"], "{bad}");
+        }
+        assert_eq!(fields(trust(json!({"x": 1}))), ["trust", "x"]);
+    }
+
+    #[test]
+    fn weights_that_are_left_out_count_nothing() {
+        let weights = ranking(json!({"weights": {"proximity": 1, "trust": 0.125}})).unwrap().weights;
+        assert_eq!(weights, RankWeights { proximity: 1.0, trust: 0.125, ..RankWeights::default() });
+        assert_eq!(fields(ranking(json!({}))), ["weights"]);
+        assert_eq!(
+            fields(ranking(json!({"weights": {"health": 2, "speed": 1}}))),
+            ["weights.health", "weights.speed"]
+        );
+    }
+
+    #[test]
+    fn a_reason_is_short() {
+        assert_eq!(order(json!({})).unwrap(), OrderRequest::default());
+        assert!(order(json!({"reason": "new disk"})).is_ok());
+        assert_eq!(fields(order(json!({"reason": "x".repeat(257)}))), ["reason"]);
+        assert_eq!(fields(order(json!({"reason": "", "y": 1}))), ["reason", "y"]);
+    }
+}
