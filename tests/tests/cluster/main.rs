@@ -8,6 +8,7 @@ mod identity;
 mod join;
 mod leases;
 mod operate;
+mod operators;
 mod paused;
 mod reads;
 mod restart;

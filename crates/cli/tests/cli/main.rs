@@ -4,6 +4,7 @@ mod backups;
 mod cluster;
 mod exit_codes;
 mod keep_alive;
+mod operator;
 mod settings;
 mod supervised;
 mod support;

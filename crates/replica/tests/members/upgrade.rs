@@ -1,25 +1,14 @@
 //! Members whose programs are not equally new.
 
-use rollcall_registry::{AccessRole, AccessTokenCommand, AccessTokenId, NewAccessToken, Reach, Scopes};
-use rollcall_replica::{Objection, Operation, StartError, TokenSecret};
+use rollcall_replica::{Objection, Operation, StartError};
 
 use super::operate::{objection, operate};
 use super::*;
 
-/// A command of the latest level.
+/// A command of the newest level.
 fn newer() -> Command {
-    let secret = TokenSecret::draw();
-    let token = NewAccessToken {
-        id: AccessTokenId(secret.id()),
-        secret: secret.digest(),
-        reach: Reach::All,
-        role: AccessRole::Reader,
-        scopes: Scopes::default(),
-        ttl_ms: None,
-        description: "".into(),
-        created_by: None,
-    };
-    Command::AccessToken(AccessTokenCommand::Create { token, first: false })
+    let tenant = TenantId::parse("default").expect("a valid tenant");
+    Command::Rule { tenant, change: RulingChange::Ranking(Some(RankWeights::default())) }
 }
 
 async fn try_start(wires: &Wires, dir: &TempDir, name: &str, start: StartMode) -> StartError {

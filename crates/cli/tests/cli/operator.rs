@@ -1,0 +1,135 @@
+//! What operators order and lay down, and one that is picked.
+
+use std::collections::BTreeMap;
+
+use serde_json::{Value, json};
+
+use crate::support::{Stub, problem, rollcall, run, service};
+
+fn order(line: &str) -> (u16, Value) {
+    let since = "2026-01-01T00:00:00Z";
+    let standing = json!({"service_id": "web-1", "present": false, "operator": {
+        "maintenance": {"reason": "a\u{1b}disk", "since": since}, "drain": {"since": since}}});
+    match line.split(' ').next() {
+        Some("PUT") => (
+            200,
+            json!({"service_id": "web-1", "changed": true, "present": true, "status": "maintenance",
+            "operator": {"maintenance": {"since": since}}, "revision": 4}),
+        ),
+        Some("DELETE") => (
+            200,
+            json!({"service_id": "web-1", "changed": false, "present": false, "operator": {},
+            "revision": 4}),
+        ),
+        _ => (200, json!({"orders": [standing], "revision": 4})),
+    }
+}
+
+#[test]
+fn orders_are_given_lifted_and_listed() {
+    let stub = Stub::start(order);
+    let say = |arguments: &[&str]| {
+        let (code, out, err) = run(rollcall(arguments).args(["--endpoint", &stub.endpoint]));
+        assert_eq!(code, Some(0), "{arguments:?}: {err}");
+        (out, stub.requests.try_iter().collect::<Vec<_>>().join(" "))
+    };
+    let ordered = "maintenance of web-1 is ordered; it is shown as maintenance\n".to_owned();
+    let given = say(&["maintenance", "on", "web-1", "--reason", "a new disk"]);
+    assert_eq!(given, (ordered, "PUT /api/services/web-1/maintenance".to_owned()));
+    let lifted = "maintenance of web-1 was not ordered; it is off the roll\n".to_owned();
+    assert_eq!(say(&["maintenance", "off", "web-1"]), (lifted, "DELETE /api/services/web-1/maintenance".to_owned()));
+    assert_eq!(say(&["drain", "web-1"]).1, "PUT /api/services/web-1/drain");
+    assert_eq!(say(&["drain", "web-1", "--off"]).1, "DELETE /api/services/web-1/drain");
+    let (table, asked) = say(&["maintenance", "list"]);
+    assert_eq!(asked, "GET /api/orders?consistency=linearizable");
+    let expected = "ID     ON THE ROLL  ORDER        SINCE                 REASON\n\
+                    web-1  no           maintenance  2026-01-01T00:00:00Z  a\u{fffd}disk\n\
+                    web-1  no           drain        2026-01-01T00:00:00Z\n";
+    assert_eq!(table, expected);
+}
+
+#[test]
+fn trust_and_ranking_are_said_and_shown() {
+    let stub = Stub::start(|line: &str| match line.split_once(" /api/").map_or("", |(_, path)| path) {
+        "ranking" => (
+            200,
+            json!({"default": false, "weights":
+            {"capability": 0.0, "health": 0.5, "proximity": 1.0, "trust": 0.0}}),
+        ),
+        "trust" => (200, json!({"owners": [{"owner": "ours", "trust": 9.5}]})),
+        _ if line.starts_with("PUT") => (200, json!({"owner": "ours", "trust": 9.5})),
+        _ => (200, json!({"owner": "ours"})),
+    });
+    let say = |arguments: &[&str]| {
+        let (code, out, err) = run(rollcall(arguments).args(["--endpoint", &stub.endpoint]));
+        assert_eq!(code, Some(0), "{arguments:?}: {err}");
+        out
+    };
+    assert_eq!(say(&["trust", "set", "ours", "9.5"]), "ours is trusted with 9.5 of 10\n");
+    assert!(say(&["trust", "unset", "ours"]).starts_with("nothing is known of ours"));
+    assert_eq!(say(&["trust", "list"]), "OWNER  TRUST\nours   9.5\n");
+    let shown = say(&["ranking", "set", "proximity=1,health=0.5"]);
+    assert!(shown.contains("proximity   1\n") && shown.contains("chosen by   an operator\n"), "{shown}");
+    let asked: Vec<_> = stub.requests.try_iter().collect();
+    assert_eq!(asked, ["PUT /api/trust/ours", "DELETE /api/trust/ours", "GET /api/trust", "PUT /api/ranking"]);
+    let (code, _, err) = run(&mut rollcall(&["ranking", "set", "speed=1"]));
+    assert_eq!(code, Some(2), "{err}");
+}
+
+#[test]
+fn one_is_picked_and_shown_with_its_rank() {
+    let stub = Stub::start(|line: &str| {
+        if line.contains("name=nobody") {
+            return (404, problem(404, "nobody_fits"));
+        }
+        let mut picked = service("web-1");
+        picked["rank"] = json!({"score": 0.85, "capability": 1.0, "health": 1.0, "proximity": 0.5, "trust": 0.5});
+        picked["health"] = json!({"verdict": "healthy", "since": "2026-01-01T00:00:00Z"});
+        (
+            200,
+            json!({"service": picked, "strategy": "weighted", "candidates": 3, "version_range": "^1.4", "revision": 3}),
+        )
+    });
+    let arguments = [
+        "pick",
+        "--name",
+        "web",
+        "--strategy",
+        "weighted",
+        "--split",
+        "^1.4:95",
+        "--near-region",
+        "eu",
+        "--near",
+        "52.52,-13",
+        "--weights",
+        "health=1",
+        "--prefer",
+        "ocr,translate",
+        "--explain",
+        "--endpoint",
+        &stub.endpoint,
+    ];
+    let (code, out, err) = run(&mut rollcall(&arguments));
+    assert_eq!(code, Some(0), "{err}");
+    assert!(out.contains("rank          0.850 (capability 1, health 1, proximity 0.5, trust 0.5)\n"), "{out}");
+    assert!(out.contains("checks find   healthy since 2026-01-01T00:00:00Z\n"), "{out}");
+    assert!(out.ends_with("picked by weighted from 3 in ^1.4\n"), "{out}");
+    let asked = stub.requests.recv().expect("a request");
+    let (_, query) = asked.split_once("/api/services/pick?").expect("a query");
+    let pairs: BTreeMap<_, _> = query.split('&').filter_map(|pair| pair.split_once('=')).collect();
+    for (name, value) in [
+        ("name", "web"),
+        ("strategy", "weighted"),
+        ("split", "%5E1.4%3A95"),
+        ("rank_weights", "capability%3A0%2Chealth%3A1%2Cproximity%3A0%2Ctrust%3A0"),
+        ("requester_region", "eu"),
+        ("requester_latitude", "52.52"),
+        ("requester_longitude", "-13"),
+        ("explain", "true"),
+    ] {
+        assert_eq!(pairs.get(name), Some(&value), "{query}");
+    }
+    let (code, _, err) = run(&mut rollcall(&["pick", "--name", "nobody", "--endpoint", &stub.endpoint]));
+    assert_eq!(code, Some(3), "{err}");
+}
