@@ -155,6 +155,11 @@ impl Command {
     /// What a node must be able to read to take part in a cluster whose log has this.
     pub fn feature_level(&self) -> FeatureLevel {
         match self {
+            Self::Register { registration, .. } | Self::By { write: Write::Register { registration, .. }, .. }
+                if registration.view().extras.coordinates.is_some() =>
+            {
+                FeatureLevel(4)
+            }
             Self::Register { .. }
             | Self::Renew { .. }
             | Self::Beat { .. }
@@ -342,6 +347,10 @@ pub enum Refusal {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::access::Power;
+    use crate::ids::{PrincipalId, ServiceName};
+    use crate::place::Coordinates;
+    use crate::registration::Registration;
 
     #[test]
     fn a_lease_set_is_sorted_and_distinct() {
@@ -349,5 +358,21 @@ mod tests {
         assert_eq!(set.as_slice(), [LeaseId(3), LeaseId(7)]);
         assert!(set.contains(LeaseId(7)));
         assert!(!set.contains(LeaseId(4)));
+    }
+
+    #[test]
+    fn a_registration_that_an_older_node_cannot_read_is_of_a_later_level() {
+        let tenant = TenantId::parse("t").unwrap();
+        let (id, name) = (InstanceId::parse("a").unwrap(), ServiceName::parse("n").unwrap());
+        let level = |coordinates| {
+            let mut registration = Registration::new(id.clone(), name.clone(), "http://a", 1_000);
+            registration.extras.coordinates = coordinates;
+            let (registration, condition) = (registration.pack(), Condition::None);
+            let command = Command::Register { tenant: tenant.clone(), registration, condition };
+            let actor = Actor { principal: PrincipalId::parse("token:1").unwrap(), power: Power::Own };
+            (command.feature_level().0, command.by(actor).feature_level().0)
+        };
+        assert_eq!(level(None), (1, 3));
+        assert_eq!(level(Some(Coordinates::from_micro_degrees([1, 2]).unwrap())), (4, 4));
     }
 }

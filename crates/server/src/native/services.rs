@@ -29,6 +29,7 @@ use crate::{params, parse, translate};
         (status = 201, description = "New on the roll", body = RegisterResponse),
         (status = 200, description = "Replaced or renewed", body = RegisterResponse),
         (status = 400, description = "Faulty; every fault is named", body = Problem),
+        (status = 409, description = "`feature_level_too_low`: an older node could not read what it says", body = Problem),
         (status = 412, description = "`precondition_failed`: the condition does not hold", body = Problem),
         (status = 413, description = "`body_too_large`: more than 64 KiB", body = Problem),
         (status = 415, description = "`unsupported_media_type`: not JSON", body = Problem),

@@ -45,8 +45,8 @@ fn registration(id: &str, case: &BTreeMap<String, String>) -> Value {
         case.get(name).into_iter().for_each(|place| locality[name] = json!(place));
     }
     if let Some((latitude, longitude)) = case.get("at").and_then(|at| at.split_once(", ")) {
-        locality["latitude"] = latitude.parse::<f64>().unwrap().into();
-        locality["longitude"] = longitude.parse::<f64>().unwrap().into();
+        locality["latitude"] = latitude.parse::<f64>().expect("a number").into();
+        locality["longitude"] = longitude.parse::<f64>().expect("a number").into();
     }
     let has = case.get("has").map_or_else(Vec::new, |has| has.split(", ").collect());
     json!({"id": id, "name": "n", "url": "http://a", "ttl_ms": 60_000, "capabilities": has, "locality": locality,
