@@ -11,11 +11,12 @@ const ARROWS: &[(&str, &[&str])] = &[
     ("rollcall-storage", &["rollcall-registry"]),
     ("rollcall-replica", &["rollcall-registry", "rollcall-storage"]),
     ("rollcall-api", &[]),
-    ("rollcall-server", &["rollcall-api", "rollcall-registry", "rollcall-replica"]),
-    ("rollcall-client", &["rollcall-api"]),
+    ("rollcall-signature", &[]),
+    ("rollcall-server", &["rollcall-api", "rollcall-registry", "rollcall-replica", "rollcall-signature"]),
+    ("rollcall-client", &["rollcall-api", "rollcall-signature"]),
     ("rollcall-bench", &["rollcall-api"]),
     ("rollcall-sim", &["rollcall-registry", "rollcall-replica"]),
-    ("rollcall-cli", &["rollcall-api", "rollcall-bench", "rollcall-client", "rollcall-server"]),
+    ("rollcall-cli", &["rollcall-api", "rollcall-bench", "rollcall-client", "rollcall-server", "rollcall-signature"]),
     ("rollcall-tests", &["rollcall-bench", "rollcall-sim"]),
 ];
 

@@ -8,8 +8,8 @@
 //! - Units stand last in a name: `ttl_ms` is milliseconds. Instants for people are RFC 3339 text in UTC.
 //! - Optional request fields that are absent are not sent at all, because a server refuses fields it does not know.
 //!
-//! Read in this order: [`service`], [`lease`], [`discovery`], [`ranking`], [`operator`], [`watch`], [`cluster`], then
-//! [`problem`] and [`header`].
+//! Read in this order: [`service`], [`lease`], [`discovery`], [`ranking`], [`operator`], [`watch`], [`cluster`],
+//! [`signature`], then [`problem`] and [`header`].
 
 pub mod access_token;
 pub mod cluster;
@@ -21,6 +21,7 @@ pub mod operator;
 pub mod problem;
 pub mod ranking;
 pub mod service;
+pub mod signature;
 pub mod watch;
 
 pub use access_token::{
@@ -49,6 +50,10 @@ pub use ranking::{
 pub use service::{
     Auth, AuthType, Capability, CapabilityDetail, DeregisterRequest, DeregisterResponse, Endpoint, Kind, Locality,
     Method, Protocol, RegisterRequest, RegisterResponse, ServiceObject, Status, Visibility,
+};
+pub use signature::{
+    OwnerKeyInfo, OwnerKeysResponse, PutOwnerKeyRequest, RemoveOwnerKeyResponse, ServiceSignatureResponse,
+    SetSignaturesRequest, SignatureMode, SignaturesResponse,
 };
 pub use watch::{Reached, ResumePoint, ServiceUpdate, UpdateType, WsRequest, WsResponse};
 

@@ -2,6 +2,7 @@
 
 mod cluster;
 mod operator;
+mod sign;
 mod tls;
 mod token;
 
@@ -16,6 +17,7 @@ use crate::output::Format;
 
 pub(crate) use cluster::{Backup, Cluster, Follow, JoinToken, JoinTokenStep, Recover, Restore, StatusView, Wait};
 pub(crate) use operator::{Drain, Maintenance, Pick, RankFlags, Ranking, Trust};
+pub(crate) use sign::{OwnerKey, Sign, SignKey, SignStep, Signatures};
 pub(crate) use tls::{Tls, TlsInit};
 pub(crate) use token::{Token, TokenCreate, TokenReset, TokenRotate};
 
@@ -108,6 +110,13 @@ pub(crate) enum Command {
     /// Say who may do what, where the cluster runs with tokens
     #[command(subcommand)]
     Token(Token),
+    /// Sign a registration, or make a key to sign by
+    Sign(Sign),
+    /// Look after the keys by which owners sign
+    #[command(subcommand)]
+    OwnerKey(OwnerKey),
+    /// Show or change how the tenant takes signatures
+    Signatures(Signatures),
     /// Make certificates for a trial
     #[command(subcommand)]
     Tls(Tls),
@@ -144,6 +153,8 @@ pub(crate) struct Register {
     pub(crate) file: Option<PathBuf>,
     #[command(flatten)]
     pub(crate) fields: RegistrationFields,
+    #[command(flatten)]
+    pub(crate) key: SignKey,
     /// Only if the id is not on the roll
     #[arg(long, conflicts_with_all = ["if_revision", "keep_alive"])]
     pub(crate) if_absent: bool,
@@ -216,6 +227,8 @@ pub(crate) struct Deregister {
     /// Only if this lease still holds the instance
     #[arg(long, value_name = "LEASE")]
     pub(crate) lease_id: Option<u64>,
+    #[command(flatten)]
+    pub(crate) key: SignKey,
 }
 
 #[derive(Args, Debug)]

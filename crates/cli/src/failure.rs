@@ -10,6 +10,7 @@ use rollcall_server::RunError;
 use rollcall_server::config::ConfigError;
 use rollcall_server::offline::{BackupError, DataDirError, RecoveryError, RestoreError};
 use rollcall_server::tls::init::InitError;
+use rollcall_signature::{NotCanonical, SigningKeyError};
 
 /// Scripts rely on these numbers.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -161,6 +162,19 @@ pub(crate) enum Failure {
     Unconfirmed,
     #[error("interrupted")]
     Interrupted,
+    #[error("use {path} as signing key")]
+    SigningKey {
+        path: PathBuf,
+        #[source]
+        source: SigningKeyError,
+    },
+    #[error("sign the registration: {}", source.path)]
+    Sign {
+        #[source]
+        source: NotCanonical,
+    },
+    #[error("{path} is there already")]
+    KeyExists { path: PathBuf },
     #[error("{path} is there already")]
     FileExists { path: PathBuf },
     #[error("read {path}")]
@@ -197,7 +211,7 @@ impl Failure {
             | Self::LogLevel { .. }
             | Self::Settings { .. }
             | Self::Unconfirmed => ExitCode::Usage,
-            Self::FileExists { .. } => ExitCode::Conflict,
+            Self::FileExists { .. } | Self::KeyExists { .. } => ExitCode::Conflict,
             Self::Serve { source } if source.is_removed() => ExitCode::Removed,
             Self::TlsInit { source } => match source {
                 InitError::Exists { .. } => ExitCode::Conflict,
@@ -231,6 +245,8 @@ impl Failure {
             | Self::TokenReset { .. }
             | Self::Interrupted
             | Self::ReadFile { .. }
+            | Self::SigningKey { .. }
+            | Self::Sign { .. }
             | Self::WriteFile { .. }
             | Self::Render { .. }
             | Self::Runtime { .. } => ExitCode::Error,
@@ -251,6 +267,8 @@ impl Failure {
             Self::Bench { source: BenchError::Request { source: RequestError::Connect { .. }, .. } } => {
                 Some(NOBODY_THERE.to_owned())
             }
+            Self::KeyExists { .. } => Some("nothing is overwritten: name another file".to_owned()),
+            Self::SigningKey { .. } => Some("make one by `rollcall sign keygen FILE`".to_owned()),
             Self::FileExists { .. } => Some("name another file, or replace it with --overwrite".to_owned()),
             Self::TlsInit { source: InitError::Exists { .. } } => {
                 Some("nothing is overwritten: name another directory, or remove what is no longer of use".to_owned())
@@ -375,6 +393,10 @@ fn of_client_next_step(error: &ClientError) -> Option<String> {
             "token_missing" => "give a token by --token or ROLLCALL_TOKEN; `rollcall token create` makes one",
             "token_invalid" | "token_expired" | "token_revoked" => {
                 "use another token; whoever administers the cluster makes one by `rollcall token create`"
+            }
+            "signature_required" => "sign by the owner's key, with --sign-key",
+            "owner_key_mismatch" => {
+                "sign by the owner's key, or have an operator replace it: `rollcall owner-key replace`"
             }
             "tls_required" => "use https:// in place of http://, and name the authority with --ca or ROLLCALL_CA",
             "too_many_watchers" => "watch at another node with --endpoint, or later",

@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
-use reqwest::header::{AUTHORIZATION, HeaderMap, HeaderValue, IF_MATCH, IF_NONE_MATCH};
+use reqwest::header::{AUTHORIZATION, HeaderMap, HeaderValue};
 use reqwest::{Method, Url};
 use rollcall_api::header::TENANT_ID;
 use rollcall_api::{
@@ -13,7 +13,7 @@ use rollcall_api::{
     HeartbeatsResponse, JoinTokensResponse, RegisterResponse, RevokeJoinTokenResponse, RevokeTokenResponse,
     RotateTokenRequest, ServiceObject, TokensResponse,
 };
-
+use rollcall_signature::{SigningKey, SigningKeyError};
 use serde::Serialize;
 
 use crate::backup::Backup;
@@ -27,8 +27,6 @@ use crate::watch::Watch;
 
 /// How long a connection may take to be made. Nodes stand in one network; a dead one must not use up the request.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(1);
-
-const REGISTER: [&str; 3] = ["api", "services", "register"];
 
 const TOKENS: [&str; 2] = ["api", "tokens"];
 
@@ -54,6 +52,8 @@ struct Shared {
     /// The endpoint that answered last.
     preferred: AtomicUsize,
     watch_silence_max: Duration,
+    /// What is registered and taken off is signed by it.
+    signing_key: Option<SigningKey>,
 }
 
 /// What a [`Client`] is made of.
@@ -65,6 +65,7 @@ pub struct Builder {
     tenant: Option<String>,
     ca: Option<Vec<u8>>,
     identity: Option<Vec<u8>>,
+    signing_key: Option<Result<SigningKey, SigningKeyError>>,
     timeout: Option<Duration>,
     watch_silence_max: Option<Duration>,
 }
@@ -105,6 +106,13 @@ impl Builder {
     /// A certificate with its chain, and its key (both PEM), for nodes that ask clients for one.
     pub fn client_certificate(mut self, cert_pem: impl AsRef<[u8]>, key_pem: impl AsRef<[u8]>) -> Self {
         self.identity = Some([cert_pem.as_ref(), b"\n", key_pem.as_ref()].concat());
+        self
+    }
+
+    /// Signs whatever is registered and taken off by this Ed25519 key (PKCS #8, PEM), which is the owner's: a registration
+    /// that names no owner is refused then.
+    pub fn signing_key(mut self, pem: &str) -> Self {
+        self.signing_key = Some(SigningKey::from_pem(pem));
         self
     }
 
@@ -153,7 +161,8 @@ impl Builder {
             .build()
             .map_err(|source| BuildError::Http { source })?;
         let watch_silence_max = self.watch_silence_max.unwrap_or(WATCH_SILENCE_MAX_DEFAULT);
-        let shared = Shared { http, endpoints, preferred: AtomicUsize::new(0), watch_silence_max };
+        let signing_key = self.signing_key.transpose().map_err(|source| BuildError::SigningKey { source })?;
+        let shared = Shared { http, endpoints, preferred: AtomicUsize::new(0), watch_silence_max, signing_key };
         Ok(Client { shared: Arc::new(shared), timeout: self.timeout.unwrap_or(TIMEOUT_DEFAULT) })
     }
 }
@@ -208,8 +217,7 @@ impl Client {
     /// 400 with every fault of the registration in [`Problem::errors`](crate::Problem::errors).
     pub async fn register(&self, registration: &impl Serialize) -> Result<RegisterResponse, Error> {
         let document = serde_json::to_value(registration).map_err(|source| Error::Request { source })?;
-        let repeat = if document["id"].is_null() { Repeat::IfNotApplied } else { Repeat::Safe };
-        self.send(&Request::new(Method::POST, &REGISTER, repeat).json(&document)?).await
+        self.register_document(&document, None).await
     }
 
     /// Registers if `condition` holds. Not repeated when its outcome is unknown.
@@ -221,12 +229,8 @@ impl Client {
         registration: &impl Serialize,
         condition: Condition,
     ) -> Result<RegisterResponse, Error> {
-        let request = Request::new(Method::POST, &REGISTER, Repeat::IfNotApplied).json(registration)?;
-        let request = match condition {
-            Condition::Absent => request.header(IF_NONE_MATCH, HeaderValue::from_static("*")),
-            Condition::Revision(revision) => request.header(IF_MATCH, etag(revision)),
-        };
-        self.send(&request).await
+        let document = serde_json::to_value(registration).map_err(|source| Error::Request { source })?;
+        self.register_document(&document, Some(condition)).await
     }
 
     /// Registers, and returns what keeps the registration alive.
@@ -264,7 +268,12 @@ impl Client {
     pub async fn deregister(&self, id: &str, lease_id: Option<u64>) -> Result<DeregisterResponse, Error> {
         let path = ["api", "services", addressable(id)?];
         let parameters = lease_id.map(|lease| ("lease_id", lease.to_string())).into_iter().collect();
-        self.send(&Request::new(Method::DELETE, &path, Repeat::IfNotApplied).query(parameters)).await
+        let request = Request::new(Method::DELETE, &path, Repeat::IfNotApplied).query(parameters);
+        let request = match self.signed_deregistration(id).await? {
+            Some(signed) => request.json(&signed)?,
+            None => request,
+        };
+        self.send(&request).await
     }
 
     /// One instance by its id.
@@ -442,6 +451,10 @@ impl Client {
         u64::try_from(self.timeout.as_millis()).unwrap_or(u64::MAX)
     }
 
+    pub(crate) fn signing_key(&self) -> Option<&SigningKey> {
+        self.shared.signing_key.as_ref()
+    }
+
     pub(crate) fn watch_silence_max(&self) -> Duration {
         self.shared.watch_silence_max
     }
@@ -470,8 +483,15 @@ pub struct Readiness {
     pub fault: Option<String>,
 }
 
-fn etag(revision: u64) -> HeaderValue {
-    HeaderValue::from_str(&format!("\"{revision}\"")).expect("digits in quotes are a header value")
+/// Whether it is absence that is demanded, and the header's value.
+pub(crate) fn condition_header(condition: Condition) -> (bool, HeaderValue) {
+    match condition {
+        Condition::Absent => (true, HeaderValue::from_static("*")),
+        Condition::Revision(revision) => {
+            let tag = HeaderValue::from_str(&format!("\"{revision}\""));
+            (false, tag.expect("digits in quotes are a header value"))
+        }
+    }
 }
 
 /// An id as a path segment. `.` and `..` do not survive in a URL, and nothing would name another route.

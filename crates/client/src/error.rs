@@ -26,6 +26,11 @@ pub enum BuildError {
         #[source]
         source: reqwest::Error,
     },
+    #[error("use the given signing key")]
+    SigningKey {
+        #[source]
+        source: rollcall_signature::SigningKeyError,
+    },
     #[error("start the http client")]
     Http {
         #[source]
@@ -65,6 +70,12 @@ pub enum Error {
     Request {
         #[source]
         source: serde_json::Error,
+    },
+    /// The registration cannot be signed: others would read a number in it differently.
+    #[error("sign the registration: {}", source.path)]
+    Sign {
+        #[source]
+        source: rollcall_signature::NotCanonical,
     },
     /// No URL path leads to this id: the empty one, `.` and `..` are lost on the way.
     #[error("no request can name the id `{id}`")]
@@ -168,7 +179,7 @@ impl Error {
                 *may_have_been_applied
             }
             Self::Answer { .. } => true,
-            Self::Request { .. } | Self::Id { .. } | Self::Watch { .. } => false,
+            Self::Request { .. } | Self::Sign { .. } | Self::Id { .. } | Self::Watch { .. } => false,
         }
     }
 
@@ -178,7 +189,7 @@ impl Error {
             Self::Refused { status, .. } => matches!(status, 408 | 429 | 500..),
             Self::Unreachable { .. } | Self::Timeout { .. } => true,
             Self::Watch { source, .. } => source.is_healed(),
-            Self::Answer { .. } | Self::Request { .. } | Self::Id { .. } => false,
+            Self::Answer { .. } | Self::Request { .. } | Self::Sign { .. } | Self::Id { .. } => false,
         }
     }
 
@@ -193,6 +204,7 @@ impl Error {
                 Self::Refused { .. }
                 | Self::Answer { .. }
                 | Self::Request { .. }
+                | Self::Sign { .. }
                 | Self::Id { .. }
                 | Self::Watch { .. } => {}
             }

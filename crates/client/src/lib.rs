@@ -100,6 +100,7 @@ mod keep_alive;
 mod operator;
 mod query;
 mod request;
+mod signature;
 mod tls;
 mod watch;
 

@@ -302,7 +302,8 @@ fn is_elsewhere_worth_trying(error: &Error) -> bool {
         }
         Error::Refused { status, .. } => matches!(status, 502..=504),
         Error::Watch { source: WatchFault::NoStream, .. } => true,
-        Error::Answer { .. } | Error::Request { .. } | Error::Id { .. } | Error::Watch { .. } => false,
+        Error::Answer { .. } | Error::Request { .. } | Error::Sign { .. } | Error::Id { .. } => false,
+        Error::Watch { .. } => false,
     }
 }
 

@@ -12,7 +12,10 @@ use crate::ids::{ClusterTime, FeatureLevel, InstanceId, LeaseId, Revision, Tenan
 use crate::metadata::Metadata;
 use crate::registration::{PackedRegistration, Status};
 use crate::ruling::{Ruled, RulingChange};
-use crate::state::{JoinToken, JoinTokenCommand, JoinTokenRefusal};
+use crate::state::{
+    JoinToken, JoinTokenCommand, JoinTokenRefusal, OwnerKey, SignatureCommand, SignatureMode, SignatureRefusal,
+    Signing,
+};
 
 /// The payload of one log entry: what was collected while the entry before it was in flight.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -124,6 +127,23 @@ pub enum Command {
         lease: LeaseId,
         verdict: Verdict,
     },
+    /// A registration with what its edge knows of its signature. `Register` is one whose edge knows nothing of any.
+    RegisterSigned {
+        tenant: TenantId,
+        registration: PackedRegistration,
+        condition: Condition,
+        signing: Signing,
+    },
+    /// As `RegisterSigned`, to take off. A signature is for the instance with the lease, which is then named.
+    DeregisterSigned {
+        tenant: TenantId,
+        id: InstanceId,
+        lease: Option<LeaseId>,
+        condition: Condition,
+        signing: Signing,
+    },
+    /// What operators change about signatures.
+    Signatures(SignatureCommand),
 }
 
 /// What a command of the same name does, on somebody's behalf. No command itself, so that none holds another: whatever is
@@ -149,6 +169,17 @@ pub enum Write {
         lease: Option<LeaseId>,
         condition: Condition,
     },
+    RegisterSigned {
+        registration: PackedRegistration,
+        condition: Condition,
+        signing: Signing,
+    },
+    DeregisterSigned {
+        id: InstanceId,
+        lease: Option<LeaseId>,
+        condition: Condition,
+        signing: Signing,
+    },
 }
 
 impl Command {
@@ -167,7 +198,11 @@ impl Command {
             | Self::Expire { .. } => FeatureLevel(1),
             Self::JoinToken(_) | Self::Define { .. } => FeatureLevel(2),
             Self::AccessToken(_) | Self::By { .. } => FeatureLevel(3),
-            Self::Rule { .. } | Self::Observe { .. } => FeatureLevel(4),
+            Self::Rule { .. }
+            | Self::Observe { .. }
+            | Self::RegisterSigned { .. }
+            | Self::DeregisterSigned { .. }
+            | Self::Signatures(_) => FeatureLevel(4),
         }
     }
 
@@ -183,13 +218,20 @@ impl Command {
                 (tenant, Write::Beat { id, lease, status, metadata })
             }
             Self::Deregister { tenant, id, lease, condition } => (tenant, Write::Deregister { id, lease, condition }),
+            Self::RegisterSigned { tenant, registration, condition, signing } => {
+                (tenant, Write::RegisterSigned { registration, condition, signing })
+            }
+            Self::DeregisterSigned { tenant, id, lease, condition, signing } => {
+                (tenant, Write::DeregisterSigned { id, lease, condition, signing })
+            }
             Self::Expire { .. }
             | Self::JoinToken(_)
             | Self::Define { .. }
             | Self::AccessToken(_)
             | Self::By { .. }
             | Self::Rule { .. }
-            | Self::Observe { .. } => return self,
+            | Self::Observe { .. }
+            | Self::Signatures(_) => return self,
         };
         Self::By { actor, tenant, write }
     }
@@ -289,6 +331,13 @@ pub enum Outcome {
     Observed {
         revision: Revision,
     },
+    /// An owner with their key as it is now, or was when it was removed.
+    OwnerKey {
+        key: OwnerKey,
+        pinned_at: WallTime,
+    },
+    /// How a tenant now takes signatures, if it says so itself.
+    SignatureMode(Option<SignatureMode>),
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -342,6 +391,8 @@ pub enum Refusal {
     TooManyRulings { max: u32 },
     #[error("what was to be laid down is beyond what is kept")]
     RulingOutOfBounds,
+    #[error(transparent)]
+    Signature(#[from] SignatureRefusal),
 }
 
 #[cfg(test)]

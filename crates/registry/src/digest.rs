@@ -13,7 +13,7 @@ use crate::ids::{ClusterTime, LeaseId, PrincipalId, TENANT_BYTES_MAX};
 use crate::instance::Instance;
 use crate::metadata::Metadata;
 use crate::ruling::{Ruling, RulingContent};
-use crate::state::JoinToken;
+use crate::state::{JoinToken, PinnedKey, SignatureRow};
 
 /// Equal states have equal digests; different ones differ but for a chance of 2⁻¹²⁸.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -183,6 +183,24 @@ pub(crate) fn of_access_token(token: &AccessToken) -> u128 {
     }
     for optional in [rotated_at, used_at, revoked_at] {
         row.optional(optional.map(|at| at.0));
+    }
+    xxh3_128(&row.0)
+}
+
+pub(crate) fn of_signature_row(signatures: &SignatureRow) -> u128 {
+    let mut row = Row(Vec::new());
+    match signatures {
+        SignatureRow::Mode { tenant, mode } => {
+            ["signature_mode", tenant.as_str(), mode.as_str()].into_iter().for_each(|text| row.text(text));
+        }
+        SignatureRow::Key(pinned) => {
+            let PinnedKey { tenant, owner, key, pinned_at, retired } = &**pinned;
+            ["owner_key", tenant.as_str(), owner].into_iter().for_each(|text| row.text(text));
+            row.0.extend_from_slice(&key.0);
+            row.number(pinned_at.0);
+            row.number(retired.len() as u64);
+            retired.iter().for_each(|hash| row.0.extend_from_slice(&hash.to_le_bytes()));
+        }
     }
     xxh3_128(&row.0)
 }

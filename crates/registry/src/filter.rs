@@ -11,6 +11,7 @@ use crate::packed::Texts;
 use crate::registration::{Kind, Protocol, Status, Visibility};
 use crate::selector::{Requirement, Selector};
 use crate::slots::{Posting, Slots};
+use crate::visibility::{Viewer, in_json};
 
 /// What an instance must be to be found. An empty list asks for nothing.
 #[derive(Clone, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
@@ -32,6 +33,8 @@ pub struct Filter {
     pub regions: Vec<Box<str>>,
     pub zones: Vec<Box<str>>,
     pub selector: Selector,
+    /// Who looks: what is hidden from them is not there.
+    pub viewer: Viewer,
 }
 
 /// A semver range. A version that is no semver is in no range but the one that is spelled the same.
@@ -141,6 +144,7 @@ impl Filter {
             && any(&self.regions, registration.extras.region)
             && any(&self.zones, registration.extras.zone)
             && self.selector.0.iter().all(|requirement| requirement.matches(instance))
+            && self.viewer.sees_registration(instance, &registration)
     }
 
     /// The slots that match. Every demand is a set of posting lists; the smallest goes first and only shrinks.
@@ -253,7 +257,18 @@ impl Filter {
                 Requirement::NotIn { .. } | Requirement::Missing { .. } => {}
             }
         }
+        demands.extend(self.seen(index));
         demands
+    }
+
+    /// What [`Viewer::sees`] says, as posting lists: an owner sees all that is theirs, whatever else holds.
+    fn seen<'a>(&self, index: &'a Index) -> Option<Demand<'a>> {
+        let Viewer::One { name, principal } = &self.viewer else { return None };
+        let name_in_json = in_json(name);
+        let of_all = [Visibility::Public, Visibility::Internal].map(Term::Visibility);
+        let own = [Term::Owner(name), Term::Allowed(&name_in_json)];
+        let registered = principal.as_ref().map(|principal| Term::Registrant(principal.as_str()));
+        Some(Demand::of(index, of_all.into_iter().chain(own).chain(registered)))
     }
 
     fn each_unwanted<'a>(&'a self, mut each: impl FnMut(Term<'a>)) {
@@ -278,7 +293,7 @@ struct Demand<'a> {
 }
 
 impl<'a> Demand<'a> {
-    fn of(index: &'a Index, terms: impl IntoIterator<Item = Term<'a>>) -> Self {
+    fn of<'t>(index: &'a Index, terms: impl IntoIterator<Item = Term<'t>>) -> Self {
         let any_of: SmallVec<[Posting<'a>; 2]> = terms.into_iter().filter_map(|term| index.posting(term)).collect();
         let len = any_of.iter().map(|posting| posting.len()).sum();
         Self { any_of, len }

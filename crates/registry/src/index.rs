@@ -11,6 +11,7 @@ use xxhash_rust::xxh3::{xxh3_64_with_seed, xxh3_128_with_seed};
 use crate::instance::Instance;
 use crate::registration::{Kind, Protocol, RegistrationView, Status, Visibility};
 use crate::slots::{Posting, Slots};
+use crate::visibility;
 
 /// A place in the roll.
 pub(crate) type Slot = u32;
@@ -33,10 +34,14 @@ pub(crate) enum Term<'a> {
     Zone(&'a str),
     LabelKey(&'a str),
     Label(&'a str, &'a str),
+    /// Restricted, and this requester may see it; as JSON spells the name.
+    Allowed(&'a str),
+    /// Not shown to all, and registered by this principal.
+    Registrant(&'a str),
 }
 
 impl<'a> Term<'a> {
-    pub(crate) const FIELDS: usize = 15;
+    pub(crate) const FIELDS: usize = 17;
 
     /// Calls `each` with every term of an instance, some perhaps twice.
     pub(crate) fn of(instance: &'a Instance, registration: &RegistrationView<'a>, mut each: impl FnMut(Term<'a>)) {
@@ -52,6 +57,10 @@ impl<'a> Term<'a> {
             registration.extras.zone.map(Term::Zone),
         ];
         optional.into_iter().flatten().for_each(&mut each);
+        visibility::allowed(registration).for_each(|requester| each(Term::Allowed(requester)));
+        if let Some(principal) = visibility::registrant(instance, registration) {
+            each(Term::Registrant(principal.as_str()));
+        }
         registration.tags.for_each(|tag| each(Term::Tag(tag)));
         registration.capabilities.for_each(|capability| each(Term::Capability(capability.name)));
         registration.consumed_events.for_each(|event| each(Term::ConsumedEvent(event)));
@@ -82,6 +91,8 @@ impl<'a> Term<'a> {
             Self::Zone(_) => 12,
             Self::LabelKey(_) => 13,
             Self::Label(..) => 14,
+            Self::Allowed(_) => 15,
+            Self::Registrant(_) => 16,
         }
     }
 
@@ -103,7 +114,9 @@ impl<'a> Term<'a> {
             | Self::Region(v)
             | Self::Zone(v)
             | Self::LabelKey(v)
-            | Self::Label(_, v) => v,
+            | Self::Label(_, v)
+            | Self::Allowed(v)
+            | Self::Registrant(v) => v,
         };
         let mut seed = seeds.0[self.field()];
         if let Self::Label(key, _) = self {

@@ -35,6 +35,7 @@ pub mod selector;
 mod slots;
 pub mod state;
 mod tally;
+pub mod visibility;
 
 pub use access::{
     AccessDenied, AccessRole, AccessToken, AccessTokenCommand, AccessTokenId, AccessTokenRefusal, Actor,
@@ -65,6 +66,8 @@ pub use rank::{Place, RankWeights, RankWeightsError, Ranking, Score, Trust, Trus
 pub use registration::{Kind, PackedRegistration, Protocol, Registration, RegistrationView, Status, Visibility};
 pub use ruling::{Ruled, Ruling, RulingChange, RulingContent, RulingKey};
 pub use state::{
-    Admission, JoinToken, JoinTokenCommand, JoinTokenId, JoinTokenRefusal, NODE_ADDRESS_BYTES_MAX, Options, State,
+    Admission, JoinToken, JoinTokenCommand, JoinTokenId, JoinTokenRefusal, NODE_ADDRESS_BYTES_MAX, Options, OwnerKey,
+    PinnedKey, SignatureCommand, SignatureKey, SignatureMode, SignatureRefusal, SignatureRow, Signing, State,
 };
 pub use tally::{MARGIN_PARTS, Tally};
+pub use visibility::Viewer;

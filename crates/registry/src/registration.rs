@@ -99,6 +99,16 @@ pub struct Extras {
     pub coordinates: Option<Coordinates>,
 }
 
+/// Before the document of a registration whose signature was verified, so that it is taken for none of a face's.
+const SIGNED: &str = "signed:";
+
+impl Extras {
+    /// Keeps what was signed, in the bytes that the signature is for.
+    pub fn keep_signed(&mut self, document: &str) {
+        self.document = Some(format!("{SIGNED}{document}").into());
+    }
+}
+
 /// Everything an instance says of itself, as an edge makes it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Registration {
@@ -389,6 +399,11 @@ impl<'a> RegistrationView<'a> {
         self.consumed_events.check()?;
         self.produced_events.check()?;
         self.metadata.check_order()
+    }
+
+    /// The bytes that the signature is for, where it was verified.
+    pub fn signed_document(&self) -> Option<&'a str> {
+        self.extras.document?.strip_prefix(SIGNED)
     }
 
     /// As an edge would make it.

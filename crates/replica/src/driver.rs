@@ -125,7 +125,10 @@ fn count((commands, once): &Commands) -> u64 {
         | Command::AccessToken(_)
         | Command::By { .. }
         | Command::Rule { .. }
-        | Command::Observe { .. } => 1,
+        | Command::Observe { .. }
+        | Command::RegisterSigned { .. }
+        | Command::DeregisterSigned { .. }
+        | Command::Signatures(_) => 1,
     });
     counts.sum()
 }

@@ -58,7 +58,10 @@ pub(crate) fn merge(batch: &[impl Asker], origin: Origin) -> Merged {
                 | Command::AccessToken(_)
                 | Command::By { .. }
                 | Command::Rule { .. }
-                | Command::Observe { .. } => {
+                | Command::Observe { .. }
+                | Command::RegisterSigned { .. }
+                | Command::DeregisterSigned { .. }
+                | Command::Signatures(_) => {
                     merged.once[0].commands.push(command.clone());
                     Place::Once(0, merged.once[0].commands.len() - 1)
                 }

@@ -304,20 +304,27 @@ pub(crate) fn give_back(batch: &[impl Asker]) {
 
 fn approximate_kib(command: &Command) -> usize {
     let bytes = match command {
-        Command::Register { registration, .. } => registration.bytes(),
+        Command::Register { registration, .. } | Command::RegisterSigned { registration, .. } => registration.bytes(),
         Command::Renew { leases, .. } => leases.as_slice().len() * 8,
         Command::Beat { metadata, .. } => metadata.as_ref().map_or(64, |metadata| metadata.bytes()),
-        Command::Deregister { .. } | Command::Expire { .. } | Command::JoinToken(_) | Command::Observe { .. } => 64,
+        Command::Deregister { .. }
+        | Command::DeregisterSigned { .. }
+        | Command::Expire { .. }
+        | Command::JoinToken(_)
+        | Command::Observe { .. }
+        | Command::Signatures(_) => 64,
         Command::Rule { change, .. } => change.bytes(),
         Command::Define { change, .. } => change.bytes(),
         Command::AccessToken(AccessTokenCommand::Used { ids }) => ids.len() * 8,
         // Those with the longest scopes are of 2 KiB.
         Command::AccessToken(_) => 512,
         Command::By { write, .. } => match write {
-            Write::Register { registration, .. } => registration.bytes() + 64,
+            Write::Register { registration, .. } | Write::RegisterSigned { registration, .. } => {
+                registration.bytes() + 64
+            }
             Write::Renew { leases } => leases.as_slice().len() * 8 + 64,
             Write::Beat { metadata, .. } => metadata.as_ref().map_or(64, |metadata| metadata.bytes()) + 64,
-            Write::Deregister { .. } => 128,
+            Write::Deregister { .. } | Write::DeregisterSigned { .. } => 128,
         },
     };
     1 + bytes / 1_024

@@ -14,7 +14,7 @@ use crate::parse::REAP_AFTER_MS_MAX;
 use crate::secret::Secret;
 use crate::tls::{self, Port};
 
-pub use settings::{ConfigError, LogFormat, NodeRole, Settings, WhenRemoved, unknown_variables};
+pub use settings::{ConfigError, LogFormat, NodeRole, Settings, Signatures, WhenRemoved, unknown_variables};
 
 /// Longest TTL an operator may allow, 49 days: the state machine counts a lease's milliseconds in 32 bits.
 pub const TTL_MS_MAX: u64 = u32::MAX as u64;
@@ -113,6 +113,7 @@ pub struct Config {
     pub drain_ms: u64,
     /// Empty: any.
     pub tenants: Vec<TenantId>,
+    pub signatures: Signatures,
     pub soorma_ttl_ms: u32,
     pub soorma_reap_after_ms: u32,
     pub soorma_origins: Vec<HeaderValue>,
@@ -334,6 +335,7 @@ impl Config {
             tenant_watchers_max,
             drain_ms,
             tenants,
+            signatures: settings.signatures.unwrap_or_default(),
             soorma_ttl_ms: u32::try_from(soorma_ttl_ms).ok()?,
             soorma_reap_after_ms: u32::try_from(soorma_reap_after_ms).ok()?,
             soorma_origins,

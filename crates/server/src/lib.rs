@@ -12,7 +12,7 @@
 //!   given in `reply`.
 //!
 //! Read in this order: [`config`], [`Server`], [`Probe`], `listener`, [`tls`], `edge`, `native`, `watch`; then `request`, `params`,
-//! `body`, `json`, `fault`, `parse` for what comes in, `translate`, [`render`], `cursor`, `reply` for what goes out, `faces` with
+//! `body`, `json`, `fault`, `parse`, `signing` for what comes in, `translate`, [`render`], `cursor`, `reply` for what goes out, `faces` with
 //! `auth` and `schema`, and `peer`.
 
 mod auth;
@@ -37,6 +37,7 @@ mod request;
 mod schema;
 mod secret;
 mod server;
+mod signing;
 mod slow;
 mod startup;
 pub mod telemetry;

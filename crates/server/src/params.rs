@@ -11,7 +11,7 @@ use axum::http::Uri;
 use rollcall_registry::ids::{NAME_BYTES_MAX, check_name};
 use rollcall_registry::query::LIMIT_MAX;
 use rollcall_registry::selector::{REQUIREMENTS_MAX, Selector};
-use rollcall_registry::{Filter, Revision, Sort, VersionRange};
+use rollcall_registry::{Filter, Revision, Sort, VersionRange, Viewer};
 use rollcall_replica::{Consistency, Terms};
 
 use serde_json::{Map, Value};
@@ -174,6 +174,8 @@ impl Params {
             regions: self.names("region"),
             zones: self.names("zone"),
             selector: selector(self),
+            // Set by whoever knows who asks.
+            viewer: Viewer::All,
         }
     }
 
@@ -185,7 +187,7 @@ impl Params {
         ranges
     }
 
-    /// Who asks. Checked and set aside: without authentication it proves nothing.
+    /// Who asks. Checked and set aside: it proves nothing, and whoever brings a token is known by that.
     fn requester(&mut self) {
         if let Some(Err(error)) = self.single("requester_id").map(|text| check_name(&text, NAME_BYTES_MAX)) {
             self.faults.push("requester_id", error.to_string());
@@ -377,6 +379,14 @@ pub(crate) fn consistency(uri: &Uri) -> Result<Consistency, Failure> {
     let mut params = Params::of(uri);
     let consistency = params.consistency();
     params.finish().map(|()| consistency)
+}
+
+/// A page of owners: after whom, and how many.
+pub(crate) fn owner_page(uri: &Uri) -> Result<(Option<String>, usize), Failure> {
+    let mut params = Params::of(uri);
+    let after = params.single("after");
+    let limit = params.number("limit", 1, LIMIT_MAX as u64).and_then(|limit| usize::try_from(limit).ok());
+    params.finish().map(|()| (after, limit.unwrap_or(LIMIT_DEFAULT)))
 }
 
 /// `lease_id` of a deregistration.

@@ -6,7 +6,9 @@ use axum::body::Body;
 use axum::http::{HeaderMap, HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use rollcall_api::{Problem, WriteOutcome, header as names};
-use rollcall_registry::{AccessTokenRefusal, DefinitionRefusal, JoinTokenRefusal, NameError, Refusal, Revision};
+use rollcall_registry::{
+    AccessTokenRefusal, DefinitionRefusal, JoinTokenRefusal, NameError, Refusal, Revision, SignatureRefusal,
+};
 use rollcall_replica::{BarrierError, DigestError, Freshness, SubmitError};
 
 use serde_json::Value;
@@ -210,6 +212,8 @@ impl Failure {
 /// How to say who asks, and whether what was said was wrong (RFC 6750).
 fn challenge(code: &str) -> HeaderValue {
     HeaderValue::from_static(match code {
+        // No token is a remedy for a wrong signature.
+        "invalid_signature" => "Ed25519",
         "token_missing" => "Bearer realm=\"rollcall\"",
         _ => "Bearer realm=\"rollcall\", error=\"invalid_token\"",
     })
@@ -305,6 +309,7 @@ impl From<Refusal> for Failure {
             },
             // Who asks is known, and what is asked for is another's.
             Refusal::NotYours => (StatusCode::FORBIDDEN, "forbidden"),
+            Refusal::Signature(refusal) => of_signature(refusal),
         };
         let detail = match refusal {
             Refusal::NotYours => format!(
@@ -329,9 +334,27 @@ impl From<Refusal> for Failure {
             | Refusal::NotYours
             | Refusal::TooManyRulings { .. }
             | Refusal::RulingOutOfBounds
+            | Refusal::Signature(_)
             | Refusal::StaleTerm { .. } => {}
         }
         failure
+    }
+}
+
+fn of_signature(refusal: SignatureRefusal) -> (StatusCode, &'static str) {
+    match refusal {
+        // The way on: sign.
+        SignatureRefusal::Required | SignatureRefusal::OwnerSigns => (StatusCode::FORBIDDEN, "signature_required"),
+        SignatureRefusal::OtherKey => (StatusCode::FORBIDDEN, "owner_key_mismatch"),
+        SignatureRefusal::OtherOwner => (StatusCode::FORBIDDEN, "owner_mismatch"),
+        SignatureRefusal::Replayed => (StatusCode::FORBIDDEN, "signature_replayed"),
+        // Only the edge's view of the mode was old: the same request is judged by the new one.
+        SignatureRefusal::Unverified => (StatusCode::CONFLICT, "signatures_changed"),
+        // The edge names the fault first.
+        SignatureRefusal::OwnerMissing => (StatusCode::BAD_REQUEST, "invalid_request"),
+        SignatureRefusal::TooManyOwners { .. } => (StatusCode::CONFLICT, "too_many_owner_keys"),
+        SignatureRefusal::TooManyModes { .. } => (StatusCode::CONFLICT, "too_many_signature_modes"),
+        SignatureRefusal::NoKey => (StatusCode::NOT_FOUND, "owner_key_not_found"),
     }
 }
 
@@ -409,6 +432,8 @@ mod tests {
             (AccessTokenRefusal::BeyondGrant.into(), 403, "forbidden"),
             (Refusal::NotYours, 403, "forbidden"),
             (Refusal::TooManyRulings { max: 10_000 }, 409, "too_many_rulings"),
+            (SignatureRefusal::OwnerSigns.into(), 403, "signature_required"),
+            (SignatureRefusal::Replayed.into(), 403, "signature_replayed"),
             (Refusal::StaleTerm { proposed: Term(1), entry: Term(2) }, 500, "internal"),
         ];
         for (refusal, status, code) in refusals {

@@ -7,7 +7,7 @@ use axum::http::request::Parts;
 use axum::http::{HeaderMap, StatusCode};
 use rollcall_api::watch::InvalidResumePoint;
 use rollcall_api::{ResumePoint, header as names};
-use rollcall_registry::{Actor, Command, Condition, Revision, TenantId};
+use rollcall_registry::{Actor, Command, Condition, Revision, TenantId, Viewer};
 use rollcall_replica::Course;
 use tokio::time::Instant;
 
@@ -27,6 +27,8 @@ const TENANT_DEFAULT: &str = "default";
 pub(crate) struct Context {
     pub(crate) tenant: TenantId,
     pub(crate) identity: Identity,
+    /// On whose behalf it looks.
+    pub(crate) viewer: Viewer,
     pub(crate) deadline: Instant,
     timeout: Duration,
     work: InWork,
@@ -56,7 +58,7 @@ impl Context {
     /// A command on behalf of whoever asks.
     pub(crate) fn sign(&self, command: Command) -> Result<Command, Failure> {
         let Some(principal) = self.principal() else { return Ok(command) };
-        if let Command::Register { registration, .. } = &command {
+        if let Command::Register { registration, .. } | Command::RegisterSigned { registration, .. } = &command {
             principal.check_service(registration.view().name)?;
         }
         Ok(command.by(principal.actor()))
@@ -109,7 +111,8 @@ impl Context {
         }
         let work = parts.extensions.get::<InWork>().cloned().expect("the edge gives every request its work");
         work.of(&tenant);
-        Ok(Self { tenant, identity, deadline: Instant::now() + timeout, timeout, work })
+        let viewer = identity.0.as_ref().map_or(Viewer::All, |principal| principal.viewer());
+        Ok(Self { tenant, identity, viewer, deadline: Instant::now() + timeout, timeout, work })
     }
 }
 

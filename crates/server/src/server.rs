@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use axum::http::HeaderValue;
 use axum::http::header::CONNECTION;
-use rollcall_registry::{FEATURE_LEVEL, HistoryLimits};
+use rollcall_registry::{FEATURE_LEVEL, HistoryLimits, SignatureMode};
 use rollcall_replica::{Autopilot, Door, Failure, Options, Replica, StartError, StartMode};
 use tokio::net::TcpListener;
 use tokio::runtime::Handle;
@@ -17,7 +17,7 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::{AbortOnDropHandle, TaskTracker};
 
 use crate::auth::{self, Attendance, Auth, FirstToken, FirstTokenSender, Gate, JwtConfigError};
-use crate::config::{Config, Founding, NodeRole};
+use crate::config::{Config, Founding, NodeRole, Signatures};
 use crate::edge::Edge;
 use crate::faces::soorma;
 use crate::limits::{self, CONNECTIONS_MAX};
@@ -174,6 +174,7 @@ impl Server {
         let faces = Faces {
             auth: auth.clone(),
             protolink_ttl_ms: self.config.protolink_ttl_ms,
+            signatures: signatures(&self.config),
             soorma: soorma::Terms {
                 ttl_ms: self.config.soorma_ttl_ms,
                 reap_after_ms: self.config.soorma_reap_after_ms,
@@ -330,6 +331,14 @@ where
 
 fn ttl(config: &Config) -> TtlLimits {
     TtlLimits { ttl_ms_min: config.ttl_ms_min, ttl_ms_default: config.ttl_ms_default, ttl_ms_max: config.ttl_ms_max }
+}
+
+fn signatures(config: &Config) -> SignatureMode {
+    match config.signatures {
+        Signatures::Off => SignatureMode::Off,
+        Signatures::Accepted => SignatureMode::Accepted,
+        Signatures::Required => SignatureMode::Required,
+    }
 }
 
 fn watchers(config: &Config) -> WatcherLimits {

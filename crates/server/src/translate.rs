@@ -5,8 +5,8 @@ use rollcall_api as api;
 use rollcall_registry::registration::{Capability, Extras, JsonText};
 use rollcall_registry::{
     Coordinates, Instance, InstanceId, Kind, Metadata, MetadataValue, Order, Orders, PackedRegistration, Protocol,
-    RankWeights, RankWeightsError, Registered, Registration, Seldom, ServiceName, Status, TenantId, Trust, View,
-    Visibility,
+    RankWeights, RankWeightsError, Registered, Registration, Seldom, ServiceName, SignatureMode, Status, TenantId,
+    Trust, View, Visibility,
 };
 use rollcall_replica::{AutopilotReport, ClusterStatus, Finding, Kept, MemberStatus};
 use serde::Serialize;
@@ -125,6 +125,22 @@ fn visibility_in(visibility: api::Visibility) -> Visibility {
         api::Visibility::Internal => Visibility::Internal,
         api::Visibility::Restricted => Visibility::Restricted,
         api::Visibility::Public => Visibility::Public,
+    }
+}
+
+pub(crate) fn signature_mode_in(mode: api::SignatureMode) -> SignatureMode {
+    match mode {
+        api::SignatureMode::Off => SignatureMode::Off,
+        api::SignatureMode::Accepted => SignatureMode::Accepted,
+        api::SignatureMode::Required => SignatureMode::Required,
+    }
+}
+
+pub(crate) fn signature_mode(mode: SignatureMode) -> api::SignatureMode {
+    match mode {
+        SignatureMode::Off => api::SignatureMode::Off,
+        SignatureMode::Accepted => api::SignatureMode::Accepted,
+        SignatureMode::Required => api::SignatureMode::Required,
     }
 }
 

@@ -62,6 +62,8 @@ pub enum Kind {
     Starts = 19,
     /// A token that proves who asks.
     AccessToken = 20,
+    /// How a tenant takes signatures, or an owner's key.
+    Signature = 21,
     /// What an operator laid down beside the roll.
     Ruling = 40,
 }
@@ -88,6 +90,7 @@ impl Kind {
         Self::Starts,
         Self::AccessToken,
         Self::Ruling,
+        Self::Signature,
     ];
 
     /// The version that is written, and the only one that is read.
@@ -118,6 +121,8 @@ impl Kind {
             Self::AccessToken => 8 << 10,
             // Names of 256 bytes, and a reason as long.
             Self::Ruling => 4 << 10,
+            // Two names and 64 hashes.
+            Self::Signature => 4 << 10,
             // Each node's last answers: at most 64 times 4,096 of some 40 bytes.
             Self::StateHeader => 32 << 20,
             Self::Vote

@@ -13,6 +13,7 @@ mod paused;
 mod reads;
 mod restart;
 mod secured;
+mod signed;
 mod soorma;
 mod traces;
 mod watches;

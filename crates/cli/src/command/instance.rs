@@ -5,7 +5,7 @@ use rollcall_client::{Consistency, DiscoverQuery};
 use serde_json::Value;
 
 use super::operator::rank;
-use super::{attempt, client};
+use super::{attempt, client, sign};
 use crate::args::{Deregister, Discover, Get, Global, Heartbeat};
 use crate::failure::Failure;
 use crate::output::{self, Table};
@@ -24,7 +24,7 @@ pub(super) async fn heartbeat(global: &Global, args: Heartbeat) -> Result<(), Fa
 }
 
 pub(super) async fn deregister(global: &Global, args: &Deregister) -> Result<(), Failure> {
-    let answer = client(global)?.deregister(&args.id, args.lease_id).await;
+    let answer = sign::client(global, &args.key)?.deregister(&args.id, args.lease_id).await;
     let answer = attempt(format!("deregister `{}`", args.id), answer)?;
     output::show(global.output, &answer, |answer| {
         format!("deregistered {} at revision {}\n", output::printable(&answer.service_id), answer.revision)
@@ -103,6 +103,7 @@ pub(super) fn describe(service: &ServiceObject) -> String {
         ("coordinates", coordinates.map(place).unwrap_or_default()),
         ("owner", service.owner.clone().unwrap_or_default()),
         ("visibility", service.visibility.to_string()),
+        ("signed by", service.signature.as_ref().and(service.public_key.clone()).unwrap_or_default()),
         ("tenant", service.tenant.clone()),
         ("lease", format!("{}, {} ms, {} left", lease.id, lease.ttl_ms, seconds(lease.expires_in_ms))),
         ("revision", format!("{} (created at {})", service.revision, service.created_revision)),

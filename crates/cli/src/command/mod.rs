@@ -11,8 +11,10 @@ mod join_token;
 mod members;
 mod offline;
 mod operator;
+mod owner_key;
 mod register;
 mod serve;
+mod sign;
 mod tls;
 mod token;
 mod token_reset;
@@ -21,7 +23,7 @@ mod watch;
 use std::future::Future;
 use std::path::PathBuf;
 
-use rollcall_client::Client;
+use rollcall_client::{Builder, Client};
 use rollcall_server::config::LogFormat;
 
 use crate::args::{Cli, Command, Global};
@@ -34,6 +36,9 @@ pub(crate) fn run(cli: Cli) -> Result<u8, Failure> {
     let done = |()| 0;
     match command {
         Command::Serve(args) => serve::run(args.settings).map(done),
+        Command::Sign(args) => sign::run(args, global.output).map(done),
+        Command::OwnerKey(args) => block_on(owner_key::run(&global, args)).map(done),
+        Command::Signatures(args) => block_on(owner_key::signatures(&global, &args)).map(done),
         Command::Tls(args) => tls::run(args, global.output).map(done),
         Command::Config(args) => config::run(&args).map(done),
         Command::Completions { shell } => completions::run(shell).map(done),
@@ -76,6 +81,14 @@ fn client(global: &Global) -> Result<Client, Failure> {
 
 /// A client whose requests are for this tenant.
 fn client_of_tenant(global: &Global, tenant: Option<&str>) -> Result<Client, Failure> {
+    build(builder(global, tenant)?)
+}
+
+fn build(builder: Builder) -> Result<Client, Failure> {
+    builder.build().map_err(|source| Failure::Endpoints { source })
+}
+
+fn builder(global: &Global, tenant: Option<&str>) -> Result<Builder, Failure> {
     let mut builder = Client::builder().endpoints(global.endpoints.iter().filter(|text| !text.is_empty()));
     if let Some(ca) = &global.ca {
         builder = builder.ca(read_file(ca)?);
@@ -92,7 +105,7 @@ fn client_of_tenant(global: &Global, tenant: Option<&str>) -> Result<Client, Fai
     if let Some(timeout) = global.timeout {
         builder = builder.timeout(timeout);
     }
-    builder.build().map_err(|source| Failure::Endpoints { source })
+    Ok(builder)
 }
 
 /// Says what was attempted when a request fails.

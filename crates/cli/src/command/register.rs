@@ -9,7 +9,7 @@ use rustix::process::Signal;
 use serde_json::{Map, Value};
 use tokio::process::Command;
 
-use super::{attempt, client};
+use super::{attempt, sign};
 use crate::args::{Global, Register, RegistrationFields};
 use crate::failure::Failure;
 use crate::output::{self, Format};
@@ -19,7 +19,7 @@ use crate::process::{Signals, Tied, shell_code};
 const STOP_PATIENCE: Duration = Duration::from_secs(10);
 
 pub(super) async fn run(global: &Global, args: Register) -> Result<u8, Failure> {
-    let client = client(global)?;
+    let client = sign::client(global, &args.key)?;
     let document = document(args.file.as_deref(), args.fields)?;
     if !args.keep_alive {
         let condition = match args.if_revision {
@@ -139,14 +139,7 @@ fn registered(id: &str, revision: u64, lease: u64, ttl_ms: u32) -> String {
 fn document(file: Option<&Path>, fields: RegistrationFields) -> Result<Value, Failure> {
     let mut document = match file {
         None => Map::new(),
-        Some(path) => {
-            let text = read(path).map_err(|source| Failure::ReadRegistration { path: path.to_owned(), source })?;
-            match serde_json::from_str(&text) {
-                Ok(Value::Object(document)) => document,
-                Ok(_) => return Err(Failure::RegistrationForm { path: path.to_owned() }),
-                Err(source) => return Err(Failure::ParseRegistration { path: path.to_owned(), source }),
-            }
-        }
+        Some(path) => read_document(path)?,
     };
     let texts = [
         ("id", fields.id),
@@ -178,6 +171,16 @@ fn document(file: Option<&Path>, fields: RegistrationFields) -> Result<Value, Fa
         document.insert("metadata".to_owned(), Value::Object(metadata));
     }
     Ok(Value::Object(document))
+}
+
+/// A registration as it stands in a file.
+pub(super) fn read_document(path: &Path) -> Result<Map<String, Value>, Failure> {
+    let text = read(path).map_err(|source| Failure::ReadRegistration { path: path.to_owned(), source })?;
+    match serde_json::from_str(&text) {
+        Ok(Value::Object(document)) => Ok(document),
+        Ok(_) => Err(Failure::RegistrationForm { path: path.to_owned() }),
+        Err(source) => Err(Failure::ParseRegistration { path: path.to_owned(), source }),
+    }
 }
 
 fn read(path: &Path) -> std::io::Result<String> {

@@ -6,6 +6,7 @@ mod exit_codes;
 mod keep_alive;
 mod operator;
 mod settings;
+mod sign;
 mod supervised;
 mod support;
 mod tls;

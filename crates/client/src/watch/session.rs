@@ -306,7 +306,7 @@ fn is_final(error: &Error) -> bool {
         Error::Refused { status, problem } => (400..500).contains(status) && problem.code != NOT_OURS,
         Error::Unreachable { .. } | Error::Timeout { .. } => false,
         Error::Watch { source, .. } => !source.is_healed(),
-        Error::Answer { .. } | Error::Request { .. } | Error::Id { .. } => true,
+        Error::Answer { .. } | Error::Request { .. } | Error::Sign { .. } | Error::Id { .. } => true,
     }
 }
 

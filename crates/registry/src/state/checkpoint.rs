@@ -11,6 +11,7 @@ use super::definitions::DefinitionsDelta;
 use super::join_tokens::{JoinToken, JoinTokenDelta, JoinTokenId};
 use super::past::{Past, PastDelta};
 use super::rulings::RulingsDelta;
+use super::signatures::{SignatureKey, SignatureRow, SignaturesDelta};
 use super::{ById, Held, Options, Session, State, Tenant};
 use crate::access::{AccessToken, AccessTokenId};
 use crate::definition::{Definition, DefinitionKey};
@@ -51,6 +52,7 @@ pub struct Delta {
     pub access_tokens: AccessTokenDelta,
     pub definitions: DefinitionsDelta,
     pub rulings: RulingsDelta,
+    pub signatures: SignaturesDelta,
 }
 
 #[derive(Debug, Default)]
@@ -127,6 +129,7 @@ impl State {
             access_tokens: self.access_tokens.take_delta(),
             definitions: self.take_definitions(),
             rulings: self.rulings.take_delta(),
+            signatures: self.signatures.take_delta(),
         }
     }
 
@@ -189,12 +192,14 @@ pub enum RestoreError {
     Definition { tenant: TenantId, key: DefinitionKey, fault: &'static str },
     #[error("ruling {key:?} of tenant {tenant} cannot be: {fault}")]
     Ruling { tenant: TenantId, key: RulingKey, fault: &'static str },
+    #[error("{key:?} cannot be: {fault}")]
+    Signature { key: SignatureKey, fault: &'static str },
     #[error("the rows have the digest {found}, but {expected} was written")]
     Digest { found: Digest, expected: Digest },
 }
 
 /// A state in the making: first all deadlines in the order of their leases, then all instances in that of their keys, then
-/// the history in its order, the tokens, the definitions and the rulings whenever.
+/// the history in its order, the tokens, the definitions, the rulings and what is known of signatures whenever.
 #[derive(Debug)]
 pub struct Restoring {
     state: State,
@@ -322,6 +327,11 @@ impl Restoring {
         }
         self.past_end = Revision(first.0.saturating_add(changes.len() as u64).saturating_sub(1));
         self.past.extend(changes);
+    }
+
+    /// How a tenant takes signatures, or an owner's key, in any order.
+    pub fn signature(&mut self, row: SignatureRow) -> Result<(), RestoreError> {
+        self.state.restore_signature(row)
     }
 
     /// A definition, in any order.

@@ -16,6 +16,7 @@ mod once;
 mod past;
 mod rulings;
 mod schedule;
+mod signatures;
 mod write;
 
 use std::borrow::Borrow;
@@ -35,6 +36,10 @@ pub use join_tokens::{
 pub use once::Session;
 pub use past::{Past, PastDelta};
 pub use rulings::{Rulings, RulingsDelta};
+pub use signatures::{
+    OWNER_KEYS_MAX, OwnerKey, PinnedKey, RETIRED_MAX, SIGNATURE_MODES_MAX, SignatureCommand, SignatureKey,
+    SignatureMode, SignatureRefusal, SignatureRow, SignaturesDelta, Signing, TENANT_OWNER_KEYS_MAX,
+};
 
 use crate::access::Actor;
 use crate::command::{Command, Outcome, Proposal, Refusal, Write};
@@ -79,6 +84,7 @@ pub struct State {
     join_tokens: join_tokens::JoinTokens,
     access_tokens: access_tokens::AccessTokens,
     rulings: Rulings,
+    signatures: signatures::Signatures,
 
     rows: RowSum,
     history: History,
@@ -190,6 +196,7 @@ impl State {
             sessions: BTreeMap::new(),
             join_tokens: join_tokens::JoinTokens::default(),
             access_tokens: access_tokens::AccessTokens::default(),
+            signatures: signatures::Signatures::default(),
             definitions: Definitions::default(),
             rulings: Rulings::default(),
             rows: RowSum::default(),
@@ -222,15 +229,14 @@ impl State {
     fn apply_command(&mut self, term: Term, command: &Command) -> Outcome {
         let answer = match command {
             Command::Register { tenant, registration, condition } => {
-                self.register(tenant, registration, *condition, None).map(Outcome::Registered)
+                self.register(tenant, registration, *condition, None, None).map(Outcome::Registered)
             }
             Command::Renew { tenant, leases } => Ok(self.renew(tenant, leases, None)),
             Command::Beat { tenant, id, lease, status, metadata } => {
                 self.beat(tenant, id, *lease, *status, metadata.as_ref(), None).map(Outcome::Beaten)
             }
             Command::Deregister { tenant, id, lease, condition } => {
-                let removed = self.deregister(tenant, id, *lease, *condition, None);
-                removed.map(|revision| Outcome::Deregistered { revision })
+                self.deregister(tenant, id, *lease, *condition, None, None)
             }
             Command::Expire { term: proposed, up_to, limit } => self.expire(*proposed, term, *up_to, *limit),
             Command::JoinToken(command) => self.join_token(command),
@@ -243,6 +249,13 @@ impl State {
             Command::Observe { tenant, id, lease, verdict } => {
                 self.observe(tenant, id, *lease, *verdict).map(|revision| Outcome::Observed { revision })
             }
+            Command::RegisterSigned { tenant, registration, condition, signing } => {
+                self.register(tenant, registration, *condition, None, Some(*signing)).map(Outcome::Registered)
+            }
+            Command::DeregisterSigned { tenant, id, lease, condition, signing } => {
+                self.deregister(tenant, id, *lease, *condition, None, Some(*signing))
+            }
+            Command::Signatures(command) => self.change_signatures(command),
         };
         answer.unwrap_or_else(Outcome::Refused)
     }
@@ -252,15 +265,18 @@ impl State {
         let by = Some(actor);
         match write {
             Write::Register { registration, condition } => {
-                self.register(tenant, registration, *condition, by).map(Outcome::Registered)
+                self.register(tenant, registration, *condition, by, None).map(Outcome::Registered)
             }
             Write::Renew { leases } => Ok(self.renew(tenant, leases, by)),
             Write::Beat { id, lease, status, metadata } => {
                 self.beat(tenant, id, *lease, *status, metadata.as_ref(), by).map(Outcome::Beaten)
             }
-            Write::Deregister { id, lease, condition } => {
-                let removed = self.deregister(tenant, id, *lease, *condition, by);
-                removed.map(|revision| Outcome::Deregistered { revision })
+            Write::Deregister { id, lease, condition } => self.deregister(tenant, id, *lease, *condition, by, None),
+            Write::RegisterSigned { registration, condition, signing } => {
+                self.register(tenant, registration, *condition, by, Some(*signing)).map(Outcome::Registered)
+            }
+            Write::DeregisterSigned { id, lease, condition, signing } => {
+                self.deregister(tenant, id, *lease, *condition, by, Some(*signing))
             }
         }
     }

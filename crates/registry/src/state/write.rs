@@ -2,8 +2,8 @@
 
 use std::sync::Arc;
 
-use super::State;
 use super::rulings::change_kind;
+use super::{Signing, State};
 use crate::access::Actor;
 use crate::command::{Beaten, Condition, LeaseSet, Outcome, Refusal, Registered};
 use crate::digest;
@@ -41,19 +41,28 @@ impl State {
         registration: &PackedRegistration,
         condition: Condition,
         by: Option<&Actor>,
+        signing: Option<Signing>,
     ) -> Result<Registered, Refusal> {
         let slot = self.slot(tenant, registration.id());
+        let view = registration.view();
+        self.check_signed_registration(tenant, &view, slot, signing)?;
         self.check(slot, condition)?;
         let registered_by = by.map(|actor| actor.principal.clone());
-        let Some(slot) = slot else { return Ok(self.register_new(tenant, registration, registered_by)) };
+        let Some(slot) = slot else {
+            let registered = self.register_new(tenant, registration, registered_by);
+            self.pin(tenant, view.owner, signing);
+            return Ok(registered);
+        };
         self.check_actor(slot, by)?;
         let before = self.instance(slot);
         let is_same = before.registration == *registration && !by.is_some_and(|actor| actor.claims(before));
         if is_same && condition != Condition::Anew {
             self.renew_slot(slot);
         } else {
+            self.retire(slot, view.signed_document());
             self.supersede(slot, registration, registered_by);
         }
+        self.pin(tenant, view.owner, signing);
         Ok(self.registered(slot, false))
     }
 
@@ -180,14 +189,19 @@ impl State {
         lease: Option<LeaseId>,
         condition: Condition,
         by: Option<&Actor>,
-    ) -> Result<Revision, Refusal> {
+        signing: Option<Signing>,
+    ) -> Result<Outcome, Refusal> {
         let slot = self.slot(tenant, id.as_str());
         self.check(slot, condition)?;
         let slot = slot.ok_or(Refusal::NotRegistered)?;
+        self.check_signed_removal(slot, signing)?;
         self.check_lease(slot, lease)?;
         self.check_actor(slot, by)?;
+        if signing.is_some_and(|signing| signing.key.is_some()) {
+            self.retire(slot, None);
+        }
         self.tally.deregistered += 1;
-        Ok(self.strike_off(slot, ChangeKind::Deregistered))
+        Ok(Outcome::Deregistered { revision: self.strike_off(slot, ChangeKind::Deregistered) })
     }
 
     /// Removes an instance as one visible change.

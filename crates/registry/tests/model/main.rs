@@ -7,6 +7,7 @@ mod access;
 mod model;
 mod random;
 mod rulings;
+mod signatures;
 mod wish;
 
 use std::cell::RefCell;
@@ -22,7 +23,7 @@ use rollcall_registry::state::{Delta, Header, Past, Restoring};
 use rollcall_registry::{
     AccessToken, AccessTokenId, ClusterTime, Definition, DefinitionContent, DefinitionKey, Draw, HistoryLimits,
     Instance, JoinToken, JoinTokenId, LeaseId, Once, Options, Origin, Outcome, Page, Position, Proposal, Query,
-    Refusal, Revision, Ruling, RulingKey, Sort, State, TenantId, Term, WallTime,
+    Refusal, Revision, Ruling, RulingKey, SignatureKey, SignatureRow, Sort, State, TenantId, Term, WallTime,
 };
 use wish::Wish;
 
@@ -60,6 +61,7 @@ struct Kept {
     access_tokens: BTreeMap<AccessTokenId, AccessToken>,
     definitions: BTreeMap<(TenantId, DefinitionKey), Definition>,
     rulings: BTreeMap<(TenantId, RulingKey), Ruling>,
+    signatures: BTreeMap<SignatureKey, SignatureRow>,
     log: Vec<(Term, Proposal)>,
 }
 
@@ -298,6 +300,7 @@ impl<'a> World<'a> {
             access_tokens,
             definitions,
             rulings,
+            signatures,
         } = self.restored.take_delta();
         for key in removed {
             assert!(self.kept.instances.remove(&key).is_some(), "{key:?} was removed, but had no row");
@@ -344,6 +347,12 @@ impl<'a> World<'a> {
         for ruling in rulings.put {
             self.kept.rulings.insert((ruling.tenant.clone(), ruling.content.key()), ruling);
         }
+        for key in signatures.removed {
+            assert!(self.kept.signatures.remove(&key).is_some(), "{key:?} was removed, but had no row");
+        }
+        for row in signatures.put {
+            self.kept.signatures.insert(row.key(), row);
+        }
         self.kept.header = Some(header);
         self.kept.log.clear();
     }
@@ -376,6 +385,9 @@ impl<'a> World<'a> {
         for ruling in self.kept.rulings.values() {
             restoring.ruling(ruling.clone()).expect("the rows are whole");
         }
+        for row in self.kept.signatures.values() {
+            restoring.signature(row.clone()).expect("the rows are whole");
+        }
         self.restored = restoring.finish().expect("the rows are whole");
         let known = self.kept.past.range(first..).next().map_or(self.restored.revision().0, |(first, _)| first.0 - 1);
         assert_eq!(self.restored.oldest_known(), Revision(known));
@@ -395,6 +407,7 @@ impl<'a> World<'a> {
             assert!(state.join_tokens().eq(model.join_tokens.values()));
             assert!(state.access_tokens().eq(model.access_tokens.values()));
             model.rulings.agrees_with(state);
+            model.signatures.compare(state);
             assert_eq!(state.len(), model.roll.len());
             let definitions = state.definitions();
             assert_eq!(definitions.len(), model.definitions.len());

@@ -8,12 +8,13 @@ use rollcall_registry::{
     AccessToken, AccessTokenId, Actor, Admission, Beaten, ChangeKind, ClusterTime, Command, Compatibility, Condition,
     Defined, Definition, DefinitionChange, DefinitionContent, DefinitionKey, DefinitionName, DefinitionRefusal,
     Edition, Instance, InstanceId, JoinToken, JoinTokenCommand, JoinTokenId, JoinTokenRefusal, LeaseId, LeaseSet,
-    MetadataValue, Observed, Orders, Outcome, Pair, Power, PrincipalId, Proposal, Ranking, Refusal, Registered,
-    Registration, Revision, Sort, Status, TenantId, Term, WallTime, Write,
+    MetadataValue, Observed, Orders, Outcome, PackedRegistration, Pair, Power, PrincipalId, Proposal, Ranking,
+    Refusal, Registered, Registration, Revision, Signing, Sort, Status, TenantId, Term, WallTime, Write,
 };
 
 use crate::access;
 use crate::rulings::{self, Rulings};
+use crate::signatures::Signatures;
 use crate::wish::Wish;
 
 const SUPERSEDED_MAX: usize = 16;
@@ -90,6 +91,7 @@ pub(crate) struct Model {
     pub(crate) join_tokens: BTreeMap<JoinTokenId, JoinToken>,
     pub(crate) access_tokens: BTreeMap<AccessTokenId, AccessToken>,
     pub(crate) rulings: Rulings,
+    pub(crate) signatures: Signatures,
 }
 
 impl Model {
@@ -116,6 +118,10 @@ impl Model {
                 let (registration, condition) = (registration.clone(), *condition);
                 self.write(None, tenant, &Write::Register { registration, condition })
             }
+            Command::RegisterSigned { tenant, registration, condition, signing } => {
+                let (registration, condition, signing) = (registration.clone(), *condition, *signing);
+                self.write(None, tenant, &Write::RegisterSigned { registration, condition, signing })
+            }
             Command::Renew { tenant, leases } => self.write(None, tenant, &Write::Renew { leases: leases.clone() }),
             Command::Beat { tenant, id, lease, status, metadata } => {
                 let (id, metadata) = (id.clone(), metadata.clone());
@@ -125,6 +131,11 @@ impl Model {
                 let (id, lease, condition) = (id.clone(), *lease, *condition);
                 self.write(None, tenant, &Write::Deregister { id, lease, condition })
             }
+            Command::DeregisterSigned { tenant, id, lease, condition, signing } => {
+                let (id, lease, condition, signing) = (id.clone(), *lease, *condition, *signing);
+                self.write(None, tenant, &Write::DeregisterSigned { id, lease, condition, signing })
+            }
+            Command::Signatures(command) => self.change_signatures(command),
             Command::AccessToken(command) => match access::apply(self, command) {
                 Ok(None) => Ok(Outcome::Noted),
                 Ok(Some(token)) => Ok(Outcome::AccessToken(Box::new(token))),
@@ -151,13 +162,10 @@ impl Model {
     fn write(&mut self, by: Option<&Actor>, tenant: &TenantId, write: &Write) -> Result<Outcome, Refusal> {
         match write {
             Write::Register { registration, condition } => {
-                let registration = registration.view().to_registration();
-                let key = (tenant.clone(), registration.id.clone());
-                self.check(&key, *condition)?;
-                if let Some(before) = self.roll.get(&key) {
-                    check_actor(before, by)?;
-                }
-                Ok(Outcome::Registered(self.register(key, registration, *condition == Condition::Anew, by)))
+                self.register_signed(tenant, registration, *condition, by, None)
+            }
+            Write::RegisterSigned { registration, condition, signing } => {
+                self.register_signed(tenant, registration, *condition, by, Some(*signing))
             }
             Write::Renew { leases } => Ok(self.renew_all(tenant, leases, by)),
             Write::Beat { id, lease, status, metadata } => {
@@ -185,15 +193,56 @@ impl Model {
                 Ok(Outcome::Beaten(Beaten { lease: entry.lease, ttl_ms, revision: entry.revision }))
             }
             Write::Deregister { id, lease, condition } => {
-                let key = (tenant.clone(), id.clone());
-                self.check(&key, *condition)?;
-                let entry = self.roll.get(&key).ok_or(Refusal::NotRegistered)?;
-                check_lease(entry, *lease)?;
-                check_actor(entry, by)?;
-                self.remove(&key, ChangeKind::Deregistered);
-                Ok(Outcome::Deregistered { revision: self.revision() })
+                self.deregister((tenant.clone(), id.clone()), *lease, *condition, by, None)
+            }
+            Write::DeregisterSigned { id, lease, condition, signing } => {
+                self.deregister((tenant.clone(), id.clone()), *lease, *condition, by, Some(*signing))
             }
         }
+    }
+
+    fn register_signed(
+        &mut self,
+        tenant: &TenantId,
+        registration: &PackedRegistration,
+        condition: Condition,
+        by: Option<&Actor>,
+        signing: Option<Signing>,
+    ) -> Result<Outcome, Refusal> {
+        let registration = registration.view().to_registration();
+        let key = (tenant.clone(), registration.id.clone());
+        let before = self.holder(&key).cloned();
+        self.signatures.may_register(tenant, &registration, before.as_ref(), signing)?;
+        self.check(&key, condition)?;
+        if let Some(before) = &before {
+            check_actor(before, by)?;
+        }
+        let registered = self.register(key.clone(), registration.clone(), condition == Condition::Anew, by);
+        if let Some(before) = before.filter(|before| before.lease != registered.lease) {
+            self.signatures.withdrawn(tenant, &before.registration, Some(&registration));
+        }
+        self.signatures.registered(tenant, &registration, signing, self.wall);
+        Ok(Outcome::Registered(registered))
+    }
+
+    fn deregister(
+        &mut self,
+        key: Key,
+        lease: Option<LeaseId>,
+        condition: Condition,
+        by: Option<&Actor>,
+        signing: Option<Signing>,
+    ) -> Result<Outcome, Refusal> {
+        self.check(&key, condition)?;
+        let entry = self.holder(&key).ok_or(Refusal::NotRegistered)?.clone();
+        self.signatures.may_remove(&key.0, &entry, signing)?;
+        check_lease(&entry, lease)?;
+        check_actor(&entry, by)?;
+        if signing.is_some_and(|signing| signing.key.is_some()) {
+            self.signatures.withdrawn(&key.0, &entry.registration, None);
+        }
+        self.remove(&key, ChangeKind::Deregistered);
+        Ok(Outcome::Deregistered { revision: self.revision() })
     }
 
     fn join_token(&mut self, command: &JoinTokenCommand) -> Result<JoinToken, JoinTokenRefusal> {

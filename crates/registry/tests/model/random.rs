@@ -1,6 +1,7 @@
 //! Random commands and questions over a small world, so that they meet each other often.
 
 use rollcall_registry::registration::{Capability, Extras};
+use rollcall_registry::visibility::ALLOWED_REQUESTERS;
 use rollcall_registry::{
     AccessRole, AccessTokenCommand, AccessTokenId, Actor, Admission, ClusterTime, Command, Compared, Compatibility,
     Condition, DefinitionChange, DefinitionKey, DefinitionName, Edition, EventDefinition, Grant, InstanceId,
@@ -8,6 +9,8 @@ use rollcall_registry::{
     PackedRegistration, Power, PrincipalId, Protocol, Reach, Registration, Revision, SchemaDefinition, Scopes,
     SecretDigest, ServiceName, Status, TenantId, Term, Verb, Visibility,
 };
+
+use crate::signatures;
 
 /// SplitMix64: one number of state, so that a seed says everything.
 pub(crate) struct Random(u64);
@@ -48,6 +51,7 @@ impl Random {
 pub(crate) const NAMES: &[&str] = &["web", "db", "mail"];
 pub(crate) const TAGS: &[&str] = &["x", "y", "z"];
 pub(crate) const CAPABILITIES: &[&str] = &["read", "write", "paint"];
+pub(crate) const PRINCIPALS: &[&str] = &["token:1", "token:2", "jwt:x"];
 pub(crate) const OWNERS: &[&str] = &["team-a", "team-b"];
 pub(crate) const EVENTS: &[&str] = &["order.placed", "order.paid"];
 pub(crate) const REGIONS: &[&str] = &["eu", "us"];
@@ -80,6 +84,12 @@ fn metadata(random: &mut Random) -> Metadata {
     Metadata::new(pairs)
 }
 
+fn allowed(random: &mut Random) -> Metadata {
+    let lists = [r#"["team-a"]"#, r#"["x","team-b","team-a"]"#, "[]", r#"["nobody"]"#];
+    let list = random.once_in(2).then(|| (ALLOWED_REQUESTERS, MetadataValue::Json(random.pick(&lists))));
+    Metadata::new(list)
+}
+
 /// Few enough that the same content comes up again.
 fn registration(random: &mut Random) -> Registration {
     let id = id(random);
@@ -108,7 +118,7 @@ fn registration(random: &mut Random) -> Registration {
         capabilities: random.some(CAPABILITIES, 0, 2).into_iter().map(capability).collect(),
         consumed_events: boxed(random.some(EVENTS, 0, 2)),
         produced_events: boxed(random.some(EVENTS, 0, 2)),
-        metadata: metadata(random),
+        metadata: metadata(random).merged(&allowed(random)),
         extras,
     }
 }
@@ -124,6 +134,17 @@ fn packed(random: &mut Random) -> PackedRegistration {
     let packed = registration.pack();
     assert_eq!(packed.view().to_registration(), registration);
     packed
+}
+
+/// As one whose signature was verified, or that says so.
+fn signed(random: &mut Random) -> PackedRegistration {
+    let mut registration = registration(random);
+    registration.owner = (!random.once_in(6)).then(|| random.pick(OWNERS).into());
+    if !random.once_in(4) {
+        registration.extras.keep_signed(random.pick(&["1", "2", "3"]));
+    }
+    registration.extras.signature = random.once_in(3).then(|| "s".into());
+    registration.pack()
 }
 
 /// A number near the newest ones: one that exists, existed or never did.
@@ -178,8 +199,22 @@ fn definition_change(random: &mut Random) -> DefinitionChange {
 
 pub(crate) fn command(random: &mut Random, revision: Revision, now: ClusterTime, term: Term) -> Command {
     let tenant = tenant(random);
-    let command = match random.below(26) {
-        22.. => crate::rulings::command(random, revision.0),
+    let command = match random.below(31) {
+        27.. => crate::rulings::command(random, revision.0),
+        18 => Command::Signatures(signatures::command(random, tenant)),
+        19 | 20 => Command::DeregisterSigned {
+            tenant,
+            id: id(random),
+            lease: lease(random, revision),
+            condition: condition(random, revision),
+            signing: signatures::signing(random),
+        },
+        21..=23 => Command::RegisterSigned {
+            tenant,
+            registration: signed(random),
+            condition: condition(random, revision),
+            signing: signatures::signing(random),
+        },
         0..=4 => Command::Register { tenant, registration: packed(random), condition: condition(random, revision) },
         5..=7 => {
             let leases = (0..random.below(6)).map(|_| LeaseId(recent(random, revision))).collect();
@@ -211,7 +246,7 @@ pub(crate) fn command(random: &mut Random, revision: Revision, now: ClusterTime,
 }
 
 fn principal(random: &mut Random) -> PrincipalId {
-    PrincipalId::parse(random.pick(&["token:1", "token:2", "jwt:x"])).expect("a plain name")
+    PrincipalId::parse(random.pick(PRINCIPALS)).expect("a plain name")
 }
 
 fn actor(random: &mut Random) -> Actor {

@@ -1,10 +1,15 @@
 //! Questions twice over: as a filter for the state machine, and as a plain predicate for the model.
 
 use rollcall_registry::selector::{Requirement, Selector};
-use rollcall_registry::{Filter, Kind, Protocol, Status, VersionRange, Visibility};
+use rollcall_registry::visibility::ALLOWED_REQUESTERS;
+use rollcall_registry::{
+    Filter, Kind, MetadataValue, PrincipalId, Protocol, Status, VersionRange, Viewer, Visibility,
+};
 
 use crate::model::Entry;
-use crate::random::{CAPABILITIES, EVENTS, KEYS, NAMES, OWNERS, REGIONS, Random, TAGS, VALUES, VERSIONS, ZONES};
+use crate::random::{
+    CAPABILITIES, EVENTS, KEYS, NAMES, OWNERS, PRINCIPALS, REGIONS, Random, TAGS, VALUES, VERSIONS, ZONES,
+};
 
 /// Ranges and which of the world's versions are in them.
 const RANGES: &[(&str, &[&str])] = &[
@@ -39,6 +44,8 @@ pub(crate) enum Wish {
     LabelNotIn(&'static str, Vec<&'static str>),
     LabelExists(&'static str),
     LabelMissing(&'static str),
+    /// To be seen by one with this name, or without any.
+    Seen(&'static str, Option<&'static str>),
 }
 
 impl Wish {
@@ -46,7 +53,7 @@ impl Wish {
     pub(crate) fn random(random: &mut Random) -> Vec<Self> {
         let mut wishes: Vec<Self> = Vec::new();
         for _ in 0..random.below(4) {
-            let wish = match random.below(17) {
+            let wish = match random.below(19) {
                 0 => Self::Names(random.some(NAMES, 1, 2)),
                 1 => Self::Kinds(random.some(Kind::ALL, 1, 3)),
                 2 => Self::Tags(random.some(TAGS, 1, 2)),
@@ -65,6 +72,7 @@ impl Wish {
                 13 => Self::LabelIn(random.pick(KEYS), random.some(VALUES, 0, 2)),
                 14 => Self::LabelNotIn(random.pick(KEYS), random.some(VALUES, 0, 2)),
                 15 => Self::LabelExists(random.pick(KEYS)),
+                16 | 17 => Self::Seen(random.pick(OWNERS), random.once_in(2).then(|| random.pick(PRINCIPALS))),
                 _ => Self::LabelMissing(random.pick(KEYS)),
             };
             if !wishes.iter().any(|w| std::mem::discriminant(w) == std::mem::discriminant(&wish)) {
@@ -108,6 +116,18 @@ impl Wish {
             Self::LabelNotIn(key, wanted) => !is_one_of(wanted, label(key).as_deref()),
             Self::LabelExists(key) => entry.metadata().contains_key(*key),
             Self::LabelMissing(key) => !entry.metadata().contains_key(*key),
+            Self::Seen(viewer, principal) => {
+                let named = registration.metadata.pairs().get(ALLOWED_REQUESTERS);
+                let named = matches!(named, Some(MetadataValue::Json(list)) if list.contains(viewer));
+                let registered_by = entry.registered_by.as_ref().map(PrincipalId::as_str);
+                let own = registration.owner.as_deref() == Some(*viewer)
+                    || principal.is_some() && registered_by == *principal;
+                match registration.visibility {
+                    Visibility::Public | Visibility::Internal => true,
+                    Visibility::Restricted => own || named,
+                    Visibility::Private => own,
+                }
+            }
         }
     }
 
@@ -143,6 +163,10 @@ impl Wish {
                 }),
                 Self::LabelExists(key) => requirements.push(Requirement::Exists { key: (*key).into() }),
                 Self::LabelMissing(key) => requirements.push(Requirement::Missing { key: (*key).into() }),
+                Self::Seen(viewer, principal) => {
+                    let principal = principal.map(|text| PrincipalId::parse(text).expect("a plain name"));
+                    filter.viewer = Viewer::One { name: (*viewer).into(), principal };
+                }
             }
         }
         filter.selector = Selector(requirements.into());

@@ -14,12 +14,14 @@ use rollcall_registry::{
 use access::KeptAccess;
 use arguments::Arguments;
 use rulings::KeptRulings;
+use signatures::KeptSignatures;
 use tokens::KeptTokens;
 
 mod access;
 mod arguments;
 mod definitions;
 mod rulings;
+mod signatures;
 mod tokens;
 
 /// One state machine and the leader that writes to it.
@@ -41,6 +43,8 @@ mod tokens;
 /// - `by=PRINCIPAL [power=own|tenant|PREFIX,…]` at a write of the roll: on whose behalf it is
 /// - `order ID kind= [reason=]`, `lift ID kind=`, `trust OWNER [hundredths=]`, `ranking [weights=]`;
 ///   `observe ID lease= verdict=` is what checks say
+/// - `signatures MODE|default`, `put-key OWNER key=`, `remove-key OWNER`; `register … [mode= key= document= signature=]` and
+///   `deregister … [mode= key=]` are signed by whom they name
 /// - `expire [term= up_to= limit=]` is proposed once; `tick MS` passes time and expires until nothing is due
 ///
 /// The world: `advance MS` passes time, `clock MS` sets the leader's clock, `term N` elects, `history changes=` starts
@@ -49,8 +53,8 @@ mod tokens;
 ///
 /// Questions: `get ID`, `query [filters] [sort= limit= at=]`, which ranks by `weights= prefer= near_region= near_zone=
 /// near=`, `next` (the page after the last one), `pick [filters] draw=best|turn|weighted [n=]`, `count`, `changes after=`,
-/// `tokens`, `grants`, `admit ID secret=`, `definitions`, `latest NAME`, `rulings`, `now`, `digest`, `remember NAME` and
-/// `compare NAME` (digests).
+/// `tokens`, `keys [after=]`, `grants`, `admit ID secret=`, `definitions`, `latest NAME`, `rulings`, `now`, `digest`,
+/// `remember NAME` and `compare NAME` (digests).
 pub(crate) struct Session {
     state: State,
     options: Options,
@@ -72,6 +76,7 @@ struct Kept {
     past: Vec<(Revision, Vec<Past>)>,
     tokens: KeptTokens,
     access: KeptAccess,
+    signatures: KeptSignatures,
     definitions: BTreeMap<(TenantId, DefinitionKey), Definition>,
     rulings: KeptRulings,
 }
@@ -103,7 +108,7 @@ impl Session {
             "register" | "heartbeat" | "beat" | "deregister" | "expire" | "create-token" | "spend-token"
             | "revoke-token" | "grant" | "rotate" | "withdraw" | "use" | "reset" | "define_event"
             | "define_schema" | "set_compatibility" | "undefine" | "order" | "lift" | "trust" | "ranking"
-            | "observe" => {
+            | "observe" | "signatures" | "put-key" | "remove-key" => {
                 let command = self.write(&verb, &mut arguments)?;
                 match &mut self.entry {
                     Some(entry) => {
@@ -175,6 +180,7 @@ impl Session {
             "grants" => self.state.access_tokens().map(access::line).collect(),
             "admit" => vec![access::admit(&self.state, self.clock, &mut arguments)?],
             "tokens" => self.state.join_tokens().map(tokens::line).collect(),
+            "keys" => signatures::list(&self.state, &mut arguments)?,
             "definitions" => definitions::list(&self.state, &mut arguments)?,
             "latest" => definitions::latest(&self.state, &mut arguments)?,
             "now" => {
@@ -217,12 +223,26 @@ impl Session {
         if let Some(change) = definitions::change(verb, arguments)? {
             return Ok(Command::Define { tenant, change });
         }
+        if let Some(command) = signatures::command(verb, &tenant, arguments)? {
+            return Ok(Command::Signatures(command));
+        }
         let command = match verb {
-            "register" => Command::Register {
-                tenant,
-                condition: condition(arguments)?,
-                registration: registration(arguments)?.pack(),
-            },
+            "register" => {
+                let (condition, signing) = (condition(arguments)?, signatures::signing(arguments)?);
+                let registration = registration(arguments)?.pack();
+                match signing {
+                    None => Command::Register { tenant, registration, condition },
+                    Some(signing) => Command::RegisterSigned { tenant, registration, condition, signing },
+                }
+            }
+            "deregister" => {
+                let (id, lease) = (arguments.id()?, arguments.number("lease")?.map(LeaseId));
+                let condition = condition(arguments)?;
+                match signatures::signing(arguments)? {
+                    None => Command::Deregister { tenant, id, lease, condition },
+                    Some(signing) => Command::DeregisterSigned { tenant, id, lease, condition, signing },
+                }
+            }
             "heartbeat" => {
                 let leases = arguments.list("lease").iter().map(|n| n.parse().map(LeaseId)).collect::<Result<_, _>>();
                 Command::Renew { tenant, leases: LeaseSet::new(leases.map_err(|e| format!("lease: {e}"))?) }
@@ -233,12 +253,6 @@ impl Session {
                 lease: arguments.number("lease")?.map(LeaseId),
                 status: arguments.word("status")?,
                 metadata: Some(arguments.metadata()).filter(|metadata| !metadata.pairs().is_empty()),
-            },
-            "deregister" => Command::Deregister {
-                tenant,
-                id: arguments.id()?,
-                lease: arguments.number("lease")?.map(LeaseId),
-                condition: condition(arguments)?,
             },
             _ => Command::Expire {
                 term: Term(arguments.number("term")?.unwrap_or(self.term.0)),
@@ -292,6 +306,7 @@ impl Session {
             access_tokens,
             definitions,
             rulings,
+            signatures,
         } = self.state.take_delta();
         let mut said = Vec::new();
         for key in &removed {
@@ -316,6 +331,7 @@ impl Session {
         }
         said.extend(self.kept.tokens.take(join_tokens));
         said.extend(self.kept.access.take(access_tokens));
+        said.extend(self.kept.signatures.take(signatures));
         for (tenant, key) in definitions.removed {
             said.push(format!("- definition {tenant} {key:?}"));
             self.kept.definitions.remove(&(tenant, key));
@@ -344,6 +360,7 @@ impl Session {
         }
         self.kept.tokens.restore(&mut restoring)?;
         self.kept.access.restore(&mut restoring)?;
+        self.kept.signatures.restore(&mut restoring)?;
         for definition in self.kept.definitions.values() {
             restoring.definition(definition.clone()).map_err(|e| e.to_string())?;
         }
@@ -466,14 +483,13 @@ fn answer_lines(command: &Command, outcome: &Outcome, before: Revision) -> Vec<S
         return answer_lines(&plain(tenant.clone(), write.clone()), outcome, before);
     }
     match (command, outcome) {
-        (Command::Register { registration, .. }, Outcome::Registered(registered))
-            if registered.created && registered.revision <= before =>
-        {
-            vec![format!("{}: answered again, as r{}", registration.id(), registered.revision)]
-        }
-        (Command::Register { registration, .. }, Outcome::Registered(registered))
-            if registered.revision <= before =>
-        {
+        (
+            Command::Register { registration, .. } | Command::RegisterSigned { registration, .. },
+            Outcome::Registered(registered),
+        ) if registered.revision <= before => {
+            if registered.created {
+                return vec![format!("{}: answered again, as r{}", registration.id(), registered.revision)];
+            }
             let id = registration.id();
             vec![format!("{id}: renewed lease {} until {}", registered.lease, registered.deadline)]
         }
@@ -497,6 +513,7 @@ fn answer_lines(command: &Command, outcome: &Outcome, before: Revision) -> Vec<S
         }
         (_, Outcome::JoinToken(token)) => vec![tokens::line(token)],
         (_, Outcome::AccessToken(token)) => vec![access::line(token)],
+        (_, Outcome::OwnerKey { key, .. }) => vec![signatures::answer(*key)],
         (Command::Define { change, .. }, Outcome::Defined(defined)) => vec![definitions::answer(change, defined)],
         (_, Outcome::Ruled(ruled)) => rulings::answer(*ruled),
         (_, Outcome::Observed { revision }) if *revision <= before => vec![format!("no change at r{revision}")],
@@ -515,6 +532,7 @@ fn answer_lines(command: &Command, outcome: &Outcome, before: Revision) -> Vec<S
                 Refusal::NotYours => "not_yours",
                 Refusal::TooManyRulings { .. } => "too_many_rulings",
                 Refusal::RulingOutOfBounds => "ruling_out_of_bounds",
+                Refusal::Signature(_) => "signature",
             };
             vec![format!("refused, {name}: {refusal}")]
         }
@@ -529,6 +547,12 @@ fn plain(tenant: TenantId, write: Write) -> Command {
         Write::Renew { leases } => Command::Renew { tenant, leases },
         Write::Beat { id, lease, status, metadata } => Command::Beat { tenant, id, lease, status, metadata },
         Write::Deregister { id, lease, condition } => Command::Deregister { tenant, id, lease, condition },
+        Write::RegisterSigned { registration, condition, signing } => {
+            Command::RegisterSigned { tenant, registration, condition, signing }
+        }
+        Write::DeregisterSigned { id, lease, condition, signing } => {
+            Command::DeregisterSigned { tenant, id, lease, condition, signing }
+        }
     }
 }
 
@@ -571,6 +595,6 @@ fn registration(arguments: &mut Arguments) -> Result<Registration, String> {
         consumed_events: arguments.texts("consumes").into(),
         produced_events: arguments.texts("produces").into(),
         metadata: arguments.metadata(),
-        extras,
+        extras: signatures::extras(arguments, extras),
     })
 }

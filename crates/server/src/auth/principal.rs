@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use axum::http::StatusCode;
 use rollcall_registry::{
-    AccessRole, AccessTokenId, Actor, Grant, Power, PrincipalId, Reach, Scopes, SecretDigest, TenantId,
+    AccessRole, AccessTokenId, Actor, Grant, Power, PrincipalId, Reach, Scopes, SecretDigest, TenantId, Viewer,
 };
 
 use super::table::Need;
@@ -80,6 +80,15 @@ impl Principal {
                 Err(forbidden(format!("the token is for tenant `{own}`, and the request names another")))
             }
         }
+    }
+
+    /// What it is shown: whoever acts on all of a tenant's sees all of it, everybody else what its owner lets them see.
+    pub(crate) fn viewer(&self) -> Viewer {
+        if self.role >= AccessRole::Operator {
+            return Viewer::All;
+        }
+        let name = self.subject.as_deref().unwrap_or(self.id.as_str());
+        Viewer::One { name: name.into(), principal: Some(self.id.clone()) }
     }
 
     /// Whether it may do what a route asks for.

@@ -17,6 +17,7 @@ const CLIENT_VARIABLES: &[&str] = &[
     "ROLLCALL_CA",
     "ROLLCALL_CLIENT_CERT",
     "ROLLCALL_CLIENT_KEY",
+    "ROLLCALL_SIGN_KEY",
 ];
 
 /// How a node takes part.
@@ -36,6 +37,19 @@ pub enum LogFormat {
     #[default]
     Text,
     Json,
+}
+
+/// How signatures of registrations are taken by tenants that say nothing of their own.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, ValueEnum)]
+#[serde(rename_all = "lowercase")]
+pub enum Signatures {
+    /// They are carried, and mean nothing.
+    Off,
+    /// One that is there must be right, and whose owner has a key must sign.
+    #[default]
+    Accepted,
+    /// Whoever registers must sign.
+    Required,
 }
 
 /// What a node does that was removed from its cluster.
@@ -202,6 +216,10 @@ settings! {
     /// Accept these tenants only [default: any].
     #[arg(long, value_name = "TENANT,…", value_delimiter = ',', env = "ROLLCALL_TENANTS")]
     tenants: Vec<String>,
+    /// How signatures of registrations are taken by tenants that have no mode of their own: say the same at all nodes
+    /// [default: accepted].
+    #[arg(long, value_enum, value_name = "MODE", env = "ROLLCALL_SIGNATURES")]
+    signatures: Signatures,
     /// TTL of agents that register by the Soorma contract, which has no word for it [default: 300000].
     #[arg(long, value_name = "MS", env = "ROLLCALL_SOORMA_TTL_MS")]
     soorma_ttl_ms: u64,

@@ -18,6 +18,10 @@ use crate::faces::protolink;
 const ROUTES: &[&str] = &[
     "/api/services/register",
     "/api/services/{id}/heartbeat",
+    "/api/services/{id}/signature",
+    "/api/signatures",
+    "/api/owner-keys",
+    "/api/owner-keys/{owner}",
     "/api/heartbeats",
     "/api/services",
     "/api/services/watch",

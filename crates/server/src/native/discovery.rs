@@ -54,7 +54,9 @@ pub(super) async fn discover(
     mut context: Context,
     uri: Uri,
 ) -> Result<Response, Failure> {
-    let Discovery { filter, sort, rank, explain, limit, cursor, poll, mut consistency } = params::discovery(&uri)?;
+    let Discovery { mut filter, sort, rank, explain, limit, cursor, poll, mut consistency } =
+        params::discovery(&uri)?;
+    filter.viewer = context.viewer.clone();
     if let Some(poll) = poll {
         // What waits is no work.
         work.rest();

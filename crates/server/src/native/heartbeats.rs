@@ -64,6 +64,9 @@ impl Native {
         id: &InstanceId,
         request: HeartbeatRequest,
     ) -> Result<Result<Beaten, Refusal>, Failure> {
+        if self.is_hidden(context, id) {
+            return Ok(Err(Refusal::LeaseNotFound));
+        }
         match renew_known(self, context, id, &request).await? {
             Some(beaten) => Ok(Ok(beaten)),
             None => beat(self, context, id.clone(), request).await,

@@ -14,6 +14,7 @@ mod pages;
 mod pick;
 mod ranking;
 mod services;
+mod signatures;
 mod socket;
 mod watch;
 
@@ -27,7 +28,7 @@ use axum::http::request::Parts;
 use axum::http::{HeaderValue, StatusCode, header};
 use axum::response::Response;
 use axum::routing::{delete, get, post, put};
-use rollcall_registry::{Command, InstanceId, TenantId};
+use rollcall_registry::{Command, InstanceId, SignatureMode, TenantId};
 use rollcall_replica::{Applied, Replica};
 use serde::Serialize;
 use serde_json::Value;
@@ -67,6 +68,8 @@ pub(crate) struct Native {
     pub(crate) validators: Arc<Validators>,
     /// Lease of an agent that registers by Protolink's contract.
     pub(crate) protolink_ttl_ms: u32,
+    /// How signatures are taken by tenants that say nothing of their own.
+    signatures: SignatureMode,
     ttl: TtlLimits,
     renderer: Arc<Renderer>,
     hub: Hub,
@@ -92,12 +95,13 @@ pub(crate) struct Ends {
     pub(crate) broken: CancellationToken,
 }
 
-/// What the contracts beside the native one need to know.
+/// What the contracts need to know of the configuration.
 #[derive(Clone)]
 pub(crate) struct Faces {
     pub(crate) auth: Auth,
     pub(crate) soorma: soorma::Terms,
     pub(crate) protolink_ttl_ms: u32,
+    pub(crate) signatures: SignatureMode,
 }
 
 /// What a node stands on.
@@ -127,7 +131,7 @@ impl Native {
     pub(crate) fn new(
         replica: Replica,
         tenants: &[TenantId],
-        Faces { auth, soorma, protolink_ttl_ms }: Faces,
+        Faces { auth, soorma, protolink_ttl_ms, signatures }: Faces,
         ttl: TtlLimits,
         watchers: WatcherLimits,
         surroundings: Arc<Surroundings>,
@@ -146,6 +150,7 @@ impl Native {
             leashes: Leashes::default(),
             soorma,
             protolink_ttl_ms,
+            signatures,
             validators: Arc::default(),
             ttl,
             renderer,
@@ -172,6 +177,10 @@ impl Native {
             .route("/api/trust", get(ranking::trusted))
             .route("/api/trust/{owner}", put(ranking::trust).delete(ranking::forget_trust))
             .route("/api/ranking", get(ranking::show).put(ranking::set).delete(ranking::reset))
+            .route("/api/services/{id}/signature", get(signatures::of_service))
+            .route("/api/signatures", get(signatures::mode).put(signatures::set_mode).delete(signatures::unset_mode))
+            .route("/api/owner-keys", get(signatures::owner_keys))
+            .route("/api/owner-keys/{owner}", put(signatures::put_owner_key).delete(signatures::remove_owner_key))
             .route("/api/heartbeats", post(heartbeats::heartbeats))
             .route("/api/tokens", get(access_tokens::list).post(access_tokens::create))
             .route("/api/tokens/{id}", delete(access_tokens::revoke))

@@ -1,5 +1,6 @@
 //! The contract as a document, made from the code that keeps it.
 
+use std::collections::btree_map::Entry;
 use std::sync::LazyLock;
 
 use axum::http::{HeaderValue, header};
@@ -14,7 +15,7 @@ use utoipa::{Modify, OpenApi};
 
 use super::{
     access_tokens, backup, cluster, discovery, health, heartbeats, join_tokens, members, orders, pages, pick,
-    ranking, services, socket, watch,
+    ranking, services, signatures, socket, watch,
 };
 use crate::auth;
 use crate::faces::protolink;
@@ -67,6 +68,13 @@ use crate::faces::soorma::{self, agents, events, schemas};
         join_tokens::list,
         join_tokens::revoke,
         backup::backup,
+        signatures::of_service,
+        signatures::mode,
+        signatures::set_mode,
+        signatures::unset_mode,
+        signatures::owner_keys,
+        signatures::put_owner_key,
+        signatures::remove_owner_key,
         protolink::register,
         protolink::unregister,
         protolink::heartbeat,
@@ -104,6 +112,7 @@ use crate::faces::soorma::{self, agents, events, schemas};
         (name = "tokens", description = "Who may do what, where the cluster asks who asks"),
         (name = "operators", description = "What operators order and lay down for a tenant"),
         (name = "cluster", description = "The nodes that keep it"),
+        (name = "signatures", description = "Who signs what"),
         (name = "protolink", description = "The registry contract of Protolink, for its agents; each path also below `/ns/{tenant}`"),
         (name = "health", description = "For orchestrators"),
         (name = "pages", description = "For people"),
@@ -176,7 +185,16 @@ fn close(operation: &mut Operation) {
                 said.content("application/json", problem)
             }
         };
-        operation.responses.responses.entry(status.to_owned()).or_insert_with(|| RefOr::T(said.build()));
+        match operation.responses.responses.entry(status.to_owned()) {
+            Entry::Vacant(entry) => {
+                entry.insert(RefOr::T(said.build()));
+            }
+            Entry::Occupied(mut entry) => {
+                if let RefOr::T(response) = entry.get_mut() {
+                    response.description = format!("{}; {description}", response.description);
+                }
+            }
+        }
     }
 }
 

@@ -59,7 +59,8 @@ impl Turns {
     ),
 )]
 pub(super) async fn pick(State(native): State<Native>, context: Context, uri: Uri) -> Result<Response, Failure> {
-    let Picking { filter, rank, strategy, split, explain, consistency } = params::pick(&uri)?;
+    let Picking { mut filter, rank, strategy, split, explain, consistency } = params::pick(&uri)?;
+    filter.viewer = context.viewer.clone();
     let freshness = native.replica.barrier(consistency, context.deadline).await?;
     let draw = match strategy {
         Strategy::Rank => Draw::Best,

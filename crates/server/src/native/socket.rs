@@ -14,7 +14,7 @@ use futures_util::stream::FuturesUnordered;
 use futures_util::{SinkExt, StreamExt};
 use rollcall_api::watch::WsResponse;
 use rollcall_api::{Problem, ResumePoint};
-use rollcall_registry::{Revision, TenantId};
+use rollcall_registry::{Revision, TenantId, Viewer};
 use rollcall_replica::Consistency;
 use serde_json::Value;
 use tokio::time::{Instant, MissedTickBehavior};
@@ -85,6 +85,7 @@ pub(super) async fn socket(
             native,
             leash,
             tenant: context.tenant,
+            viewer: context.viewer,
             subscriptions: HashMap::new(),
             last_id: 0,
             waiting: FuturesUnordered::new(),
@@ -126,6 +127,8 @@ struct Connection {
     native: Native,
     leash: Leash,
     tenant: TenantId,
+    /// On whose behalf it watches.
+    viewer: Viewer,
     /// Those that live; cancelled when they are dropped.
     subscriptions: HashMap<u64, CancellationToken>,
     last_id: u64,
@@ -217,7 +220,7 @@ impl Connection {
         Ok(socket.send(message_of(&answer)).await?)
     }
 
-    fn subscribe(&mut self, wanted: Subscribe, request_id: Option<String>) -> Result<(), Failure> {
+    fn subscribe(&mut self, mut wanted: Subscribe, request_id: Option<String>) -> Result<(), Failure> {
         if self.subscriptions.len() >= WS_SUBSCRIPTIONS_MAX {
             let detail = format!("a connection has at most {WS_SUBSCRIPTIONS_MAX} subscriptions");
             return Err(Failure::too_many_watchers(detail));
@@ -227,6 +230,7 @@ impl Connection {
         let id = self.last_id;
         let token = self.leash.stop().child_token();
         self.subscriptions.insert(id, token.clone());
+        wanted.filters.iter_mut().for_each(|filter| filter.viewer = self.viewer.clone());
         let question = Question { tenant: self.tenant.clone(), filters: wanted.filters.into() };
         let native = self.native.clone();
         self.waiting.push(Box::pin(async move {

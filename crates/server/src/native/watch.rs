@@ -64,7 +64,8 @@ pub(super) async fn watch(
 ) -> Result<Response, Failure> {
     // What waits is no work: for a revision, and from then on for changes.
     work.rest();
-    let Watch { filter, from_revision, epoch, mut consistency } = params::watch(&uri)?;
+    let Watch { mut filter, from_revision, epoch, mut consistency } = params::watch(&uri)?;
+    filter.viewer = context.viewer.clone();
     let resume = match request::last_event_id(&headers)? {
         Some(resume) => Some(resume),
         None => {

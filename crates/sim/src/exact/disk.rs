@@ -7,7 +7,7 @@ use std::sync::Arc;
 use rollcall_registry::state::{Delta, Header, InstanceKey, Past, Restoring};
 use rollcall_registry::{
     AccessToken, AccessTokenId, ClusterTime, Definition, DefinitionKey, Instance, JoinToken, JoinTokenId, LeaseId,
-    Options, Proposal, Revision, Ruling, RulingKey, State, TenantId,
+    Options, Proposal, Revision, Ruling, RulingKey, SignatureKey, SignatureRow, State, TenantId,
 };
 
 use crate::random::Random;
@@ -40,6 +40,7 @@ pub(crate) struct Rows {
     access_tokens: BTreeMap<AccessTokenId, AccessToken>,
     definitions: BTreeMap<(TenantId, DefinitionKey), Arc<Definition>>,
     rulings: BTreeMap<(TenantId, RulingKey), Ruling>,
+    signatures: BTreeMap<SignatureKey, SignatureRow>,
 }
 
 impl Rows {
@@ -56,6 +57,7 @@ impl Rows {
             access_tokens,
             definitions,
             rulings,
+            signatures,
         } = delta;
         let mut rows = before.map_or_else(
             || Self {
@@ -68,6 +70,7 @@ impl Rows {
                 access_tokens: BTreeMap::new(),
                 definitions: BTreeMap::new(),
                 rulings: BTreeMap::new(),
+                signatures: BTreeMap::new(),
             },
             |rows| Self::clone(rows),
         );
@@ -89,6 +92,8 @@ impl Rows {
         rows.rulings.retain(|key, _| !rulings.removed.contains(key));
         let key = |ruling: &Ruling| (ruling.tenant.clone(), ruling.content.key());
         rows.rulings.extend(rulings.put.into_iter().map(|ruling| (key(&ruling), ruling)));
+        rows.signatures.retain(|key, _| !signatures.removed.contains(key));
+        rows.signatures.extend(signatures.put.into_iter().map(|row| (row.key(), row)));
         rows.past.retain(|first, changes| first.0 + changes.len() as u64 > past.forgotten.0 + 1);
         rows
     }
@@ -112,6 +117,9 @@ impl Rows {
         }
         for ruling in self.rulings.values() {
             restoring.ruling(ruling.clone()).expect("the rows of a checkpoint are whole");
+        }
+        for row in self.signatures.values() {
+            restoring.signature(row.clone()).expect("the rows of a checkpoint are whole");
         }
         restoring.finish().expect("the rows of a checkpoint are whole")
     }

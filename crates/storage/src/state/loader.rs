@@ -8,14 +8,14 @@ use std::thread;
 
 use rollcall_registry::state::{Past, Restoring};
 use rollcall_registry::{
-    AccessToken, ClusterTime, Definition, Instance, JoinToken, LeaseId, Options, Revision, Ruling,
+    AccessToken, ClusterTime, Definition, Instance, JoinToken, LeaseId, Options, Revision, Ruling, SignatureRow,
 };
 
 use super::frames::{Frame, Row, SnapshotError};
 use super::roll::Replicated;
 use super::rows::{
     StateHeader, Table, access_token_key, definition_key, instance_key, join_token_key, lease_key, revision_key,
-    ruling_key,
+    ruling_key, signature_key,
 };
 use crate::codec::{self, Kind};
 
@@ -33,6 +33,7 @@ enum Piece {
     Definitions(Vec<Definition>),
     AccessTokens(Vec<AccessToken>),
     Rulings(Vec<Ruling>),
+    Signatures(Vec<SignatureRow>),
     End,
 }
 
@@ -95,6 +96,11 @@ fn make(options: Options, pieces: &Receiver<Piece>) -> Result<Option<(Replicated
                     restoring.ruling(ruling).map_err(SnapshotError::Restore)?;
                 }
             }
+            (Piece::Signatures(rows), Some((restoring, _))) => {
+                for row in rows {
+                    restoring.signature(row).map_err(SnapshotError::Restore)?;
+                }
+            }
             (Piece::End, Some(_)) => return finish(making),
             (_, None) => return Err(SnapshotError::OutOfPlace { frame: 0 }),
         }
@@ -132,6 +138,9 @@ fn decode(frame: Frame) -> Result<Piece, SnapshotError> {
         }
         Frame::Rows { table: Table::Rulings, rows } => {
             Piece::Rulings(rows.iter().map(decode_ruling).collect::<Result<_, _>>()?)
+        }
+        Frame::Rows { table: Table::Signatures, rows } => {
+            Piece::Signatures(rows.iter().map(decode_signature).collect::<Result<_, _>>()?)
         }
         Frame::End { .. } => Piece::End,
     })
@@ -202,4 +211,13 @@ fn decode_ruling(row: &Row) -> Result<Ruling, SnapshotError> {
         return Err(misplaced(table));
     }
     Ok(ruling)
+}
+
+fn decode_signature(row: &Row) -> Result<SignatureRow, SnapshotError> {
+    let table = Table::Signatures;
+    let signature: SignatureRow = codec::unseal(Kind::Signature, &row.key, &row.record).map_err(unreadable(table))?;
+    if row.key != signature_key(&signature.key()) {
+        return Err(misplaced(table));
+    }
+    Ok(signature)
 }

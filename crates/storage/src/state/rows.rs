@@ -10,13 +10,16 @@
 //! | `definitions` | tenant, 0, sort, names | the definition of an event, a schema, a rule      |
 //! | `access_tokens` | id, big-endian       | a token that proves who asks                      |
 //! | `rulings`     | tenant, 0, sort, name  | what an operator laid down beside the roll        |
+//! | `signatures`  | tenant, 0, sort, owner | how a tenant takes signatures, an owner's key     |
 
 use std::sync::Arc;
 
 use rocksdb::{ColumnFamily, DB, IteratorMode, WriteBatch};
-use rollcall_registry::state::{AccessTokenDelta, Delta, Header, JoinTokenDelta, PastDelta, RulingsDelta};
+use rollcall_registry::state::{
+    AccessTokenDelta, Delta, Header, JoinTokenDelta, PastDelta, RulingsDelta, SignaturesDelta,
+};
 use rollcall_registry::{
-    AccessTokenId, DefinitionKey, Instance, JoinTokenId, LeaseId, Revision, RulingKey, TenantId,
+    AccessTokenId, DefinitionKey, Instance, JoinTokenId, LeaseId, Revision, RulingKey, SignatureKey, TenantId,
 };
 use serde::{Deserialize, Serialize};
 
@@ -50,11 +53,12 @@ pub(super) enum Table {
     Definitions,
     AccessTokens,
     Rulings,
+    Signatures,
 }
 
 impl Table {
     /// In the order in which a state is made of them.
-    pub(super) const ALL: [Self; 7] = [
+    pub(super) const ALL: [Self; 8] = [
         Self::Deadlines,
         Self::Instances,
         Self::History,
@@ -62,6 +66,7 @@ impl Table {
         Self::Definitions,
         Self::AccessTokens,
         Self::Rulings,
+        Self::Signatures,
     ];
 
     pub(super) fn name(self) -> &'static str {
@@ -73,6 +78,7 @@ impl Table {
             Self::Definitions => "definitions",
             Self::AccessTokens => "access_tokens",
             Self::Rulings => "rulings",
+            Self::Signatures => "signatures",
         }
     }
 
@@ -85,6 +91,7 @@ impl Table {
             Self::Definitions => Kind::Definition,
             Self::AccessTokens => Kind::AccessToken,
             Self::Rulings => Kind::Ruling,
+            Self::Signatures => Kind::Signature,
         }
     }
 }
@@ -139,6 +146,15 @@ pub(super) fn ruling_key(tenant: &TenantId, key: &RulingKey) -> Vec<u8> {
     [tenant.as_str().as_bytes(), &[0, sort], name.as_bytes()].concat()
 }
 
+/// No name holds a zero byte.
+pub(super) fn signature_key(key: &SignatureKey) -> Vec<u8> {
+    let (tenant, sort, owner) = match key {
+        SignatureKey::Mode(tenant) => (tenant, b'm', ""),
+        SignatureKey::Owner(tenant, owner) => (tenant, b'o', &**owner),
+    };
+    [tenant.as_str().as_bytes(), &[0, sort], owner.as_bytes()].concat()
+}
+
 /// About what [`put_delta`] and [`put_past`] add to a batch, rather more than less.
 pub(super) fn delta_bytes(delta: &Delta) -> usize {
     /// The key with its length, and of the record what is neither registration nor reported metadata.
@@ -154,7 +170,10 @@ pub(super) fn delta_bytes(delta: &Delta) -> usize {
     let others = delta.deadlines.len() + delta.removed.len() + delta.removed_leases.len() + past;
     let definitions: usize = delta.definitions.put.iter().map(|definition| definition.content.bytes() + BESIDE).sum();
     let rulings = (delta.rulings.put.len() + delta.rulings.removed.len()) * RULING_BYTES;
-    instances + definitions + rulings + (others + delta.definitions.removed.len()) * BESIDE / 2
+    // Two names and what the owner retired.
+    let signatures = delta.signatures.put.len() * 2_048;
+    let removed = delta.definitions.removed.len() + delta.signatures.removed.len() * 4;
+    instances + definitions + rulings + signatures + (others + removed) * BESIDE / 2
 }
 
 /// Adds to a batch what turns the rows of the checkpoint before into those of this one.
@@ -177,6 +196,7 @@ pub(super) fn put_delta(db: &DB, batch: &mut WriteBatch, delta: &Delta) {
     }
     put_join_tokens(db, batch, &delta.join_tokens);
     put_access_tokens(db, batch, &delta.access_tokens);
+    put_signatures(db, batch, &delta.signatures);
     let definitions = cf(db, Table::Definitions.name());
     for (tenant, key) in &delta.definitions.removed {
         batch.delete_cf(definitions, definition_key(tenant, key));
@@ -214,6 +234,15 @@ fn put_access_tokens(db: &DB, batch: &mut WriteBatch, delta: &AccessTokenDelta) 
     for token in &delta.put {
         let key = access_token_key(token.id);
         batch.put_cf(tokens, key, codec::seal(Kind::AccessToken, &key, token));
+    }
+}
+
+fn put_signatures(db: &DB, batch: &mut WriteBatch, delta: &SignaturesDelta) {
+    let signatures = cf(db, Table::Signatures.name());
+    delta.removed.iter().for_each(|key| batch.delete_cf(signatures, signature_key(key)));
+    for row in &delta.put {
+        let key = signature_key(&row.key());
+        batch.put_cf(signatures, &key, codec::seal(Kind::Signature, &key, row));
     }
 }
 

@@ -9,9 +9,9 @@ use openraft::{Membership, RaftLogReader};
 use rollcall_registry::{
     AccessRole, AccessTokenCommand, AccessTokenId, Admission, ClusterTime, Command, Condition, DefinitionChange,
     DefinitionName, Digest, EventDefinition, FeatureLevel, Grant, InstanceId, JoinTokenCommand, JoinTokenId, LeaseId,
-    LeaseSet, Metadata, MetadataValue, NewAccessToken, Options, OrderKind, OwnerName, PackedRegistration,
-    PrincipalId, Proposal, RankWeights, Reach, Registration, RulingChange, Scopes, SecretDigest, ServiceName, State,
-    TenantId, Term, Trust, Verb, Verdict, Visibility, WallTime,
+    LeaseSet, Metadata, MetadataValue, NewAccessToken, Options, OrderKind, OwnerKey, OwnerName, PackedRegistration,
+    PrincipalId, Proposal, RankWeights, Reach, Registration, RulingChange, Scopes, SecretDigest, ServiceName,
+    SignatureCommand, SignatureMode, Signing, State, TenantId, Term, Trust, Verb, Verdict, Visibility, WallTime,
 };
 use rollcall_storage::{
     ClusterId, DataDir, Identity, LogEntry, LogId, Member, Payload, Snapshot, Stores, TypeConfig,
@@ -70,6 +70,7 @@ pub(crate) fn proposal(n: u64) -> Proposal {
             change: DefinitionChange::Event(event),
         });
     }
+    commands.extend(about_signatures(n));
     Proposal { stamp: ClusterTime(n * 100), wall: WallTime(1_700_000_000_000 + n), commands, once: Vec::new() }
 }
 
@@ -93,6 +94,30 @@ fn about_rulings(n: u64, earlier: u64) -> Vec<Command> {
         }
         _ => Vec::new(),
     }
+}
+
+/// Owners' keys come by signed registrations and by operators, retire what they signed, and go.
+fn about_signatures(n: u64) -> Option<Command> {
+    let tenant = TenantId::parse("t3").expect("a valid tenant");
+    let mode = SignatureMode::Accepted;
+    Some(match n % 19 {
+        3 => Command::Signatures(SignatureCommand::SetMode { tenant, mode: Some(mode) }),
+        5 => Command::Signatures(SignatureCommand::RemoveKey { tenant, owner: "o2".into() }),
+        7 => Command::Signatures(SignatureCommand::PutKey { tenant, owner: "o2".into(), key: OwnerKey([2; 32]) }),
+        11 | 13 => {
+            let id = InstanceId::parse("signed").expect("a valid id");
+            let mut registration = registration(&id, n).view().to_registration();
+            registration.owner = Some("o1".into());
+            registration.extras.keep_signed(&format!("{n}"));
+            Command::RegisterSigned {
+                tenant,
+                registration: registration.pack(),
+                condition: Condition::None,
+                signing: Signing { mode, key: Some(OwnerKey([1; 32])) },
+            }
+        }
+        _ => return None,
+    })
 }
 
 /// Tokens come, admit, expire and go.

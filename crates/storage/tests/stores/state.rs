@@ -380,8 +380,17 @@ async fn p12_p13_a_damaged_state_is_refused() {
     for at in 0..fs::metadata(dir.path().join("state/CURRENT")).unwrap().len() as usize {
         refused("CURRENT", &|node| flip(&node.join("state/CURRENT"), at));
     }
-    const FAMILIES: [&str; 8] =
-        ["meta", "deadlines", "instances", "history", "join_tokens", "definitions", "access_tokens", "rulings"];
+    const FAMILIES: [&str; 9] = [
+        "meta",
+        "deadlines",
+        "instances",
+        "history",
+        "join_tokens",
+        "definitions",
+        "access_tokens",
+        "rulings",
+        "signatures",
+    ];
     type Change<'a> = &'a dyn Fn(&rocksdb::DB, &rocksdb::ColumnFamily, &[u8], Vec<u8>);
     let edit = |node: &Path, family: &str, change: Change<'_>| {
         let db = rocksdb::DB::open_cf(&rocksdb::Options::default(), node.join("state/1"), FAMILIES).unwrap();
@@ -397,7 +406,7 @@ async fn p12_p13_a_damaged_state_is_refused() {
             });
         });
     }
-    for family in ["deadlines", "instances", "definitions", "rulings"] {
+    for family in ["deadlines", "instances", "definitions", "rulings", "signatures"] {
         refused("a lost row", &|node| edit(node, family, &|db, cf, key, _| db.delete_cf(cf, key).unwrap()));
     }
 }

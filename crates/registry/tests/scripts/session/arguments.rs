@@ -4,7 +4,10 @@ use std::collections::BTreeMap;
 use std::fmt::Display;
 use std::str::FromStr;
 
-use rollcall_registry::{Filter, InstanceId, Metadata, MetadataValue, Revision, TenantId, VersionRange};
+use rollcall_registry::visibility::ALLOWED_REQUESTERS;
+use rollcall_registry::{
+    Filter, InstanceId, Metadata, MetadataValue, PrincipalId, Revision, TenantId, VersionRange, Viewer,
+};
 
 pub(crate) struct Arguments {
     pub(crate) verb: String,
@@ -88,8 +91,13 @@ impl Arguments {
         InstanceId::parse(&subject).map_err(|e| e.to_string())
     }
 
-    /// `meta.KEY=VALUE`; a value that begins like JSON is JSON, `meta.KEY=filler:N` is a text of N bytes.
+    /// `meta.KEY=VALUE`; a value that begins like JSON is JSON, `meta.KEY=filler:N` is a text of N bytes. `allowed=A,B` names
+    /// the allowed requesters.
     pub(crate) fn metadata(&mut self) -> Metadata {
+        if let Some(allowed) = self.take("allowed") {
+            let list = allowed.split(',').map(|name| format!("\"{name}\"")).collect::<Vec<_>>().join(",");
+            self.values.insert(format!("meta.{ALLOWED_REQUESTERS}"), format!("[{list}]"));
+        }
         let given = std::mem::take(&mut self.values).into_iter();
         let (metadata, others) = given.partition::<BTreeMap<_, _>, _>(|(key, _)| key.starts_with("meta."));
         self.values = others;
@@ -128,6 +136,17 @@ impl Arguments {
             regions: self.texts("region"),
             zones: self.texts("zone"),
             selector: self.word("selector")?.unwrap_or_default(),
+            viewer: match self.take("viewer").as_deref() {
+                None => Viewer::All,
+                Some(name) => Viewer::One {
+                    name: name.into(),
+                    principal: self
+                        .take("principal")
+                        .map(|text| PrincipalId::parse(&text))
+                        .transpose()
+                        .map_err(|error| format!("principal: {error}"))?,
+                },
+            },
         })
     }
 }

@@ -19,7 +19,7 @@ use axum::middleware::{self, Next};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{any, get, post};
 use rollcall_api::{HeartbeatRequest, Problem, header as names};
-use rollcall_registry::{Command, Condition, Outcome, Query, Ranking, Refusal, Revision, Sort, TenantId, View};
+use rollcall_registry::{Condition, Filter, Query, Ranking, Refusal, Revision, Sort, TenantId, View};
 use rollcall_replica::{BarrierError, Consistency, Freshness};
 use serde::Serialize;
 use tokio::time::Instant;
@@ -129,6 +129,7 @@ fn done(status: &'static str, revision: Option<Revision>) -> Response {
     responses(
         (status = 200, description = "Registered", body = Done),
         (status = 400, description = "Faulty; every fault is named", body = Problem),
+        (status = 403, description = "`signature_required`, `owner_mismatch`: where signatures count, this contract has none", body = Problem),
         (status = 413, description = "`body_too_large`: more than 256 KiB; `card_too_large`: more than 512 KiB on the roll", body = Problem),
         (status = 503, description = "`no_leader`, `overloaded`: not applied", body = Problem),
         (status = 504, description = "`outcome_unknown`: may have been applied", body = Problem),
@@ -143,17 +144,9 @@ pub(crate) async fn register(
         let body = native.text(request, CARD_BYTES_MAX, context.deadline).await?.ok_or_else(body_missing)?;
         Card::parse(&body.text)?.registration(native.protolink_ttl_ms)?
     };
-    let command = Command::Register {
-        tenant: context.tenant.clone(),
-        registration: registration.pack(),
-        // The same card again goes to the end of the list, as another one does.
-        condition: Condition::Anew,
-    };
-    match native.submit(command, &context).await?.outcome {
-        Outcome::Registered(registered) => Ok(done("agent registered successfully", Some(registered.revision))),
-        Outcome::Refused(refusal) => Err(refusal.into()),
-        other => unreachable!("a registration was answered by {other:?}"),
-    }
+    // The same card again goes to the end of the list, as another one does.
+    let registered = native.register(&context, registration.pack(), Condition::Anew, None).await??;
+    Ok(done("agent registered successfully", Some(registered.revision)))
 }
 
 /// Unregister an agent
@@ -165,6 +158,7 @@ pub(crate) async fn register(
     responses(
         (status = 200, description = "Not on the roll, any more or ever", body = Done),
         (status = 400, description = "Faulty; every fault is named", body = Problem),
+        (status = 403, description = "`signature_required`: the agent's owner has a key", body = Problem),
         (status = 503, description = "`no_leader`, `overloaded`: not applied", body = Problem),
         (status = 504, description = "`outcome_unknown`: may have been applied", body = Problem),
     ),
@@ -176,13 +170,10 @@ pub(crate) async fn unregister(
 ) -> Result<Response, Failure> {
     const DONE: &str = "agent unregistered successfully";
     let Some(url) = agent_url(&native, &context, request).await? else { return Ok(done(DONE, None)) };
-    let (tenant, id) = (context.tenant.clone(), card::id_of(&url));
-    let command = Command::Deregister { tenant, id, lease: None, condition: Condition::None };
-    match native.submit(command, &context).await?.outcome {
-        Outcome::Deregistered { revision } => Ok(done(DONE, Some(revision))),
-        Outcome::Refused(Refusal::NotRegistered) => Ok(done(DONE, None)),
-        Outcome::Refused(refusal) => Err(refusal.into()),
-        other => unreachable!("a deregistration was answered by {other:?}"),
+    match native.deregister(&context, card::id_of(&url), None, Condition::None, None).await? {
+        Ok(revision) => Ok(done(DONE, Some(revision))),
+        Err(Refusal::NotRegistered) => Ok(done(DONE, None)),
+        Err(refusal) => Err(refusal.into()),
     }
 }
 
@@ -284,7 +275,7 @@ async fn find(native: &Native, context: &Context, wanted: Option<&Wanted>) -> Re
     let freshness = barrier(native, context).await?;
     let query = |wanted: &Wanted| Query {
         tenant: context.tenant.clone(),
-        filter: wanted.filter.clone(),
+        filter: Filter { viewer: context.viewer.clone(), ..wanted.filter.clone() },
         sort: Sort::Lease,
         ranking: Ranking::default(),
         after: None,

@@ -9,8 +9,8 @@ use axum::response::Response;
 use rollcall_api::HeartbeatRequest;
 use rollcall_registry::query::LIMIT_MAX;
 use rollcall_registry::{
-    Command, Condition, Filter, InstanceId, LeaseId, Outcome, Position, Query, Ranking, Revision, Sort, Status,
-    TenantId, View,
+    Condition, Filter, InstanceId, LeaseId, Position, Query, Ranking, Refusal, Revision, Sort, Status, TenantId,
+    View, Viewer,
 };
 use serde_json::json;
 
@@ -38,6 +38,7 @@ const ANSWER_BYTES_MAX: usize = 16 << 20;
     responses(
         (status = 200, description = "`{agentId, success, message}`", body = Value),
         (status = 401, description = "No valid token, where tokens are checked", body = Value),
+        (status = 403, description = "Signatures are required, or the owner of the id has a key", body = Value),
         (status = 422, description = "Faulty; every fault is named", body = Value),
         (status = 503, description = "Not applied", body = Value),
     ),
@@ -50,12 +51,7 @@ pub(crate) async fn register(
     let agent = parsed(&native, &context, request, wire::agent).await?;
     let id = agent.agent_id.clone();
     let registration = translate::registration(agent, &native.soorma).pack();
-    let command = Command::Register { tenant: context.tenant.clone(), registration, condition: Condition::None };
-    let registered = match native.submit(command, &context).await?.outcome {
-        Outcome::Registered(registered) => registered,
-        Outcome::Refused(refusal) => return Err(refusal.into()),
-        other => unreachable!("a registration was answered by {other:?}"),
-    };
+    let registered = native.register(&context, registration, Condition::None, None).await??;
     let word = if registered.created { "registered" } else { "updated" };
     let message = format!("Agent '{id}' {word} successfully.");
     let mut response = answer(StatusCode::OK, &json!({ "agentId": id, "success": true, "message": message }));
@@ -109,17 +105,14 @@ pub(crate) async fn deregister(
 ) -> Result<Response, Failure> {
     let unknown = || Failure::new(StatusCode::NOT_FOUND, "not_found", format!("Agent '{id}' not found"));
     let instance = InstanceId::parse(&id).map_err(|_| unknown())?;
-    let tenant = context.tenant.clone();
-    let command = Command::Deregister { tenant, id: instance, lease: None, condition: Condition::None };
-    match native.submit(command, &context).await?.outcome {
-        Outcome::Deregistered { revision } => {
+    match native.deregister(&context, instance, None, Condition::None, None).await? {
+        Ok(revision) => {
             let mut response = json_text(StatusCode::NO_CONTENT, Vec::new());
             reply::written(&mut response, revision);
             Ok(response)
         }
-        Outcome::Refused(rollcall_registry::Refusal::NotRegistered) => Err(unknown()),
-        Outcome::Refused(refusal) => Err(refusal.into()),
-        other => unreachable!("a deregistration was answered by {other:?}"),
+        Err(Refusal::NotRegistered) => Err(unknown()),
+        Err(refusal) => Err(refusal.into()),
     }
 }
 
@@ -223,7 +216,7 @@ enum Wanted {
 }
 
 impl Wanted {
-    fn filter(&self, expired: bool) -> Filter {
+    fn filter(&self, viewer: &Viewer, expired: bool) -> Filter {
         let (mut consumed_events, mut produced_events) = (Vec::new(), Vec::new());
         match self {
             Self::Consumes(event) => consumed_events.push(event.as_str().into()),
@@ -236,13 +229,13 @@ impl Wanted {
             Self::Id(_) => Vec::new(),
             Self::All | Self::Named(_) | Self::Consumes(_) | Self::Produces(_) => AVAILABLE.to_vec(),
         };
-        Filter { statuses, consumed_events, produced_events, ..Filter::default() }
+        Filter { statuses, consumed_events, produced_events, viewer: viewer.clone(), ..Filter::default() }
     }
 }
 
 async fn found(native: &Native, context: &Context, wanted: &Wanted, expired: bool) -> Result<Response, Failure> {
     let freshness = current(native, context).await?;
-    let filter = wanted.filter(expired);
+    let filter = wanted.filter(&context.viewer, expired);
     let (agents, revision) = match wanted {
         Wanted::Id(id) => one(native, &context.tenant, id, &filter),
         Wanted::Named(part) => {

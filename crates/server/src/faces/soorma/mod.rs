@@ -135,11 +135,17 @@ impl FromRequestParts<Native> for Caller {
         if native.auth.is_enforced() {
             return Context::from_request_parts(parts, native).await.map(Self);
         }
-        match native.auth.principal(&parts.headers).await?.map(|principal| principal.reach) {
-            Some(Reach::Tenant(tenant)) => Context::of_tenant(tenant, parts, native).map(Self),
+        let Some(principal) = native.auth.principal(&parts.headers).await? else {
+            return Context::from_request_parts(parts, native).await.map(Self);
+        };
+        let viewer = principal.viewer();
+        let mut context = match principal.reach {
+            Reach::Tenant(tenant) => Context::of_tenant(tenant, parts, native)?,
             // Who speaks for all tenants says which one is meant.
-            Some(Reach::All) | None => Context::from_request_parts(parts, native).await.map(Self),
-        }
+            Reach::All => Context::from_request_parts(parts, native).await?,
+        };
+        context.viewer = viewer;
+        Ok(Self(context))
     }
 }
 
