@@ -1,5 +1,6 @@
 //! The command line: names, flags, and the environment variables behind them.
 
+mod audit;
 mod cluster;
 mod operator;
 mod sign;
@@ -15,6 +16,7 @@ use rollcall_server::config::Settings;
 
 use crate::output::Format;
 
+pub(crate) use audit::Audit;
 pub(crate) use cluster::{Backup, Cluster, Follow, JoinToken, JoinTokenStep, Recover, Restore, StatusView, Wait};
 pub(crate) use operator::{Drain, Maintenance, Pick, RankFlags, Ranking, Trust};
 pub(crate) use sign::{OwnerKey, Sign, SignKey, SignStep, Signatures};
@@ -117,6 +119,8 @@ pub(crate) enum Command {
     OwnerKey(OwnerKey),
     /// Show or change how the tenant takes signatures
     Signatures(Signatures),
+    /// Read what a node wrote down of who changed what, and filter it; --tenant is a filter too
+    Audit(Audit),
     /// Make certificates for a trial
     #[command(subcommand)]
     Tls(Tls),

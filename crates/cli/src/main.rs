@@ -7,6 +7,7 @@
 //! Read in this order: [`args`], [`command`], [`failure`].
 
 mod args;
+mod audit_file;
 mod command;
 mod failure;
 mod logging;

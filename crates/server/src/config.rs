@@ -119,6 +119,8 @@ pub struct Config {
     pub soorma_origins: Vec<HeaderValue>,
     /// None: tokens are not checked.
     pub jwt: Option<JwtConfig>,
+    /// None: what is changed is written down nowhere; `-`: on standard output.
+    pub audit_file: Option<PathBuf>,
     /// 0: none is slow.
     pub slow_ms: u64,
     pub log_format: LogFormat,
@@ -340,6 +342,7 @@ impl Config {
             soorma_reap_after_ms: u32::try_from(soorma_reap_after_ms).ok()?,
             soorma_origins,
             jwt,
+            audit_file: settings.audit_file.filter(|path| !path.as_os_str().is_empty()),
             slow_ms: settings.slow_ms.unwrap_or(SLOW_MS),
             log_format: settings.log_format.unwrap_or_default(),
             log_level,

@@ -43,6 +43,7 @@ pub(crate) struct Edge {
 pub(crate) struct InWork(Arc<Work>);
 
 struct Work {
+    request_id: String,
     requests: Arc<Semaphore>,
     metrics: Arc<EdgeMetrics>,
     state: Mutex<WorkState>,
@@ -63,9 +64,14 @@ struct Share {
 }
 
 impl InWork {
-    fn new(edge: &Edge) -> Self {
+    fn new(edge: &Edge, request_id: String) -> Self {
         let (requests, metrics) = (edge.requests.clone(), edge.metrics.clone());
-        Self(Arc::new(Work { requests, metrics, state: Mutex::default() }))
+        Self(Arc::new(Work { request_id, requests, metrics, state: Mutex::default() }))
+    }
+
+    /// The request's name in logs and answers.
+    pub(crate) fn request_id(&self) -> &str {
+        &self.0.request_id
     }
 
     /// Takes a share if fewer than `max` requests are in work.
@@ -132,8 +138,8 @@ impl Edge {
         let begun = Instant::now();
         trim_trailing_slashes(request.uri_mut());
         let route = Route::of(request.method(), request.uri().path());
-        let work = InWork::new(self);
-        let request_id = request::request_id(request.headers());
+        let work = InWork::new(self, request::request_id(request.headers()));
+        let request_id = work.request_id();
         let traceparent = request.headers().get(names::TRACEPARENT).cloned();
         let write = !matches!(*request.method(), Method::GET | Method::HEAD | Method::OPTIONS);
         let path = request.uri().path_and_query().cloned();
@@ -170,20 +176,20 @@ impl Edge {
                         "the request failed"
                     );
                 }
-                response = failure.render(&request_id, write);
+                response = failure.render(request_id, write);
             }
             let state = work.end();
             let batch = state.course.map(|course| course.batch);
             tracing::debug!(status = response.status().as_u16(), batch, "answered");
             telemetry::end_request(&named, response.status(), state.tenant.as_ref());
-            self.note(route, &request_id, response.status(), begun, &state);
+            self.note(route, request_id, response.status(), begun, &state);
             response
         }
         .instrument(span)
         .await;
 
         let headers = response.headers_mut();
-        let request_id = HeaderValue::try_from(request_id).expect("a request id is visible ASCII");
+        let request_id = HeaderValue::from_str(request_id).expect("a request id is visible ASCII");
         headers.insert(names::REQUEST_ID, request_id);
         if let Some(traceparent) = traceparent {
             headers.insert(names::TRACEPARENT, traceparent);

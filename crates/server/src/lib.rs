@@ -15,6 +15,7 @@
 //! `body`, `json`, `fault`, `parse`, `signing` for what comes in, `translate`, [`render`], `cursor`, `reply` for what goes out, `faces` with
 //! `auth` and `schema`, and `peer`.
 
+pub mod audit;
 mod auth;
 mod body;
 pub mod config;

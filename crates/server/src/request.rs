@@ -40,6 +40,11 @@ impl Context {
         self.work.written(course);
     }
 
+    /// The request's name in logs and answers.
+    pub(crate) fn request_id(&self) -> &str {
+        self.work.request_id()
+    }
+
     /// Counts the time anew, after a wait that was asked for.
     pub(crate) fn restart(&mut self) {
         self.deadline = Instant::now() + self.timeout;

@@ -1,5 +1,6 @@
 //! One file for each group of commands.
 
+mod audit;
 mod backup;
 mod bench;
 mod cluster;
@@ -56,6 +57,7 @@ pub(crate) fn run(cli: Cli) -> Result<u8, Failure> {
         Command::Ranking(args) => block_on(operator::ranking(&global, args)).map(done),
         Command::Watch(args) => block_on(watch::run(&global, *args)).map(done),
         Command::Token(args) => block_on(token::run(&global, args)).map(done),
+        Command::Audit(args) => audit::run(&global, &args).map(done),
         Command::Bench(args) => block_on(bench::run(&global, args.work)),
     }
 }
@@ -63,7 +65,7 @@ pub(crate) fn run(cli: Cli) -> Result<u8, Failure> {
 /// Everything but a node does with the main thread alone; programs are started on it and tied to it.
 fn block_on<T>(work: impl Future<Output = Result<T, Failure>>) -> Result<T, Failure> {
     let level = std::env::var("ROLLCALL_LOG_LEVEL").unwrap_or_else(|_| "warn".to_owned());
-    logging::start(LogFormat::Text, &level, None)?;
+    logging::start(LogFormat::Text, &level, None, None)?;
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()

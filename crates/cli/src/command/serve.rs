@@ -67,7 +67,7 @@ pub(super) fn run(settings: Settings) -> Result<(), Failure> {
         // A node that cannot be looked at works all the same.
         Err(error) => (None, Some(error)),
     };
-    logging::start(config.log_format, &config.log_level, telemetry.as_ref())?;
+    logging::start(config.log_format, &config.log_level, telemetry.as_ref(), config.audit_file.as_deref())?;
     if let Some(error) = untraced {
         tracing::warn!(error = &error as &dyn std::error::Error, "no traces are collected");
     }

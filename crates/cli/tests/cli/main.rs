@@ -1,5 +1,6 @@
 //! The program as a shell sees it: arguments and environment in, output and exit codes out.
 
+mod audit;
 mod backups;
 mod cluster;
 mod exit_codes;

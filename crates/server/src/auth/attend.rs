@@ -10,9 +10,9 @@ use std::time::Duration;
 use rollcall_registry::access::ACCESS_TOKENS_USED_MAX;
 use rollcall_registry::{
     AccessRole, AccessTokenCommand, AccessTokenId, AccessTokenRefusal, Command, NewAccessToken, Outcome, Reach,
-    Refusal, Scopes,
+    Refusal, Scopes, State,
 };
-use rollcall_replica::{Consistency, Replica, TokenSecret};
+use rollcall_replica::{Applied, Consistency, Replica, SubmitError, TokenSecret};
 use tokio::sync::oneshot;
 use tokio::time::{Instant, MissedTickBehavior};
 use tokio_util::sync::CancellationToken;
@@ -21,6 +21,7 @@ use zeroize::Zeroizing;
 use super::TOKEN_PREFIX;
 use super::gate::Gate;
 use super::leash::Leashes;
+use crate::audit::Deed;
 
 /// In a node's directory: asks the node to revoke the administrators of all tenants and to make a new one. The node removes
 /// it when that is done.
@@ -171,7 +172,7 @@ async fn make_first(replica: &Replica, sender: FirstTokenSender) {
         }
         let token = administrator(&secret, "the first administrator");
         let create = Command::AccessToken(AccessTokenCommand::Create { token, first: true });
-        match replica.submit(create, Instant::now() + PATIENCE).await.map(|applied| applied.outcome) {
+        match submit(replica, create).await.map(|applied| applied.outcome) {
             Ok(Outcome::Refused(Refusal::AccessToken(AccessTokenRefusal::NotFirst))) => return,
             Ok(_) => break,
             // What became of it is seen when it is looked again.
@@ -181,6 +182,16 @@ async fn make_first(replica: &Replica, sender: FirstTokenSender) {
     tracing::info!(token = %id, "the token of the first administrator was made; it is told this once");
     // Nobody may listen: then it is reset by who has the directory.
     let _ = sender.send(secret.text(TOKEN_PREFIX));
+}
+
+/// Brings the node's own change into the log, and tells of it.
+async fn submit(replica: &Replica, command: Command) -> Result<Applied, SubmitError> {
+    let deed = Deed::of(&command, replica.roll().read(State::revision));
+    let result = replica.submit(command, Instant::now() + PATIENCE).await;
+    if let Some(deed) = deed {
+        deed.settle(None, &result);
+    }
+    result
 }
 
 async fn answer_resets(replica: &Replica, data_dir: &Path) {
@@ -193,7 +204,7 @@ async fn answer_resets(replica: &Replica, data_dir: &Path) {
         }
         let secret = TokenSecret::draw();
         let reset = AccessTokenCommand::Reset { token: administrator(&secret, "made by a reset") };
-        let applied = replica.submit(Command::AccessToken(reset), Instant::now() + PATIENCE).await;
+        let applied = submit(replica, Command::AccessToken(reset)).await;
         match applied.map(|applied| applied.outcome) {
             Ok(Outcome::AccessToken(token)) => {
                 tracing::warn!(token = %token.id, "the administrators of all tenants were revoked, and a new one was made");

@@ -257,6 +257,10 @@ settings! {
     /// The role of tokens that name neither a role nor a principal_type [default: reader].
     #[arg(long, value_name = "ROLE", env = "ROLLCALL_JWT_ROLE_DEFAULT")]
     jwt_role_default: String,
+    /// Where each change is written down, one JSON object a line: who, what, when, by which request. `-` is standard output
+    /// [default: nowhere].
+    #[arg(long, value_name = "FILE", env = "ROLLCALL_AUDIT_FILE")]
+    audit_file: PathBuf,
     /// A request that takes longer is logged as slow; 0 logs none [default: 500].
     #[arg(long, value_name = "MS", env = "ROLLCALL_SLOW_MS")]
     slow_ms: u64,

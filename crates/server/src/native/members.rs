@@ -7,10 +7,12 @@ use rollcall_api::{
     AddMemberRequest, ClusterChangeResponse, Problem, RelocateMemberRequest, ReplaceMemberRequest, Role,
     TransferLeaderRequest, WriteOutcome,
 };
+use rollcall_registry::State;
 use rollcall_replica::{Objection, OperateError, Operated, Operation, Terms};
 use serde_json::Value;
 
 use super::{Native, body_missing, json};
+use crate::audit;
 use crate::config::split_address;
 use crate::fault::{Faults, Fields};
 use crate::params;
@@ -243,8 +245,15 @@ async fn operate(
     terms: Terms,
     status: StatusCode,
 ) -> Result<Response, Failure> {
-    let Operated { node_id, leader_id, membership_index, voters, learners, warnings } =
-        native.replica.operate(operation, terms, context.deadline).await?;
+    let named = (audit::is_kept() && !terms.dry_run).then(|| operation.clone());
+    let result = native.replica.operate(operation, terms, context.deadline).await;
+    if let Some(operation) = named
+        && matches!(result, Ok(_) | Err(OperateError::Unknown))
+    {
+        let revision = result.is_ok().then(|| native.replica.roll().read(State::revision));
+        audit::operated(context, &operation, revision);
+    }
+    let Operated { node_id, leader_id, membership_index, voters, learners, warnings } = result?;
     let (voters, learners) = (voters.into_iter().collect(), learners.into_iter().collect());
     let dry_run = terms.dry_run;
     let answer = ClusterChangeResponse { node_id, leader_id, membership_index, voters, learners, warnings, dry_run };

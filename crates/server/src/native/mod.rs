@@ -28,7 +28,7 @@ use axum::http::request::Parts;
 use axum::http::{HeaderValue, StatusCode, header};
 use axum::response::Response;
 use axum::routing::{delete, get, post, put};
-use rollcall_registry::{Command, InstanceId, SignatureMode, TenantId};
+use rollcall_registry::{Command, InstanceId, SignatureMode, State, TenantId};
 use rollcall_replica::{Applied, Replica};
 use serde::Serialize;
 use serde_json::Value;
@@ -37,6 +37,7 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
+use crate::audit::{self, Deed};
 use crate::auth::{Auth, Leash, Leashes};
 use crate::body::{self, JsonBody, TextBody};
 use crate::faces::{protolink, soorma};
@@ -221,7 +222,15 @@ impl Native {
 
     /// As [`Self::submit`], for what was seen to be allowed to whoever asks whenever it is applied.
     pub(crate) async fn submit_plain(&self, command: Command, context: &Context) -> Result<Applied, Failure> {
-        let applied = self.replica.submit(command, context.deadline).await?;
+        let deed = match audit::is_kept() {
+            true => Deed::of(&command, self.replica.roll().read(State::revision)),
+            false => None,
+        };
+        let result = self.replica.submit(command, context.deadline).await;
+        if let Some(deed) = deed {
+            deed.settle(Some(context), &result);
+        }
+        let applied = result?;
         context.written(applied.course);
         Ok(applied)
     }
