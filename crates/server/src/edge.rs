@@ -19,7 +19,7 @@ use tower::ServiceExt;
 use tracing::Instrument;
 use tracing::field::Empty;
 
-use crate::auth::{Gate, Identity};
+use crate::auth::{API_KEY, Gate, Identity};
 use crate::limits::{READS_MAX, REQUESTS_MAX, WRITES_MAX};
 use crate::listener::Counted;
 use crate::metrics::{EdgeMetrics, Refused, Route};
@@ -285,6 +285,7 @@ impl Running {
         // What proved it is nobody's business any more, and so reaches no log.
         if identity.0.is_some() {
             request.headers_mut().remove(header::AUTHORIZATION);
+            request.headers_mut().remove(API_KEY);
         }
         request.extensions_mut().insert(identity);
         Ok(())

@@ -14,7 +14,8 @@ use tokio::time::Instant;
 
 use super::principal::{Credential, Identity, Principal};
 use super::table::{self, Access};
-use super::{Auth, TOKEN_PREFIX, bearer, unauthorized};
+use super::{Auth, TOKEN_PREFIX, bearer, brought, unauthorized};
+use crate::faces::protolink;
 use crate::metrics::Route;
 use crate::reply::Failure;
 
@@ -55,16 +56,23 @@ impl Gate {
         let Access::Needs(need) = table::access(route, method, path, self.0.metrics_open) else {
             return Ok(Identity::nobody());
         };
-        let principal = self.principal(headers).await?;
+        let principal = self.principal(route, headers).await?;
         principal.check(need)?;
         Ok(Identity(Some(Arc::new(principal))))
     }
 
     /// Whom a request's credentials speak for.
-    async fn principal(&self, headers: &HeaderMap) -> Result<Principal, Failure> {
+    async fn principal(&self, route: Route, headers: &HeaderMap) -> Result<Principal, Failure> {
         let missing =
             "this cluster asks for a token: send `Authorization: Bearer TOKEN`; `rollcall` takes it by --token";
-        let token = bearer(headers).ok_or_else(|| unauthorized("token_missing", missing))?;
+        let held;
+        let token = if protolink::has(route.template()) {
+            held = brought::of_protolink(headers);
+            held.as_ref().map(|token| token.as_str())
+        } else {
+            bearer(headers)
+        };
+        let token = token.ok_or_else(|| unauthorized("token_missing", missing))?;
         if !token.starts_with(TOKEN_PREFIX) {
             let verifier = self.0.auth.0.verifier.as_ref();
             let unknown = || unauthorized("token_invalid", "the bearer token is none of this cluster");

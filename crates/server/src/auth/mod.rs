@@ -8,9 +8,10 @@
 //! With authentication switched off nobody is anybody and the tenant is the one that the header names. Only where keys for
 //! JSON Web Tokens are configured all the same do the routes of Soorma's contract ask for one, as its own server does.
 //!
-//! Read in this order: `principal`, `table`, `gate`, `jwt` and `keys`, `leash`, `attend`.
+//! Read in this order: `principal`, `table`, `brought`, `gate`, `jwt` and `keys`, `leash`, `attend`.
 
 mod attend;
+mod brought;
 mod gate;
 mod jwt;
 mod keys;
@@ -23,10 +24,12 @@ mod tests;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use axum::http::{HeaderMap, StatusCode, header};
+use axum::http::{HeaderMap, StatusCode};
 
 pub use attend::{ADMIN_TOKEN, FirstToken, RESET_REQUEST};
 pub(crate) use attend::{Attendance, FirstTokenSender, attend, first_token};
+pub(crate) use brought::API_KEY;
+use brought::bearer;
 pub(crate) use gate::Gate;
 pub use jwt::JwtConfig;
 pub use keys::{JwtConfigError, SetError};
@@ -94,13 +97,4 @@ impl Auth {
 
 fn unauthorized(code: &'static str, detail: impl Into<String>) -> Failure {
     Failure::new(StatusCode::UNAUTHORIZED, code, detail)
-}
-
-/// The bearer token of a request; one that is given twice is none.
-fn bearer(headers: &HeaderMap) -> Option<&str> {
-    let mut values = headers.get_all(header::AUTHORIZATION).iter();
-    let (Some(value), None) = (values.next(), values.next()) else { return None };
-    let (scheme, token) = value.to_str().ok()?.split_once(' ')?;
-    let token = token.trim();
-    (scheme.eq_ignore_ascii_case("bearer") && !token.is_empty()).then_some(token)
 }

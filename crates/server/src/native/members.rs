@@ -7,7 +7,6 @@ use rollcall_api::{
     AddMemberRequest, ClusterChangeResponse, Problem, RelocateMemberRequest, ReplaceMemberRequest, Role,
     TransferLeaderRequest, WriteOutcome,
 };
-use rollcall_registry::State;
 use rollcall_replica::{Objection, OperateError, Operated, Operation, Terms};
 use serde_json::Value;
 
@@ -250,7 +249,7 @@ async fn operate(
     if let Some(operation) = named
         && matches!(result, Ok(_) | Err(OperateError::Unknown))
     {
-        let revision = result.is_ok().then(|| native.replica.roll().read(State::revision));
+        let revision = result.is_ok().then(|| native.replica.roll().read(|state| state.revision()));
         audit::operated(context, &operation, revision);
     }
     let Operated { node_id, leader_id, membership_index, voters, learners, warnings } = result?;

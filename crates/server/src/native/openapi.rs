@@ -172,13 +172,17 @@ const BEARER: &str = "A token of the cluster (`rctoken-…`) or a JSON Web Token
 fn close(operation: &mut Operation) {
     let bearer = SecurityRequirement::new::<_, [String; 0], String>("bearer", []);
     operation.security = Some(vec![bearer, SecurityRequirement::default()]);
-    let of_soorma = operation.tags.iter().flatten().any(|tag| tag == "soorma");
-    for (status, description) in [
-        ("401", "`token_missing`, `token_invalid`, `token_expired`, `token_revoked`: who asks is not known"),
-        ("403", "`forbidden`: who asks may not; the detail names what is needed"),
-    ] {
+    let is_of = |face: &str| operation.tags.iter().flatten().any(|tag| tag == face);
+    let (of_soorma, of_protolink) = (is_of("soorma"), is_of("protolink"));
+    let unknown = match of_protolink {
+        true => "`{\"error\": …}`: who asks is not known",
+        false => "`token_missing`, `token_invalid`, `token_expired`, `token_revoked`: who asks is not known",
+    };
+    for (status, description) in
+        [("401", unknown), ("403", "`forbidden`: who asks may not; the detail names what is needed")]
+    {
         let said = ResponseBuilder::new().description(description);
-        let said = match of_soorma {
+        let said = match of_soorma || of_protolink && status == "401" {
             true => said,
             false => {
                 let problem = ContentBuilder::new().schema(Some(Ref::from_schema_name("Problem"))).build();

@@ -481,3 +481,55 @@ async fn tokens_can_be_made_before_they_are_asked_for() {
     assert_eq!(post(&node, &one, "/api/services/register", &web("a")).await.status, 200);
     refused(&post(&node, &other, "/api/services/a/heartbeat", &json!({})).await, 403, "forbidden");
 }
+
+#[tokio::test]
+async fn protolinks_clients_bring_the_same_tokens_in_each_of_their_ways() {
+    const CARD: &str = r#"{"name":"weather","description":"d","url":"http://weather"}"#;
+    let (node, admin) = guarded().await;
+    let token = made(&node, &admin, json!({ "role": "agent", "tenant": "acme" })).await;
+    let reader = made(&node, &admin, json!({ "role": "reader", "tenant": "acme" })).await;
+    // `weather:…` as RFC 7617 has it, and as the SDK sends it.
+    let named = format!("weather:{token}");
+    let ways = [
+        vec![("x-api-key", token.clone()), ("authorization", format!("ApiKey {token}"))],
+        vec![("x-api-key", token.clone())],
+        vec![("authorization", format!("Bearer {token}"))],
+        vec![("authorization", format!("Basic {named}"))],
+        vec![("authorization", format!("Basic {token}"))],
+    ];
+    for way in ways {
+        let ask = |method: Method, path: &str| {
+            let request = node.request(method, path);
+            way.iter().fold(request, |request, (name, value)| request.header(*name, value))
+        };
+        for path in ["/agents/", "/ns/acme/agents/"] {
+            assert_eq!(answer(ask(Method::POST, path).body(CARD)).await.status, 200, "{way:?}");
+            assert_eq!(answer(ask(Method::GET, path)).await.body[0]["name"], "weather");
+        }
+        let other = answer(ask(Method::GET, "/ns/red/agents/")).await;
+        assert_eq!(other.status, 403);
+        let beat = ask(Method::POST, "/agents/heartbeat").body(r#"{"agent_url":"http://weather"}"#);
+        assert_eq!(answer(beat).await.body["status"], "agent heartbeat recorded");
+        // They are this contract's, and nobody else's.
+        let native = answer(ask(Method::GET, "/api/services")).await;
+        assert_eq!(native.status == 200, way[0].1.starts_with("Bearer"), "{native:?}");
+    }
+
+    let missing = answer(node.request(Method::GET, "/agents/").header("x-protolink-request-id", "r7")).await;
+    assert_eq!((missing.status, missing.body.clone()), (401, json!({ "error": "Missing credentials" })));
+    assert_eq!(
+        (missing.header("content-type"), missing.header("x-protolink-request-id")),
+        ("application/json", "r7")
+    );
+    let wrong = answer(node.request(Method::GET, "/status").header("x-api-key", "rctoken-00-00")).await;
+    assert_eq!(wrong.status, 401);
+    assert!(wrong.body["error"].as_str().unwrap().starts_with("Authentication failed: "), "{wrong:?}");
+    let two = node.request(Method::GET, "/agents/").header("x-api-key", &reader).bearer_auth(&token);
+    assert_eq!(answer(two).await.status, 401, "which of them is meant?");
+    let request = node.request(Method::POST, "/agents/").header("x-api-key", &reader).body(CARD);
+    refused(&answer(request).await, 403, "forbidden");
+    // Addresses are written down on the way.
+    let in_query = answer(node.request(Method::GET, &format!("/agents/?api_key={token}"))).await;
+    assert_eq!(in_query.status, 401);
+    assert_eq!(answer(node.request(Method::GET, "/healthz")).await.status, 200);
+}

@@ -15,7 +15,7 @@ use axum::extract::{FromRequestParts, RawPathParams, Request, State};
 use axum::handler::Handler;
 use axum::http::request::Parts;
 use axum::http::{HeaderName, HeaderValue, StatusCode, Uri, header};
-use axum::middleware::{self, Next};
+use axum::middleware::{self, Next, map_response};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{any, get, post};
 use rollcall_api::{HeartbeatRequest, Problem, header as names};
@@ -34,6 +34,9 @@ use crate::reply::{self, Failure};
 use crate::request::Context;
 
 const NAMESPACE: &str = "/ns";
+
+/// The routes that are not everybody's.
+const GUARDED: &[&str] = &["/agents", "/agents/heartbeat", "/status"];
 
 const REQUEST_ID: HeaderName = HeaderName::from_static("x-protolink-request-id");
 
@@ -58,10 +61,28 @@ where
     H: Handler<T, ()>,
     T: 'static,
 {
-    let paths = ["/agents", "/agents/heartbeat", "/status"];
-    let all = paths.iter().flat_map(|path| [(*path).to_owned(), format!("{NAMESPACE}/{{tenant}}{path}")]);
+    let all = GUARDED.iter().flat_map(|path| [(*path).to_owned(), format!("{NAMESPACE}/{{tenant}}{path}")]);
     let routes = all.fold(Router::new(), |router, path| router.route(&path, any(refused.clone())));
-    routes.layer(middleware::from_fn(echo))
+    routes.layer(map_response(in_its_words)).layer(middleware::from_fn(echo))
+}
+
+/// Who is not known is told so as this contract does it; it has no word for who may not.
+async fn in_its_words(mut response: Response) -> Response {
+    if response.status() == StatusCode::UNAUTHORIZED
+        && let Some(failure) = response.extensions_mut().remove::<Failure>()
+    {
+        let error = match failure.code() {
+            "token_missing" => "Missing credentials".to_owned(),
+            _ => format!("Authentication failed: {}", failure.detail()),
+        };
+        response.extensions_mut().insert(failure.said(&serde_json::json!({ "error": error })));
+    }
+    response
+}
+
+/// Whether a route is this contract's and asks who asks.
+pub(crate) fn has(template: &str) -> bool {
+    GUARDED.contains(&template)
 }
 
 /// A path as it is without the prefix that names a tenant, if what follows is a route of this face.
