@@ -2,8 +2,8 @@
 //! changes nothing is none, and neither are heartbeats that say no more than that an instance lives.
 
 use rollcall_registry::{
-    AccessTokenCommand, Command, DefinitionChange, DefinitionKey, JoinTokenCommand, Outcome, Reach, Refusal,
-    Revision, TenantId, Write,
+    AccessTokenCommand, Command, DefinitionChange, DefinitionKey, JoinTokenCommand, OrderKind, Outcome, Reach,
+    Refusal, Revision, RulingChange, SignatureCommand, TenantId, Write,
 };
 use rollcall_replica::{Applied, Operation, SubmitError};
 
@@ -31,22 +31,35 @@ impl Deed {
     /// None if the command changes nothing that anybody sees.
     pub(crate) fn of(command: &Command, before: Revision) -> Option<Self> {
         let (action, tenant, id) = match command {
-            Command::Register { tenant, registration, .. } => {
+            Command::Register { tenant, registration, .. } | Command::RegisterSigned { tenant, registration, .. } => {
                 ("register", Some(tenant), registration.id().to_owned())
             }
             Command::Beat { status: None, metadata: None, .. } => return None,
             Command::Beat { tenant, id, .. } => ("update", Some(tenant), id.to_string()),
-            Command::Deregister { tenant, id, .. } => ("deregister", Some(tenant), id.to_string()),
+            Command::Deregister { tenant, id, .. } | Command::DeregisterSigned { tenant, id, .. } => ("deregister", Some(tenant), id.to_string()),
             Command::Define { tenant, change } => {
                 let (action, id) = defined(change);
                 (action, Some(tenant), id)
             }
+            Command::Rule { tenant, change } => {
+                let (action, id) = ruled(change);
+                (action, Some(tenant), id)
+            }
+            Command::Signatures(SignatureCommand::SetMode { tenant, .. }) => {
+                ("signatures.set", Some(tenant), String::new())
+            }
+            Command::Signatures(SignatureCommand::PutKey { tenant, owner, .. }) => {
+                ("owner_key.pin", Some(tenant), owner.to_string())
+            }
+            Command::Signatures(SignatureCommand::RemoveKey { tenant, owner }) => {
+                ("owner_key.remove", Some(tenant), owner.to_string())
+            }
             Command::By { tenant, write, .. } => {
                 let (action, id) = match write {
-                    Write::Register { registration, .. } => ("register", registration.id().to_owned()),
+                    Write::Register { registration, .. } | Write::RegisterSigned { registration, .. } => ("register", registration.id().to_owned()),
                     Write::Beat { status: None, metadata: None, .. } | Write::Renew { .. } => return None,
                     Write::Beat { id, .. } => ("update", id.to_string()),
-                    Write::Deregister { id, .. } => ("deregister", id.to_string()),
+                    Write::Deregister { id, .. } | Write::DeregisterSigned { id, .. } => ("deregister", id.to_string()),
                 };
                 (action, Some(tenant), id)
             }
@@ -60,6 +73,8 @@ impl Deed {
             Command::AccessToken(AccessTokenCommand::Reset { token }) => ("token.reset", None, token.id.to_string()),
             Command::Renew { .. }
             | Command::Expire { .. }
+            // Nobody asked for it.
+            | Command::Observe { .. }
             | Command::JoinToken(JoinTokenCommand::Spend(_))
             | Command::AccessToken(AccessTokenCommand::Used { .. }) => return None,
         };
@@ -75,7 +90,11 @@ impl Deed {
                 }
                 Outcome::Beaten(beaten) => Some(beaten.revision).filter(|revision| *revision > self.before),
                 Outcome::Deregistered { revision } => Some(*revision),
-                Outcome::JoinToken(_) | Outcome::Defined(_) => Some(applied.revision),
+                Outcome::Ruled(ruled) => ruled.changed.then_some(ruled.revision),
+                Outcome::JoinToken(_)
+                | Outcome::Defined(_)
+                | Outcome::OwnerKey { .. }
+                | Outcome::SignatureMode(_) => Some(applied.revision),
                 Outcome::AccessToken(token) => {
                     let own = Self { tenant: tenant_of(&token.reach).cloned(), ..self };
                     return tell(by, own.action, own.tenant.as_ref(), &own.id, Some(applied.revision));
@@ -84,7 +103,11 @@ impl Deed {
                 Outcome::Refused(Refusal::BatchOutdated) => {
                     return tell(by, self.action, self.tenant.as_ref(), &self.id, None);
                 }
-                Outcome::Refused(_) | Outcome::Renewed { .. } | Outcome::Expired { .. } | Outcome::Noted => None,
+                Outcome::Refused(_)
+                | Outcome::Renewed { .. }
+                | Outcome::Expired { .. }
+                | Outcome::Observed { .. }
+                | Outcome::Noted => None,
             },
             Err(error) if error.may_have_been_applied() => {
                 return tell(by, self.action, self.tenant.as_ref(), &self.id, None);
@@ -115,6 +138,19 @@ fn tenant_of(reach: &Reach) -> Option<&TenantId> {
     match reach {
         Reach::Tenant(tenant) => Some(tenant),
         Reach::All => None,
+    }
+}
+
+fn ruled(change: &RulingChange) -> (&'static str, String) {
+    match change {
+        RulingChange::Give { id, kind: OrderKind::Maintenance, .. } => ("maintenance.begin", id.to_string()),
+        RulingChange::Give { id, kind: OrderKind::Drain, .. } => ("drain.begin", id.to_string()),
+        RulingChange::Lift { id, kind: OrderKind::Maintenance } => ("maintenance.end", id.to_string()),
+        RulingChange::Lift { id, kind: OrderKind::Drain } => ("drain.end", id.to_string()),
+        RulingChange::Trust { owner, trust: Some(_) } => ("trust.set", owner.to_string()),
+        RulingChange::Trust { owner, trust: None } => ("trust.forget", owner.to_string()),
+        RulingChange::Ranking(Some(_)) => ("ranking.set", String::new()),
+        RulingChange::Ranking(None) => ("ranking.reset", String::new()),
     }
 }
 
