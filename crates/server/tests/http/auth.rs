@@ -280,6 +280,41 @@ async fn scopes_narrow_a_token() {
 }
 
 #[tokio::test]
+async fn operators_direct_what_is_theirs() {
+    let (node, admin) = guarded().await;
+    let agent = made(&node, &admin, json!({ "role": "agent", "tenant": "acme" })).await;
+    let operator = made(&node, &admin, json!({ "role": "operator", "tenant": "acme" })).await;
+    let scoped = made(&node, &admin, json!({ "role": "operator", "tenant": "acme", "services": ["web"] })).await;
+    let put = async |token: &str, path: &str, body: Value| {
+        answer(node.request(Method::PUT, path).bearer_auth(token).json(&body)).await
+    };
+    let mail = json!({ "id": "m", "name": "mail", "url": "http://m" });
+    assert_eq!(post(&node, &agent, "/api/services/register", &web("a")).await.status, 201);
+    assert_eq!(post(&node, &agent, "/api/services/register", &mail).await.status, 201);
+    let weights = json!({ "weights": { "trust": 1 } });
+    for (path, body) in [
+        ("/api/services/a/maintenance", json!({})),
+        ("/api/services/a/drain", json!({})),
+        ("/api/trust/us", json!({ "trust": 9 })),
+        ("/api/ranking", weights.clone()),
+    ] {
+        refused(&put(&agent, path, body.clone()).await, 403, "forbidden");
+        refused(&ask(&node, &agent, Method::DELETE, path).await, 403, "forbidden");
+        assert_eq!(put(&operator, path, body).await.status, 200, "{path}");
+        assert_eq!(ask(&node, &operator, Method::DELETE, path).await.status, 200, "{path}");
+    }
+    for path in ["/api/orders", "/api/trust", "/api/ranking", "/api/services/pick"] {
+        assert_eq!(get(&node, &agent, path).await.status, 200, "{path}");
+    }
+    // Over services of its names, and nothing that is of none.
+    assert_eq!(put(&scoped, "/api/services/a/maintenance", json!({})).await.status, 200);
+    refused(&put(&scoped, "/api/services/m/maintenance", json!({})).await, 403, "forbidden");
+    refused(&put(&scoped, "/api/services/nobody/drain", json!({})).await, 403, "forbidden");
+    refused(&put(&scoped, "/api/trust/us", json!({ "trust": 9 })).await, 403, "forbidden");
+    refused(&put(&scoped, "/api/ranking", weights).await, 403, "forbidden");
+}
+
+#[tokio::test]
 async fn what_is_over_opens_nothing() {
     let (node, admin) = guarded().await;
     let token = made(&node, &admin, json!({ "role": "reader", "ttl_ms": 1_000 })).await;
