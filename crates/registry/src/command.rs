@@ -197,6 +197,7 @@ impl Command {
             | Self::Deregister { .. }
             | Self::Expire { .. } => FeatureLevel(1),
             Self::JoinToken(_) | Self::Define { .. } => FeatureLevel(2),
+            Self::By { write: Write::RegisterSigned { .. } | Write::DeregisterSigned { .. }, .. } => FeatureLevel(4),
             Self::AccessToken(_) | Self::By { .. } => FeatureLevel(3),
             Self::Rule { .. }
             | Self::Observe { .. }
@@ -425,5 +426,10 @@ mod tests {
         };
         assert_eq!(level(None), (1, 3));
         assert_eq!(level(Some(Coordinates::from_micro_degrees([1, 2]).unwrap())), (4, 4));
+        let actor = Actor { principal: PrincipalId::parse("token:1").unwrap(), power: Power::Own };
+        let signing = Signing { mode: SignatureMode::default(), key: None };
+        let (lease, condition) = (None, Condition::None);
+        let signed = Command::DeregisterSigned { tenant, id, lease, condition, signing };
+        assert_eq!((signed.feature_level().0, signed.by(actor).feature_level().0), (4, 4));
     }
 }
