@@ -45,8 +45,9 @@ impl Deed {
                 let (action, id) = ruled(change);
                 (action, Some(tenant), id)
             }
-            Command::Signatures(SignatureCommand::SetMode { tenant, .. }) => {
-                ("signatures.set", Some(tenant), String::new())
+            Command::Signatures(SignatureCommand::SetMode { tenant, mode }) => {
+                let mode = mode.map_or("default", |mode| mode.as_str());
+                ("signatures.set", Some(tenant), mode.to_owned())
             }
             Command::Signatures(SignatureCommand::PutKey { tenant, owner, .. }) => {
                 ("owner_key.pin", Some(tenant), owner.to_string())

@@ -18,6 +18,7 @@ use crate::instance::Instance;
 use crate::rank::{RankWeights, Ranker, Ranking, Trust};
 use crate::registration::Status;
 use crate::ruling::{RULINGS_MAX, Ruled, Ruling, RulingChange, RulingContent, RulingKey};
+use crate::visibility::Viewer;
 
 /// The table, of all tenants.
 #[derive(Debug, Default)]
@@ -201,15 +202,20 @@ impl State {
         Ranker::new(ranking, tenant, &self.rulings).mark()
     }
 
-    /// Orders for instances on the roll, by their ids.
-    pub fn orders<'a>(&'a self, tenant: &TenantId) -> impl Iterator<Item = (&'a str, &'a Orders)> {
+    /// Orders for the instances on the roll that the viewer is shown, by their ids.
+    pub fn orders<'a>(
+        &'a self,
+        tenant: &TenantId,
+        viewer: &Viewer,
+    ) -> impl Iterator<Item = (&'a str, &'a Orders)> + use<'a> {
         let shown_as = [Status::Maintenance, Status::Offline];
         let found = self.index(tenant).into_iter().flat_map(move |index| {
             shown_as.into_iter().filter_map(|status| index.posting(crate::index::Term::Status(status)))
         });
         let slots = found.flat_map(|posting| posting.iter().collect::<Vec<_>>());
         let ordered = slots.map(|slot| self.instance(slot)).filter(|instance| !instance.seldom.orders().is_empty());
-        let by_id: BTreeMap<_, _> = ordered.map(|instance| (instance.id(), instance.seldom.orders())).collect();
+        let seen = ordered.filter(|instance| viewer.sees(instance));
+        let by_id: BTreeMap<_, _> = seen.map(|instance| (instance.id(), instance.seldom.orders())).collect();
         by_id.into_iter()
     }
 

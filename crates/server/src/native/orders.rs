@@ -129,7 +129,7 @@ pub(super) async fn list(State(native): State<Native>, context: Context, uri: Ur
     let consistency = params::consistency(&uri)?;
     let freshness = native.replica.barrier(consistency, context.deadline).await?;
     let (mut orders, revision) = native.replica.roll().read(|state| {
-        let present = state.orders(&context.tenant).map(|(id, orders)| StandingOrders {
+        let present = state.orders(&context.tenant, &context.viewer).map(|(id, orders)| StandingOrders {
             service_id: id.to_owned(),
             present: true,
             operator: translate::orders_out(orders),

@@ -138,6 +138,14 @@ async fn every_way_of_reading_shows_each_what_is_theirs_to_see() {
     {
         assert_eq!(get(token, &format!("/api/services/{id}")).await.status, status, "{id}");
     }
+    // Orders for what is hidden, and picks of it, are hidden too.
+    let order = node.request(Method::PUT, "/api/services/secret/maintenance").bearer_auth(&operator);
+    assert_eq!(answer(order).await.status, 200);
+    for (token, count) in [(&one, 1), (&two, 0), (&operator, 1)] {
+        assert_eq!(get(token, "/api/orders").await.body["orders"].as_array().map(Vec::len), Some(count));
+    }
+    let pick = "/api/services/pick?visibility=private,restricted";
+    assert_eq!((get(&one, pick).await.status, get(&two, pick).await.code()), (200, "nobody_fits"));
     // To beat or take off what is hidden is to beat or take off what is not there.
     for id in ["secret", "nowhere"] {
         let path = format!("/api/services/{id}");
@@ -167,8 +175,8 @@ async fn every_way_of_reading_shows_each_what_is_theirs_to_see() {
     assert_eq!(told(by_operator).await, all);
     // Hidden later is left.
     assert_eq!(register(&node, &one, "plain", json!({"visibility": "private"})).await.status, 200);
-    assert_eq!(by_two.briefs(1).await, ["left plain r6"]);
-    assert_eq!(by_one.briefs(1).await, ["updated plain r6"]);
+    assert_eq!(by_two.briefs(1).await, ["left plain r7"]);
+    assert_eq!(by_one.briefs(2).await, ["status_changed secret r6", "updated plain r7"]);
     let polled = get(&two, "/api/services?after_revision=5&wait_ms=60000").await;
     assert_eq!((polled.status, &polled.body["total_count"]), (200, &json!(1)), "{polled:?}");
 }

@@ -111,7 +111,7 @@ pub(super) fn answer(ruled: Ruled) -> Vec<String> {
 
 /// The orders of instances on the roll, then the table.
 pub(super) fn list(state: &State, tenant: &TenantId) -> Vec<String> {
-    let orders = state.orders(tenant).flat_map(|(id, orders)| {
+    let orders = state.orders(tenant, &rollcall_registry::Viewer::All).flat_map(|(id, orders)| {
         let each = [("maintenance", &orders.maintenance), ("drain", &orders.drain)];
         each.into_iter().filter_map(move |(kind, order)| {
             let order = order.as_ref()?;
