@@ -504,16 +504,22 @@ async fn tokens_can_be_made_before_they_are_asked_for() {
     let made = node.post("/api/tokens", &json!({ "role": "admin", "tenant": "*" })).await;
     assert_eq!((made.status, &made.body["created_by"]), (201, &Value::Null));
     let admin = made.body["token"].as_str().unwrap().to_owned();
-    assert_eq!(node.register(web("a")).await.status, 201);
+    // What is private and registered by nobody is hidden from all agents from then on.
+    let mut shared = web("a");
+    shared["visibility"] = json!("internal");
+    for service in [shared.clone(), web("hidden")] {
+        assert_eq!(node.register(service).await.status, 201);
+    }
     node.stop().await.unwrap();
     let node = Node::serve(dir.path(), Settings { auth: Some(true), ..Settings::default() }).await;
     refused(&node.get("/api/services").await, 401, "token_missing");
-    assert_eq!(get(&node, &admin, "/api/services").await.body["total_count"], 1);
+    assert_eq!(get(&node, &admin, "/api/services").await.body["total_count"], 2);
     // What nobody registered becomes whose registers it.
     let agent = async || self::made(&node, &admin, json!({ "role": "agent", "tenant": "default" })).await;
     let (one, other) = (agent().await, agent().await);
     assert_eq!(post(&node, &other, "/api/services/a/heartbeat", &json!({})).await.status, 200);
-    assert_eq!(post(&node, &one, "/api/services/register", &web("a")).await.status, 200);
+    refused(&post(&node, &other, "/api/services/hidden/heartbeat", &json!({})).await, 404, "lease_not_found");
+    assert_eq!(post(&node, &one, "/api/services/register", &shared).await.status, 200);
     refused(&post(&node, &other, "/api/services/a/heartbeat", &json!({})).await, 403, "forbidden");
 }
 

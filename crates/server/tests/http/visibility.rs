@@ -116,6 +116,9 @@ async fn every_way_of_reading_shows_each_what_is_theirs_to_see() {
         Events::open(request)
     };
     let mut watchers = [watch(&one).await, watch(&two).await, watch(&operator).await];
+    for watcher in &mut watchers {
+        assert_eq!(watcher.briefs(1).await, ["synced r0"]);
+    }
 
     // What says nothing of visibility is found by the tenant.
     let plain = register(&node, &one, "plain", json!({})).await;
