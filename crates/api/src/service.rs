@@ -13,7 +13,8 @@ use crate::operator::{HealthInfo, OperatorOrders};
 use crate::ranking::RankInfo;
 
 macro_rules! words {
-    ($(#[$doc:meta])* $name:ident { $($(#[$attribute:meta])* $variant:ident = $word:literal),+ $(,)? }) => {
+    // A word is a `tt`: what comes as a `literal` is wrapped, and the derive of the schema does not see it.
+    ($(#[$doc:meta])* $name:ident { $($(#[$attribute:meta])* $variant:ident = $word:tt),+ $(,)? }) => {
         $(#[$doc])*
         #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
         pub enum $name { $($(#[$attribute])* #[serde(rename = $word)] $variant),+ }

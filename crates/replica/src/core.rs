@@ -8,7 +8,7 @@ use openraft::{Instant as _, RaftMetrics};
 use parking_lot::Mutex;
 use rollcall_registry::{ClusterTime, WallTime};
 use rollcall_storage::{Backups, ClusterId, LogEnd, NodeId, Roll, SnapshotReceiver, StateMachine, TypeConfig};
-use tokio::sync::Notify;
+use tokio::sync::{Notify, SetOnce};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
@@ -43,6 +43,8 @@ pub(crate) struct Core {
     pub stop: CancellationToken,
     /// Set when this node learns that it was removed from the cluster.
     pub removed: CancellationToken,
+    /// Set when this node learns that it lost what it had acknowledged.
+    pub forgot: SetOnce<Forgot>,
     /// One change of membership at a time.
     pub membership: tokio::sync::Mutex<()>,
     pub leading: Mutex<Tenure<LeaderId>>,
@@ -55,6 +57,15 @@ pub(crate) struct Core {
     pub wall_clocks: WallClocks,
     /// What this leader sees of the others.
     pub autopilot: Mutex<autopilot::Watch>,
+}
+
+/// What a log has lost.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Forgot {
+    /// The furthest entry that the node said it has on its disk.
+    pub acknowledged: u64,
+    /// The last one that it has.
+    pub last: u64,
 }
 
 /// For people to read; decides nothing.

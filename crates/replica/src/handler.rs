@@ -12,11 +12,11 @@ use serde::de::DeserializeOwned;
 use tokio::time::Instant;
 use tracing::Instrument;
 
-use crate::core::Core;
+use crate::core::{Core, Forgot};
 use crate::membership;
 use crate::message::{
-    Adoption, Announcement, Envelope, EnvelopeHead, JoinRequest, OperateRequest, ProposeRequest, ProposeResponse,
-    ReadIndexResponse, Stamped,
+    Adoption, Announcement, Envelope, EnvelopeHead, Forgotten, JoinRequest, OperateRequest, ProposeRequest,
+    ProposeResponse, ReadIndexResponse, Stamped,
 };
 use crate::peer::{ByteStream, PeerRefusal, PeerRoute};
 use crate::proposer::Request;
@@ -98,6 +98,11 @@ pub(crate) async fn handle(core: &Core, route: PeerRoute, body: Bytes) -> Result
             let Envelope { from, body, .. } = open::<Announcement>(core, &body)?;
             answer(&announce::note(core, from, &body).await)
         }
+        PeerRoute::Forgot => {
+            let forgotten: Forgotten = open(core, &body)?.body;
+            forgot(core, forgotten);
+            answer(&())
+        }
         PeerRoute::Snapshot => Err(PeerRefusal::Malformed("a snapshot comes as a stream".to_owned())),
     }
 }
@@ -154,6 +159,16 @@ pub(crate) async fn receive_snapshot(core: &Core, mut body: ByteStream) -> Resul
     answer(&installed)
 }
 
+/// Ends this node if its log does not reach as far as it once said, to the leader that it still follows. Without what
+/// is lost its word counts for nothing: it might vote for a leader that has not got it either (P1).
+fn forgot(core: &Core, Forgotten { vote, acknowledged }: Forgotten) {
+    let last = core.log_end.last().map_or(0, |last| last.index());
+    if core.metrics().vote == vote && last < acknowledged {
+        // Whoever was first has said it all.
+        let _ = core.forgot.set(Forgot { acknowledged, last });
+    }
+}
+
 /// Whether a request begins with an envelope for this node. What is behind that is not looked at.
 pub(crate) fn is_addressed(core: &Core, route: PeerRoute, head: &[u8]) -> bool {
     envelope_head(route, head)
@@ -180,7 +195,8 @@ pub(crate) fn sender_address(core: &Core, route: PeerRoute, body: &[u8]) -> Opti
         | PeerRoute::Info
         | PeerRoute::Operate
         | PeerRoute::Farewell
-        | PeerRoute::Standing => {
+        | PeerRoute::Standing
+        | PeerRoute::Forgot => {
             let EnvelopeHead { cluster, from, .. } = envelope_head(route, body)?;
             // In another cluster the same number is another node.
             (cluster == core.cluster).then(|| core.peer_address(from)).flatten()
@@ -230,6 +246,7 @@ fn unavailable(error: impl std::error::Error) -> PeerRefusal {
 
 #[cfg(test)]
 mod tests {
+    use futures_util::FutureExt;
     use proptest::collection::vec;
     use proptest::prelude::*;
     use proptest::test_runner::TestRunner;
@@ -241,8 +258,9 @@ mod tests {
     use tempfile::TempDir;
 
     use super::*;
+    use crate::message::InfoResponse;
     use crate::peer::{Sent, Transport, TransportError};
-    use crate::{Options, Replica, StartMode};
+    use crate::{Failure, Options, Replica, StartMode};
 
     struct Nowhere;
 
@@ -307,7 +325,7 @@ mod tests {
     }
 
     /// A request of every route that has an envelope.
-    fn requests(target: Target) -> [(PeerRoute, Bytes); 8] {
+    fn requests(target: Target) -> [(PeerRoute, Bytes); 9] {
         let (old, nothing) = (Vote::new(0, 2), Vec::new());
         let (vote, transfer) = (VoteRequest::new(old, None), TransferLeaderRequest::new(old, 2, None));
         let append: AppendEntriesRequest<TypeConfig> =
@@ -323,6 +341,7 @@ mod tests {
             (PeerRoute::Propose, propose(target, nothing, Vec::new())),
             (PeerRoute::ReadIndex, request(target, ())),
             (PeerRoute::Info, request(target, ())),
+            (PeerRoute::Forgot, request(target, Forgotten { vote: old, acknowledged: 1 })),
         ]
     }
 
@@ -423,6 +442,34 @@ mod tests {
             }
             let listed = member.roll().read(|state| state.get(&tenant, &InstanceId::parse(id).unwrap()).is_some());
             assert_eq!(listed, !refused, "start {start}");
+        }
+        member.shutdown().await;
+    }
+
+    #[tokio::test]
+    async fn p12_a_member_that_lost_what_it_acknowledged_ends_and_no_other_does() {
+        let dir = TempDir::new().unwrap();
+        let member = member(&dir).await;
+        let target = (member.cluster_id(), member.node_id());
+        let info = ask(&member, PeerRoute::Info, request(target, ())).await.unwrap();
+        let info: InfoResponse = codec::decode(Kind::PeerResponse, &info).unwrap();
+        let last = info.last_log_id.expect("it founded").index();
+        let vote_of = |term| Vote::new_committed(term, member.node_id());
+        let (earlier, vote) = (vote_of(0), vote_of(1));
+        let told = [
+            // Another leader may have taken it back.
+            (earlier, last + 1, false),
+            (vote, last, false),
+            (vote, last + 1, true),
+        ];
+        for (vote, acknowledged, ends) in told {
+            let body = request(target, Forgotten { vote, acknowledged });
+            member.handle_peer(PeerRoute::Forgot, body).await.unwrap();
+            let forgot = member.failed().now_or_never().map(|failure| match failure {
+                Failure::Forgot { acknowledged, last, .. } => (acknowledged, last),
+                failure => panic!("{failure}"),
+            });
+            assert_eq!(forgot, ends.then_some((acknowledged, last)), "{vote}");
         }
         member.shutdown().await;
     }

@@ -1,7 +1,7 @@
 //! What nodes say to each other, besides what openraft has them say.
 
 use rollcall_registry::{ClusterTime, Command, FeatureLevel, Once, Outcome, Revision, WallTime};
-use rollcall_storage::{ClusterId, LogId, NodeId};
+use rollcall_storage::{ClusterId, LogId, NodeId, Vote};
 use serde::{Deserialize, Serialize};
 
 use crate::autopilot::AutopilotReport;
@@ -171,6 +171,15 @@ pub(crate) enum AnnounceResponse {
     Refused {
         reason: String,
     },
+}
+
+/// What a leader knows of a member whose log no longer has it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Forgotten {
+    /// Under which the member acknowledged it.
+    pub vote: Vote,
+    /// The furthest entry that it said it has on its disk.
+    pub acknowledged: u64,
 }
 
 /// Who a node is and how far it got.

@@ -20,12 +20,12 @@ use parking_lot::Mutex;
 use rollcall_registry::ClusterTime;
 use rollcall_storage::codec::{self, Kind};
 use rollcall_storage::meter::Counter;
-use rollcall_storage::{ClusterId, Member, NodeId, Snapshot, SnapshotData, TypeConfig, Vote};
+use rollcall_storage::{ClusterId, LogId, Member, NodeId, Snapshot, SnapshotData, TypeConfig, Vote};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use tokio::time::Instant;
 
-use crate::message::{Envelope, Lead, Stamp, Stamped};
+use crate::message::{Envelope, Forgotten, Lead, Stamp, Stamped};
 use crate::peer::{ByteStream, PeerRoute, Sent, Transport, TransportError};
 
 /// How long a snapshot may take. Large states on slow disks and wires need minutes.
@@ -99,6 +99,8 @@ pub(crate) struct Network {
     crowd: Arc<AtomicBool>,
     /// Where members are reached that moved, or that a way was last made to.
     addresses: Arc<Mutex<BTreeMap<NodeId, String>>>,
+    /// How far each peer said, in this node's present lead, that its log reaches.
+    acknowledged: Arc<Mutex<BTreeMap<NodeId, Forgotten>>>,
     pub(crate) snapshots_sent: Arc<Counter>,
 }
 
@@ -131,8 +133,19 @@ impl Network {
         node_id: NodeId,
         append_patience: Duration,
     ) -> Self {
-        let (lead, stamps, crowd, addresses, snapshots_sent) = Default::default();
-        Self { transport, cluster, node_id, lead, stamps, append_patience, crowd, addresses, snapshots_sent }
+        let (lead, stamps, crowd, addresses, acknowledged, snapshots_sent) = Default::default();
+        Self {
+            transport,
+            cluster,
+            node_id,
+            lead,
+            stamps,
+            append_patience,
+            crowd,
+            addresses,
+            acknowledged,
+            snapshots_sent,
+        }
     }
 
     /// For what goes to a node outside of the cluster.
@@ -156,6 +169,23 @@ impl Network {
     /// Tells whether the entry at hand was asked for by many.
     pub(crate) fn set_crowd(&self, crowd: bool) {
         self.crowd.store(crowd, Ordering::Relaxed);
+    }
+
+    fn note_acknowledged(&self, peer: NodeId, vote: Vote, log_id: Option<LogId>) {
+        let Some(index) = log_id.map(|log_id| log_id.index()) else { return };
+        let mut acknowledged = self.acknowledged.lock();
+        let noted = acknowledged.entry(peer).or_insert(Forgotten { vote, acknowledged: index });
+        if noted.vote != vote {
+            *noted = Forgotten { vote, acknowledged: index };
+        }
+        noted.acknowledged = noted.acknowledged.max(index);
+    }
+
+    /// What a peer lost, if it has not got any more what stands before these entries.
+    fn forgotten(&self, peer: NodeId, vote: Vote, missed: Option<LogId>) -> Option<Forgotten> {
+        let missed = missed?.index();
+        let noted = *self.acknowledged.lock().get(&peer)?;
+        (noted.vote == vote && missed <= noted.acknowledged).then_some(noted)
     }
 
     fn envelope<T>(&self, target: NodeId, body: T) -> Envelope<T> {
@@ -235,6 +265,19 @@ impl Connection {
         // Unreachable makes openraft back off; its other errors retry at once and would fill the log of a dead peer.
         answer.map_err(|error| RPCError::Unreachable(Unreachable::new(&error)))
     }
+
+    /// Has a peer end that lost what it had acknowledged. openraft counts on that never to happen: it would go on to send
+    /// what follows, which the peer cannot take.
+    async fn tell_forgotten(&self, forgotten: Forgotten, timeout: Duration) {
+        let Forgotten { acknowledged, .. } = forgotten;
+        tracing::error!(node = self.target, acknowledged, "a node lost entries that it had acknowledged");
+        let address = self.address();
+        let told: Result<(), _> =
+            self.network.call(self.target, &address, PeerRoute::Forgot, forgotten, timeout).await;
+        if let Err(error) = told {
+            tracing::info!(%error, node = self.target, "the node was not told; it will be with the next append");
+        }
+    }
 }
 
 /// Leaves out of a leader's appends those that hold nothing and tell of a commit, when the next one follows soon.
@@ -283,8 +326,23 @@ impl RaftNetworkV2<TypeConfig> for Connection {
         option: RPCOption,
     ) -> Result<AppendEntriesResponse<TypeConfig>, RPCError<TypeConfig>> {
         let timeout = option.hard_ttl().max(self.network.append_patience);
-        let stamped: Stamped<_> = self.raft_call(PeerRoute::Append, request, timeout).await?;
+        let (vote, before) = (request.vote, request.prev_log_id);
+        let last = request.entries.last().map(|entry| entry.log_id).or(before);
+        let stamped: Stamped<AppendEntriesResponse<TypeConfig>> =
+            self.raft_call(PeerRoute::Append, request, timeout).await?;
         self.network.stamps.lock().insert(self.target, stamped.stamp);
+        match &stamped.answer {
+            AppendEntriesResponse::Success => self.network.note_acknowledged(self.target, vote, last),
+            AppendEntriesResponse::PartialSuccess(last) => {
+                self.network.note_acknowledged(self.target, vote, *last);
+            }
+            AppendEntriesResponse::Conflict => {
+                if let Some(forgotten) = self.network.forgotten(self.target, vote, before) {
+                    self.tell_forgotten(forgotten, timeout).await;
+                }
+            }
+            AppendEntriesResponse::HigherVote(_) => {}
+        }
         Ok(stamped.answer)
     }
 
@@ -342,7 +400,7 @@ impl RaftNetworkV2<TypeConfig> for Connection {
 #[cfg(test)]
 mod tests {
     use openraft::entry::RaftEntry;
-    use rollcall_storage::{LogEntry, LogId};
+    use rollcall_storage::LogEntry;
 
     use super::*;
 

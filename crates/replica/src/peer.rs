@@ -39,6 +39,8 @@ pub enum PeerRoute {
     Standing = 14,
     /// A member says what is new of itself.
     Announce = 15,
+    /// A member is told that it lost what it had acknowledged.
+    Forgot = 16,
 }
 
 impl PeerRoute {
@@ -58,6 +60,7 @@ impl PeerRoute {
         Self::Farewell,
         Self::Standing,
         Self::Announce,
+        Self::Forgot,
     ];
 
     pub fn number(self) -> u8 {

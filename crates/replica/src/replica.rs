@@ -15,14 +15,14 @@ use rollcall_storage::{
     Backup, ClusterId, DataDir, DataDirError, FailureWatch, Identity, Member, NodeId, NodeLog, OpenError, Release,
     Roll, StoreFailure, Stores, WeakDataDir,
 };
-use tokio::sync::Notify;
+use tokio::sync::{Notify, SetOnce};
 use tokio::task::JoinHandle;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use crate::admission::Kept;
 use crate::barrier::{self, BarrierError, Consistency, DigestError, Freshness};
-use crate::core::{Core, Raft};
+use crate::core::{Core, Forgot, Raft};
 use crate::freshness::Stamps;
 use crate::membership::{self, ClusterStatus};
 use crate::message::{Greeting, JoinRequest, JoinResponse};
@@ -105,6 +105,12 @@ pub enum Failure {
     Removed { cluster_id: ClusterId, node_id: NodeId, path: PathBuf },
     #[error("this node was removed from its cluster, but its directory cannot be marked: {0}")]
     Unmarked(String),
+    #[error(
+        "node {node_id} had acknowledged the log up to entry {acknowledged}, and its log in {path} ends with entry \
+         {last}: the disk, or somebody, lost what was written; do not start the node on this directory again: start \
+         another on an empty one, and put it in this one's place with `rollcall cluster replace {node_id}`"
+    )]
+    Forgot { node_id: NodeId, acknowledged: u64, last: u64, path: PathBuf },
 }
 
 impl Failure {
@@ -213,6 +219,7 @@ impl Replica {
             rounds,
             stop: CancellationToken::new(),
             removed: CancellationToken::new(),
+            forgot: SetOnce::new(),
             membership: tokio::sync::Mutex::new(()),
             leading: Mutex::default(),
             freshness: Mutex::default(),
@@ -415,7 +422,12 @@ impl Replica {
             fatal = raft => self.failure.get().map_or(Failure::Raft(fatal), Failure::Store),
             () = self.broken.cancelled() => Failure::Task,
             () = self.core.removed.cancelled() => self.removed(),
+            forgot = self.core.forgot.wait() => self.forgot(*forgot),
         }
+    }
+
+    fn forgot(&self, Forgot { acknowledged, last }: Forgot) -> Failure {
+        Failure::Forgot { node_id: self.core.node_id, acknowledged, last, path: self.core.options.data_dir.clone() }
     }
 
     fn removed(&self) -> Failure {

@@ -36,7 +36,9 @@ impl Deed {
             }
             Command::Beat { status: None, metadata: None, .. } => return None,
             Command::Beat { tenant, id, .. } => ("update", Some(tenant), id.to_string()),
-            Command::Deregister { tenant, id, .. } | Command::DeregisterSigned { tenant, id, .. } => ("deregister", Some(tenant), id.to_string()),
+            Command::Deregister { tenant, id, .. } | Command::DeregisterSigned { tenant, id, .. } => {
+                ("deregister", Some(tenant), id.to_string())
+            }
             Command::Define { tenant, change } => {
                 let (action, id) = defined(change);
                 (action, Some(tenant), id)
@@ -57,10 +59,14 @@ impl Deed {
             }
             Command::By { tenant, write, .. } => {
                 let (action, id) = match write {
-                    Write::Register { registration, .. } | Write::RegisterSigned { registration, .. } => ("register", registration.id().to_owned()),
+                    Write::Register { registration, .. } | Write::RegisterSigned { registration, .. } => {
+                        ("register", registration.id().to_owned())
+                    }
                     Write::Beat { status: None, metadata: None, .. } | Write::Renew { .. } => return None,
                     Write::Beat { id, .. } => ("update", id.to_string()),
-                    Write::Deregister { id, .. } | Write::DeregisterSigned { id, .. } => ("deregister", id.to_string()),
+                    Write::Deregister { id, .. } | Write::DeregisterSigned { id, .. } => {
+                        ("deregister", id.to_string())
+                    }
                 };
                 (action, Some(tenant), id)
             }
@@ -72,9 +78,9 @@ impl Deed {
             Command::AccessToken(AccessTokenCommand::Rotate { id, .. }) => ("token.rotate", None, id.to_string()),
             Command::AccessToken(AccessTokenCommand::Revoke { id, .. }) => ("token.revoke", None, id.to_string()),
             Command::AccessToken(AccessTokenCommand::Reset { token }) => ("token.reset", None, token.id.to_string()),
+            // Observations nobody asked for.
             Command::Renew { .. }
             | Command::Expire { .. }
-            // Nobody asked for it.
             | Command::Observe { .. }
             | Command::JoinToken(JoinTokenCommand::Spend(_))
             | Command::AccessToken(AccessTokenCommand::Used { .. }) => return None,

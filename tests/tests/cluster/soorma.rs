@@ -119,29 +119,22 @@ async fn p11_what_no_sdk_sends_is_refused_by_name() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn the_examples_find_each_other() {
-    let (Some(mut worker), Some(mut planner)) = (python(), python()) else { return skipped() };
+async fn the_example_runs_by_one_command() {
+    if python().is_none() {
+        return skipped();
+    }
     let cluster = Cluster::start(3).await;
     let url = |place: usize| format!("http://{}", cluster.nodes[place].client_address());
-    let examples = workspace().join("examples/soorma");
-    worker.arg(examples.join("worker.py")).env("SOORMA_REGISTRY_URL", url(0)).env("NO_PROXY", "*");
-    let mut worker = worker.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().expect("the worker starts");
-    let (input, output) = (worker.stdin.take(), worker.stdout.take());
-    let output = BufReader::new(output.expect("it is piped"));
-    let mut worker = Scenario { name: "worker", child: worker, input: input.expect("it is piped"), output };
-    worker.says("parts-1 is on the roll");
-
-    planner.arg(examples.join("planner.py")).env("SOORMA_REGISTRY_URL", url(1)).env("NO_PROXY", "*");
-    let planned = planner.output().expect("the planner starts");
-    let said = String::from_utf8_lossy(&planned.stdout);
-    assert!(planned.status.success(), "{said}{}", String::from_utf8_lossy(&planned.stderr));
+    let mut example = tokio::process::Command::new(workspace().join("examples/soorma/run"));
+    example.args([url(0), url(1)]).env("NO_PROXY", "*").stdin(Stdio::null()).kill_on_drop(true);
+    let ended = example.output().await.expect("it runs");
+    let said = String::from_utf8_lossy(&ended.stdout);
+    assert!(ended.status.success(), "{said}{}", String::from_utf8_lossy(&ended.stderr));
     let lines: Vec<_> = said.lines().collect();
-    assert_eq!(lines.len(), 3, "{said}");
-    assert_eq!(lines[0], "parts-1 (parts-inventory-worker 1.0.0) takes parts.check.requested on action-requests");
-    assert!(lines[1].ends_with("is valid") && lines[2].contains("is not valid: "), "{said}");
-
-    rustix::process::kill_process(rustix::process::Pid::from_child(&worker.child), rustix::process::Signal::INT)
-        .expect("a signal reaches a child that was not waited for");
-    worker.says("parts-1 has left");
+    let [there, found, valid, invalid, left] = lines[..] else { panic!("{said}") };
+    assert_eq!(there, "parts-1 is on the roll");
+    assert_eq!(found, "parts-1 (parts-inventory-worker 1.0.0) takes parts.check.requested on action-requests");
+    assert!(valid.ends_with("is valid") && invalid.contains("is not valid: "), "{said}");
+    assert_eq!(left, "parts-1 has left");
     assert_eq!(cluster.nodes[2].api.get("/v1/agents").await.ok()["count"], 0);
 }

@@ -3,9 +3,10 @@
 //! The state knows the digest of a secret and never the secret. Whether a token is good is judged by cluster time. One that
 //! was revoked or has expired keeps its row until room is needed, so that who brings it is told why it opens nothing.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 
 use super::State;
+use super::touched::{TableDelta, Touched};
 use crate::access::{
     ACCESS_TOKEN_OVERLAP_MS_MAX, ACCESS_TOKEN_TTL_MS_MAX, ACCESS_TOKEN_USE_INTERVAL_MS, ACCESS_TOKENS_MAX,
     ACCESS_TOKENS_MAX_OF_TENANT, ACCESS_TOKENS_USED_MAX, AccessDenied, AccessRole, AccessToken, AccessTokenCommand,
@@ -15,12 +16,7 @@ use crate::command::{Outcome, Refusal};
 use crate::digest::{self, RowSum};
 use crate::ids::{ClusterTime, TenantId};
 
-/// What turns the rows of the last checkpoint into the present ones.
-#[derive(Debug, Default)]
-pub struct AccessTokenDelta {
-    pub removed: Vec<AccessTokenId>,
-    pub put: Vec<AccessToken>,
-}
+pub type AccessTokenDelta = TableDelta<AccessTokenId, AccessToken>;
 
 #[derive(Debug, Default)]
 pub(super) struct AccessTokens {
@@ -29,10 +25,7 @@ pub(super) struct AccessTokens {
     by_tenant: BTreeMap<TenantId, usize>,
     /// Of all rows: another one says that something changed.
     sum: RowSum,
-    /// Not as in the last checkpoint.
-    dirty: BTreeSet<AccessTokenId>,
-    /// In the last checkpoint.
-    kept: BTreeSet<AccessTokenId>,
+    touched: Touched<AccessTokenId>,
 }
 
 impl AccessTokens {
@@ -42,7 +35,7 @@ impl AccessTokens {
         let before = self.rows.insert(id, row);
         self.sum.add(digest);
         all.add(digest);
-        self.dirty.insert(id);
+        self.touched.touch(id);
         match before {
             // A token keeps its reach for life.
             Some(before) => self.forget(&before, all),
@@ -57,7 +50,7 @@ impl AccessTokens {
     fn remove(&mut self, id: AccessTokenId, all: &mut RowSum) {
         let Some(row) = self.rows.remove(&id) else { return };
         self.forget(&row, all);
-        self.dirty.insert(id);
+        self.touched.touch(id);
         if let Some(tenant) = tenant_of(&row)
             && let Some(count) = self.by_tenant.get_mut(tenant)
         {
@@ -79,18 +72,7 @@ impl AccessTokens {
     }
 
     pub(super) fn take_delta(&mut self) -> AccessTokenDelta {
-        let mut delta = AccessTokenDelta::default();
-        for id in std::mem::take(&mut self.dirty) {
-            match self.rows.get(&id) {
-                Some(row) => {
-                    self.kept.insert(id);
-                    delta.put.push(row.clone());
-                }
-                None if self.kept.remove(&id) => delta.removed.push(id),
-                None => {}
-            }
-        }
-        delta
+        self.touched.take(|id| self.rows.get(id).cloned())
     }
 
     pub(super) fn assert_consistent(&self, all: &mut RowSum) {
@@ -295,8 +277,7 @@ impl State {
             return false;
         }
         self.access_tokens.put(row, &mut self.rows);
-        self.access_tokens.dirty.remove(&id);
-        self.access_tokens.kept.insert(id);
+        self.access_tokens.touched.restored(id);
         true
     }
 }

@@ -5,13 +5,14 @@
 //! time, or until all its uses are spent; a node that was admitted and asks again from the same address, because its first
 //! answer was lost, spends nothing.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::fmt;
 use std::str::FromStr;
 
 use serde::{Deserialize, Serialize};
 
 use super::State;
+use super::touched::{TableDelta, Touched};
 use crate::access::{SecretDigest, TokenIdError, token_number};
 use crate::command::{Outcome, Refusal};
 use crate::digest;
@@ -113,20 +114,12 @@ pub enum JoinTokenRefusal {
     OutOfBounds,
 }
 
-/// What turns the rows of the last checkpoint into the present ones.
-#[derive(Debug, Default)]
-pub struct JoinTokenDelta {
-    pub removed: Vec<JoinTokenId>,
-    pub put: Vec<JoinToken>,
-}
+pub type JoinTokenDelta = TableDelta<JoinTokenId, JoinToken>;
 
 #[derive(Debug, Default)]
 pub(super) struct JoinTokens {
     rows: BTreeMap<JoinTokenId, JoinToken>,
-    /// Not as in the last checkpoint.
-    dirty: BTreeSet<JoinTokenId>,
-    /// In the last checkpoint.
-    kept: BTreeSet<JoinTokenId>,
+    touched: Touched<JoinTokenId>,
 }
 
 impl JoinTokens {
@@ -135,18 +128,7 @@ impl JoinTokens {
     }
 
     pub(super) fn take_delta(&mut self) -> JoinTokenDelta {
-        let mut delta = JoinTokenDelta::default();
-        for id in std::mem::take(&mut self.dirty) {
-            match self.rows.get(&id) {
-                Some(row) => {
-                    self.kept.insert(id);
-                    delta.put.push(row.clone());
-                }
-                None if self.kept.remove(&id) => delta.removed.push(id),
-                None => {}
-            }
-        }
-        delta
+        self.touched.take(|id| self.rows.get(id).cloned())
     }
 }
 
@@ -227,7 +209,7 @@ impl State {
 
     fn put_join_token(&mut self, row: JoinToken) {
         self.rows.add(digest::of_join_token(&row));
-        self.join_tokens.dirty.insert(row.id);
+        self.join_tokens.touched.touch(row.id);
         if let Some(before) = self.join_tokens.rows.insert(row.id, row) {
             self.rows.remove(digest::of_join_token(&before));
         }
@@ -236,7 +218,7 @@ impl State {
     fn remove_join_token(&mut self, id: JoinTokenId) -> Option<JoinToken> {
         let row = self.join_tokens.rows.remove(&id)?;
         self.rows.remove(digest::of_join_token(&row));
-        self.join_tokens.dirty.insert(id);
+        self.join_tokens.touched.touch(id);
         Some(row)
     }
 
@@ -258,8 +240,7 @@ impl State {
             return false;
         }
         self.put_join_token(row);
-        self.join_tokens.dirty.remove(&id);
-        self.join_tokens.kept.insert(id);
+        self.join_tokens.touched.restored(id);
         true
     }
 }

@@ -17,6 +17,7 @@ mod past;
 mod rulings;
 mod schedule;
 mod signatures;
+mod touched;
 mod write;
 
 use std::borrow::Borrow;
@@ -40,6 +41,7 @@ pub use signatures::{
     OWNER_KEYS_MAX, OwnerKey, PinnedKey, RETIRED_MAX, SIGNATURE_MODES_MAX, SignatureCommand, SignatureKey,
     SignatureMode, SignatureRefusal, SignatureRow, SignaturesDelta, Signing, TENANT_OWNER_KEYS_MAX,
 };
+pub use touched::TableDelta;
 
 use crate::access::Actor;
 use crate::command::{Command, Outcome, Proposal, Refusal, Write};

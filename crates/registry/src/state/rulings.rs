@@ -4,10 +4,11 @@
 //! when the id is registered again; so it stands in one place at a time. A drain is over when its instance has gone.
 //! The table takes no revision; an order of an instance on the roll is part of that, and a visible change.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 
 use super::State;
 use super::checkpoint::RestoreError;
+use super::touched::{TableDelta, Touched};
 use crate::command::Refusal;
 use crate::digest::{self, RowSum};
 use crate::health::{Order, OrderKind, Orders, REASON_BYTES_MAX};
@@ -24,10 +25,7 @@ use crate::visibility::Viewer;
 #[derive(Debug, Default)]
 pub struct Rulings {
     tenants: BTreeMap<TenantId, OfTenant>,
-    /// Not as in the last checkpoint.
-    dirty: BTreeSet<(TenantId, RulingKey)>,
-    /// In the last checkpoint.
-    kept: BTreeSet<(TenantId, RulingKey)>,
+    touched: Touched<(TenantId, RulingKey)>,
 }
 
 #[derive(Debug, Default)]
@@ -67,12 +65,7 @@ impl OfTenant {
     }
 }
 
-/// What turns the rows of the last checkpoint into the present ones. Removals come before the rest.
-#[derive(Debug, Default)]
-pub struct RulingsDelta {
-    pub removed: Vec<(TenantId, RulingKey)>,
-    pub put: Vec<Ruling>,
-}
+pub type RulingsDelta = TableDelta<(TenantId, RulingKey), Ruling>;
 
 impl Rulings {
     /// How far operators trust an owner.
@@ -137,7 +130,7 @@ impl Rulings {
             }
             RulingContent::Ranking(weights) => own.ranking = Some(weights),
         }
-        self.dirty.insert((tenant.clone(), key));
+        self.touched.touch((tenant.clone(), key));
     }
 
     /// Takes a row out; none if there was none.
@@ -154,7 +147,7 @@ impl Rulings {
             }
             RulingKey::Ranking => own.ranking = None,
         }
-        self.dirty.insert((tenant.clone(), key.clone()));
+        self.touched.touch((tenant.clone(), key.clone()));
         self.forget_if_empty(tenant);
         Some(content)
     }
@@ -164,22 +157,11 @@ impl Rulings {
     }
 
     pub(super) fn take_delta(&mut self) -> RulingsDelta {
-        let mut delta = RulingsDelta::default();
-        for (tenant, key) in std::mem::take(&mut self.dirty) {
-            match self.get(&tenant, &key) {
-                Some(content) => {
-                    self.kept.insert((tenant.clone(), key));
-                    delta.put.push(Ruling { tenant, content });
-                }
-                None => {
-                    let row = (tenant, key);
-                    if self.kept.remove(&row) {
-                        delta.removed.push(row);
-                    }
-                }
-            }
-        }
-        delta
+        let tenants = &self.tenants;
+        self.touched.take(|(tenant, key)| {
+            let content = tenants.get(tenant)?.get(key)?;
+            Some(Ruling { tenant: tenant.clone(), content })
+        })
     }
 }
 
@@ -371,9 +353,7 @@ impl State {
             self.rulings.count_maintenance(&tenant, true);
         }
         self.rulings.put(&tenant, content, &mut self.rows);
-        let row = (tenant, key);
-        self.rulings.dirty.remove(&row);
-        self.rulings.kept.insert(row);
+        self.rulings.touched.restored((tenant, key));
         Ok(())
     }
 

@@ -9,7 +9,7 @@
 //!
 //! Who is owner without a key is nobody's business here, nor is who may say so: that is for tokens.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::fmt;
 use std::str::FromStr;
 use std::sync::Arc;
@@ -19,6 +19,7 @@ use xxhash_rust::xxh3::xxh3_128;
 
 use super::State;
 use super::checkpoint::RestoreError;
+use super::touched::{TableDelta, Touched};
 use crate::command::{Outcome, Refusal};
 use crate::digest::{self, RowSum};
 use crate::ids::{NAME_BYTES_MAX, TenantId, WallTime, check_name};
@@ -175,12 +176,7 @@ pub enum SignatureRefusal {
     NoKey,
 }
 
-/// What turns the rows of the last checkpoint into the present ones. Removals come before the rest.
-#[derive(Debug, Default)]
-pub struct SignaturesDelta {
-    pub removed: Vec<SignatureKey>,
-    pub put: Vec<SignatureRow>,
-}
+pub type SignaturesDelta = TableDelta<SignatureKey, SignatureRow>;
 
 #[derive(Debug, Default)]
 pub(super) struct Signatures {
@@ -188,10 +184,7 @@ pub(super) struct Signatures {
     keys: BTreeMap<TenantId, BTreeMap<Box<str>, Arc<PinnedKey>>>,
     /// Keys of all tenants.
     count: usize,
-    /// Not as in the last checkpoint.
-    dirty: BTreeSet<SignatureKey>,
-    /// In the last checkpoint.
-    kept: BTreeSet<SignatureKey>,
+    touched: Touched<SignatureKey>,
 }
 
 impl Signatures {
@@ -214,24 +207,16 @@ impl Signatures {
     }
 
     pub(super) fn take_delta(&mut self) -> SignaturesDelta {
-        let mut delta = SignaturesDelta::default();
-        for key in std::mem::take(&mut self.dirty) {
-            match self.row(&key) {
-                Some(row) => {
-                    self.kept.insert(key);
-                    delta.put.push(row);
-                }
-                None if self.kept.remove(&key) => delta.removed.push(key),
-                None => {}
-            }
-        }
+        let mut touched = std::mem::take(&mut self.touched);
+        let delta = touched.take(|key| self.row(key));
+        self.touched = touched;
         delta
     }
 
     fn put(&mut self, row: SignatureRow, rows: &mut RowSum) {
         self.remove(&row.key(), rows);
         rows.add(digest::of_signature_row(&row));
-        self.dirty.insert(row.key());
+        self.touched.touch(row.key());
         match row {
             SignatureRow::Mode { tenant, mode } => {
                 self.modes.insert(tenant, mode);
@@ -247,7 +232,7 @@ impl Signatures {
     fn remove(&mut self, key: &SignatureKey, rows: &mut RowSum) -> Option<SignatureRow> {
         let row = self.row(key)?;
         rows.remove(digest::of_signature_row(&row));
-        self.dirty.insert(key.clone());
+        self.touched.touch(key.clone());
         match key {
             SignatureKey::Mode(tenant) => drop(self.modes.remove(tenant)),
             SignatureKey::Owner(tenant, owner) => {
@@ -446,7 +431,7 @@ impl State {
     pub(super) fn restore_signature(&mut self, row: SignatureRow) -> Result<(), RestoreError> {
         let key = row.key();
         let fault = match &row {
-            _ if self.signatures.kept.contains(&key) => Some("it has two rows"),
+            _ if self.signatures.touched.is_kept(&key) => Some("it has two rows"),
             SignatureRow::Mode { .. } if self.signatures.modes.len() >= SIGNATURE_MODES_MAX => {
                 Some("there are too many")
             }
@@ -461,8 +446,7 @@ impl State {
             return Err(RestoreError::Signature { key, fault });
         }
         self.signatures.put(row, &mut self.rows);
-        self.signatures.dirty.remove(&key);
-        self.signatures.kept.insert(key);
+        self.signatures.touched.restored(key);
         Ok(())
     }
 }

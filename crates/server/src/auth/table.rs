@@ -40,8 +40,6 @@ const DEFINE: Access = needs(AccessRole::Agent, Verb::Define);
 const ADMINISTER: Access = needs(AccessRole::Admin, Verb::Administer);
 /// Counts and digests tell of all tenants.
 const READ_ALL: Access = everywhere(AccessRole::Reader, Verb::Read);
-/// What holds for all of a tenant's.
-const OPERATE_TENANT: Access = needs(AccessRole::Operator, Verb::Operate);
 const OPERATE: Access = everywhere(AccessRole::Operator, Verb::Operate);
 /// What an operator says of a tenant's own.
 const DIRECT: Access = needs(AccessRole::Operator, Verb::Operate);
@@ -70,9 +68,9 @@ const TABLE: &[(&str, &[(&str, Access)])] = &[
     ("/ws/registry", &[("GET", WATCH)]),
     ("/api/services/{id}", &[("GET", READ), ("DELETE", DEREGISTER)]),
     ("/api/services/{id}/signature", &[("GET", READ)]),
-    ("/api/signatures", &[("GET", READ), ("PUT", OPERATE_TENANT), ("DELETE", OPERATE_TENANT)]),
+    ("/api/signatures", &[("GET", READ), ("PUT", DIRECT), ("DELETE", DIRECT)]),
     ("/api/owner-keys", &[("GET", READ)]),
-    ("/api/owner-keys/{owner}", &[("PUT", OPERATE_TENANT), ("DELETE", OPERATE_TENANT)]),
+    ("/api/owner-keys/{owner}", &[("PUT", DIRECT), ("DELETE", DIRECT)]),
     ("/api/tokens", &[("GET", ADMINISTER), ("POST", ADMINISTER)]),
     ("/api/tokens/{id}", &[("DELETE", ADMINISTER)]),
     ("/api/tokens/{id}/rotate", &[("POST", ADMINISTER)]),

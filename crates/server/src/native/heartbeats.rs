@@ -64,11 +64,9 @@ impl Native {
         id: &InstanceId,
         request: HeartbeatRequest,
     ) -> Result<Result<Beaten, Refusal>, Failure> {
-        if self.is_hidden(context, id) {
-            return Ok(Err(Refusal::LeaseNotFound));
-        }
         match renew_known(self, context, id, &request).await? {
             Some(beaten) => Ok(Ok(beaten)),
+            None if self.is_hidden(context, id) => Ok(Err(Refusal::LeaseNotFound)),
             None => beat(self, context, id.clone(), request).await,
         }
     }
@@ -88,7 +86,8 @@ async fn renew_known(
     let actor = context.actor();
     let known = native.replica.roll().read(|state| {
         let instance = state.get(&context.tenant, id)?.instance;
-        is_allowed(actor.as_ref(), &instance).then(|| (instance.lease, instance.registration.ttl_ms()))
+        let may = context.viewer.sees(&instance) && is_allowed(actor.as_ref(), &instance);
+        may.then(|| (instance.lease, instance.registration.ttl_ms()))
     });
     let believed = request.lease_id.map(LeaseId);
     let Some((lease, ttl_ms)) = known.filter(|(lease, _)| believed.is_none_or(|believed| believed == *lease)) else {
