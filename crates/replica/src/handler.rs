@@ -451,6 +451,13 @@ mod tests {
         let dir = TempDir::new().unwrap();
         let member = member(&dir).await;
         let target = (member.cluster_id(), member.node_id());
+        let nobody = Command::Deregister {
+            tenant: TenantId::parse("t").unwrap(),
+            id: InstanceId::parse("i").unwrap(),
+            lease: None,
+            condition: Condition::None,
+        };
+        member.submit(nobody, Instant::now() + Duration::from_secs(60)).await.expect("it leads");
         let info = ask(&member, PeerRoute::Info, request(target, ())).await.unwrap();
         let info: InfoResponse = codec::decode(Kind::PeerResponse, &info).unwrap();
         let last = info.last_log_id.expect("it founded").index();
