@@ -15,8 +15,9 @@
  *
  * The model is the strictest that POSIX allows. A file's bytes are durable once the file was synced; a name, a rename
  * or a removal once its directory was synced. A name without synced bytes is an empty file. sync_file_range makes
- * nothing durable. Only directories above a synced one are taken to be durable themselves. If the shadow is there when a process starts it goes on with it, else everything in the root counts
- * as durable. One process at a time may use a shadow.
+ * nothing durable. Only directories above a synced one are taken to be durable themselves. If the shadow is there when a
+ * process starts it goes on with it, else everything in the root counts as durable. One process at a time may use a
+ * shadow.
  *
  *   cc -shared -fPIC -O1 -o power_loss.so power_loss.c -ldl -lpthread
  */
@@ -31,16 +32,20 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/resource.h>
 #include <sys/stat.h>
 #include <unistd.h>
 
 #define LONG_PATH (2 * PATH_MAX)
+#define SPARE_FDS 16
 
 static char root[PATH_MAX], shadow[PATH_MAX];
 static const char *orders;
 static long steps, kill_at, syncs, fail_at;
 static int appended;
 static pthread_mutex_t lock = PTHREAD_MUTEX_INITIALIZER;
+/* What the limit of descriptors is while the lock is held, if it was raised. */
+static rlim_t raised;
 
 static int (*real_fsync)(int), (*real_fdatasync)(int), (*real_unlink)(const char *), (*real_rmdir)(const char *),
     (*real_unlinkat)(int, const char *, int), (*real_rename)(const char *, const char *);
@@ -48,6 +53,26 @@ static int (*real_fsync)(int), (*real_fdatasync)(int), (*real_unlink)(const char
 static void give_up(const char *what) {
     fprintf(stderr, "power_loss: %s: %s\n", what, strerror(errno));
     abort();
+}
+
+/* A disk needs no file descriptors of the process, and must not fail where that has none left. */
+static void enter(void) {
+    pthread_mutex_lock(&lock);
+    struct rlimit limit;
+    raised = 0;
+    if (getrlimit(RLIMIT_NOFILE, &limit) || limit.rlim_max - limit.rlim_cur < SPARE_FDS) return;
+    limit.rlim_cur += SPARE_FDS;
+    if (!setrlimit(RLIMIT_NOFILE, &limit)) raised = limit.rlim_cur;
+}
+
+static void leave(void) {
+    struct rlimit limit;
+    /* Unless somebody else set it meanwhile. */
+    if (raised && !getrlimit(RLIMIT_NOFILE, &limit) && limit.rlim_cur == raised) {
+        limit.rlim_cur -= SPARE_FDS;
+        setrlimit(RLIMIT_NOFILE, &limit);
+    }
+    pthread_mutex_unlock(&lock);
 }
 
 /* The path below the root, "" for the root itself; NULL if it is elsewhere. */
@@ -221,7 +246,7 @@ static int sync_fd(int fd, int (*real)(int)) {
     char path[PATH_MAX];
     struct stat info;
     if (!root[0] || fd_path(fd, path) || !below_root(path) || fstat(fd, &info)) return real(fd);
-    pthread_mutex_lock(&lock);
+    enter();
     step("sync", path);
     int result;
     char ordered = S_ISREG(info.st_mode) ? order() : 0;
@@ -236,7 +261,7 @@ static int sync_fd(int fd, int (*real)(int)) {
         if (S_ISDIR(info.st_mode)) keep_dir(path, 0);
         else if (info.st_nlink) keep_file(path);
     }
-    pthread_mutex_unlock(&lock);
+    leave();
     return result;
 }
 
@@ -255,11 +280,11 @@ static void forget(const char *path) {
 int unlinkat(int dir, const char *name, int flags) {
     char path[PATH_MAX];
     if (!root[0] || at_path(dir, name, path) || !below_root(path)) return real_unlinkat(dir, name, flags);
-    pthread_mutex_lock(&lock);
+    enter();
     step("remove", path);
     if (!(flags & AT_REMOVEDIR)) forget(path);
     int result = real_unlinkat(dir, name, flags);
-    pthread_mutex_unlock(&lock);
+    leave();
     return result;
 }
 
@@ -272,10 +297,10 @@ int unlink(const char *name) {
 int rename(const char *from, const char *to) {
     char path[PATH_MAX];
     if (!root[0] || at_path(AT_FDCWD, to, path) || !below_root(path)) return real_rename(from, to);
-    pthread_mutex_lock(&lock);
+    enter();
     step("rename to", path);
     forget(path);
     int result = real_rename(from, to);
-    pthread_mutex_unlock(&lock);
+    leave();
     return result;
 }
