@@ -9,11 +9,12 @@
 //! - Optional request fields that are absent are not sent at all, because a server refuses fields it does not know.
 //!
 //! Read in this order: [`service`], [`lease`], [`discovery`], [`ranking`], [`operator`], [`watch`], [`cluster`],
-//! [`signature`], then [`problem`] and [`header`].
+//! [`signature`], [`federation`], then [`problem`] and [`header`].
 
 pub mod access_token;
 pub mod cluster;
 pub mod discovery;
+pub mod federation;
 pub mod header;
 pub mod join_token;
 pub mod lease;
@@ -33,6 +34,11 @@ pub use cluster::{
     KeptBecause, MemberInfo, RelocateMemberRequest, ReplaceMemberRequest, Role, TransferLeaderRequest,
 };
 pub use discovery::DiscoverResponse;
+pub use federation::{
+    AddPeerRequest, Direction, FederationKeyResponse, FederationResponse, KlpMessage, KlpMetadata, KlpReceived,
+    KlpRequest, KlpResponse, KlpResult, KlpResync, KlpStream, Offered, PeerInfo, PropagationRecord,
+    PropagationResult, ReceivingInfo, RemovePeerResponse, ResyncInfo, SendingInfo, SendingState, TrustRequirements,
+};
 pub use join_token::{
     CreateJoinTokenRequest, CreatedJoinToken, JoinTokenInfo, JoinTokensResponse, RevokeJoinTokenResponse,
 };

@@ -333,6 +333,13 @@ pub struct ServiceObject {
     pub registered_at: String,
     /// When the last heartbeat was taken: RFC 3339, by the leader's clock. For people to read.
     pub heartbeat: String,
+    /// The peer whose cluster's roll it is on, if it is not on this one. Revisions are that cluster's, and it has no lease
+    /// here: `lease.id` is 0, `heartbeat` is when its cluster was last heard.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub origin: Option<String>,
+    /// That cluster has been out of reach for a while, so that this may not be so any more.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub stale: Option<bool>,
     /// With `explain=true`.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub rank: Option<RankInfo>,

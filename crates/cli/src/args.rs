@@ -2,6 +2,7 @@
 
 mod audit;
 mod cluster;
+mod federation;
 mod operator;
 mod sign;
 mod tls;
@@ -18,6 +19,7 @@ use crate::output::Format;
 
 pub(crate) use audit::Audit;
 pub(crate) use cluster::{Backup, Cluster, Follow, JoinToken, JoinTokenStep, Recover, Restore, StatusView, Wait};
+pub(crate) use federation::{DirectionWord, Federation, FederationAdd, OfferWord};
 pub(crate) use operator::{Drain, Maintenance, Pick, RankFlags, Ranking, Trust};
 pub(crate) use sign::{OwnerKey, Sign, SignKey, SignStep, Signatures};
 pub(crate) use tls::{Tls, TlsInit};
@@ -107,6 +109,9 @@ pub(crate) enum Command {
     /// Say by what results are ranked
     #[command(subcommand)]
     Ranking(Ranking),
+    /// Look after the other clusters that this one tells and believes
+    #[command(subcommand)]
+    Federation(Federation),
     /// Put load on a cluster and measure it
     Bench(Box<Bench>),
     /// Say who may do what, where the cluster runs with tokens
@@ -346,6 +351,9 @@ pub(crate) struct Discover {
     sort: Option<Order>,
     #[command(flatten)]
     rank: RankFlags,
+    /// Instances of other clusters too
+    #[arg(long)]
+    federated: bool,
     #[command(flatten)]
     freshness: Freshness,
 }
@@ -370,6 +378,7 @@ impl From<Discover> for DiscoverQuery {
                 Order::Lease => Sort::Lease,
             }),
             rank: args.rank.into(),
+            federated: args.federated,
         }
     }
 }

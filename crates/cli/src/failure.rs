@@ -194,6 +194,8 @@ pub(crate) enum Failure {
         #[source]
         source: serde_json::Error,
     },
+    #[error("`{name}` is no peer")]
+    NoPeer { name: String },
     #[error("start the runtime")]
     Runtime {
         #[source]
@@ -212,6 +214,7 @@ impl Failure {
             | Self::Settings { .. }
             | Self::Unconfirmed => ExitCode::Usage,
             Self::FileExists { .. } | Self::KeyExists { .. } => ExitCode::Conflict,
+            Self::NoPeer { .. } => ExitCode::NotFound,
             Self::Serve { source } if source.is_removed() => ExitCode::Removed,
             Self::TlsInit { source } => match source {
                 InitError::Exists { .. } => ExitCode::Conflict,

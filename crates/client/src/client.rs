@@ -84,6 +84,12 @@ impl Builder {
         self
     }
 
+    /// This node's client port and no other.
+    pub fn only_endpoint(mut self, endpoint: impl Into<String>) -> Self {
+        self.endpoints = vec![endpoint.into()];
+        self
+    }
+
     /// The bearer token that says who asks.
     pub fn token(mut self, token: impl Into<String>) -> Self {
         self.token = Some(token.into());

@@ -96,6 +96,7 @@ mod client;
 mod cluster;
 mod directory;
 mod error;
+mod federation;
 mod keep_alive;
 mod operator;
 mod query;

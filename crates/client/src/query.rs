@@ -140,6 +140,8 @@ pub struct DiscoverQuery {
     /// What is ranked by, with [`Sort::Rank`].
     pub rank: RankBy,
     pub consistency: Consistency,
+    /// Instances of other clusters too.
+    pub federated: bool,
 }
 
 impl Filters {
@@ -189,6 +191,9 @@ impl DiscoverQuery {
         }
         parameters.extend(self.rank.parameters());
         parameters.extend(self.consistency.parameters());
+        if self.federated {
+            parameters.push(("include_federated", "true".to_owned()));
+        }
         parameters
     }
 }

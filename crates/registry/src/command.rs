@@ -7,6 +7,7 @@ use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
 use crate::access::{AccessToken, AccessTokenCommand, AccessTokenRefusal, Actor};
 use crate::definition::{Defined, DefinitionChange, DefinitionRefusal};
+use crate::federation::{FederationCommand, FederationOutcome, FederationRefusal};
 use crate::health::Verdict;
 use crate::ids::{ClusterTime, FeatureLevel, InstanceId, LeaseId, Revision, TenantId, Term, WallTime};
 use crate::metadata::Metadata;
@@ -144,6 +145,8 @@ pub enum Command {
     },
     /// What operators change about signatures.
     Signatures(SignatureCommand),
+    /// About other clusters, and what they tell.
+    Federation(FederationCommand),
 }
 
 /// What a command of the same name does, on somebody's behalf. No command itself, so that none holds another: whatever is
@@ -204,6 +207,7 @@ impl Command {
             | Self::RegisterSigned { .. }
             | Self::DeregisterSigned { .. }
             | Self::Signatures(_) => FeatureLevel(4),
+            Self::Federation(_) => FeatureLevel(5),
         }
     }
 
@@ -232,7 +236,8 @@ impl Command {
             | Self::By { .. }
             | Self::Rule { .. }
             | Self::Observe { .. }
-            | Self::Signatures(_) => return self,
+            | Self::Signatures(_)
+            | Self::Federation(_) => return self,
         };
         Self::By { actor, tenant, write }
     }
@@ -339,6 +344,7 @@ pub enum Outcome {
     },
     /// How a tenant now takes signatures, if it says so itself.
     SignatureMode(Option<SignatureMode>),
+    Federation(Box<FederationOutcome>),
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -394,6 +400,8 @@ pub enum Refusal {
     RulingOutOfBounds,
     #[error(transparent)]
     Signature(#[from] SignatureRefusal),
+    #[error(transparent)]
+    Federation(#[from] FederationRefusal),
 }
 
 #[cfg(test)]

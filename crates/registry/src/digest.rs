@@ -8,11 +8,13 @@ use xxhash_rust::xxh3::{Xxh3, xxh3_128};
 
 use crate::access::{AccessToken, Reach, Scopes, SecretDigest};
 use crate::definition::{Definition, DefinitionContent, EventDefinition, SchemaDefinition};
+use crate::federation::{FederationRow, Foreign, Peer, PeerTerms, Received, Resync, Stream, Sweep, TenantPair};
 use crate::health::{Observed, Order, Orders};
 use crate::ids::{ClusterTime, LeaseId, PrincipalId, TENANT_BYTES_MAX};
 use crate::instance::Instance;
 use crate::metadata::Metadata;
 use crate::ruling::{Ruling, RulingContent};
+use crate::selector::Requirement;
 use crate::state::{JoinToken, PinnedKey, SignatureRow};
 
 /// Equal states have equal digests; different ones differ but for a chance of 2⁻¹²⁸.
@@ -205,6 +207,34 @@ pub(crate) fn of_signature_row(signatures: &SignatureRow) -> u128 {
     xxh3_128(&row.0)
 }
 
+pub(crate) fn of_foreign(entry: &Foreign) -> u128 {
+    let Foreign { peer, generation, instance } = entry;
+    let mut row = Row(Vec::new());
+    ["foreign", peer.as_str()].into_iter().for_each(|text| row.text(text));
+    row.number(*generation);
+    row.0.extend_from_slice(&of_instance(instance).to_le_bytes());
+    xxh3_128(&row.0)
+}
+
+pub(crate) fn of_federation_row(federation: &FederationRow) -> u128 {
+    let mut row = Row(Vec::new());
+    match federation {
+        FederationRow::Seed(seed) => {
+            row.text("federation_seed");
+            row.0.extend_from_slice(&seed.0);
+        }
+        FederationRow::Peer(peer) => {
+            let Peer { terms, since, added_at, paused, leaving, received } = &**peer;
+            row.text("federation_peer");
+            row.terms(terms);
+            let flags = [*paused, *leaving].map(u64::from);
+            [since.0, added_at.0].into_iter().chain(flags).for_each(|number| row.number(number));
+            row.received(received);
+        }
+    }
+    xxh3_128(&row.0)
+}
+
 pub(crate) fn of_deadline(lease: LeaseId, deadline: ClusterTime) -> u128 {
     let mut row = [0; 16];
     row[..8].copy_from_slice(&lease.0.to_le_bytes());
@@ -269,5 +299,59 @@ impl Row {
             self.text(reason.as_deref().unwrap_or_default());
             self.number(since.0);
         }
+    }
+
+    fn texts<'a>(&mut self, count: usize, texts: impl Iterator<Item = &'a str>) {
+        self.number(count as u64);
+        texts.for_each(|text| self.text(text));
+    }
+
+    fn terms(&mut self, terms: &PeerTerms) {
+        let PeerTerms { name, key, urls, ca, direction, tenants, offered, selector, trust, priority } = terms;
+        self.text(name.as_str());
+        self.0.extend_from_slice(&key.0);
+        self.texts(urls.len(), urls.iter().map(|url| &**url));
+        self.number(u64::from(ca.is_some()));
+        [ca.as_deref().unwrap_or_default(), direction.as_str(), offered.as_str()]
+            .into_iter()
+            .for_each(|t| self.text(t));
+        self.number(tenants.len() as u64);
+        for TenantPair { local, remote } in tenants {
+            [local, remote].into_iter().for_each(|tenant| self.text(tenant.as_str()));
+        }
+        self.number(selector.0.len() as u64);
+        for requirement in &selector.0 {
+            let (sort, key) = match requirement {
+                Requirement::In { key, .. } => (1, key),
+                Requirement::NotIn { key, .. } => (2, key),
+                Requirement::Exists { key } => (3, key),
+                Requirement::Missing { key } => (4, key),
+            };
+            self.number(sort);
+            self.text(key);
+            self.texts(requirement.values().len(), requirement.values().iter().map(|value| &**value));
+        }
+        [trust.hundredths().into(), u64::from(*priority)].into_iter().for_each(|number| self.number(number));
+    }
+
+    fn received(&mut self, received: &Received) {
+        let Received { stream, position, resync, generation, sweep, heard_at, heard_wall, told_at, ttl_ms, lacking } =
+            received;
+        self.number(u64::from(stream.is_some()));
+        if let Some(Stream { epoch, since }) = stream {
+            [epoch.0, since.0].into_iter().for_each(|number| self.number(number));
+        }
+        self.number(u64::from(resync.is_some()));
+        if let Some(Resync { at, next }) = resync {
+            [at.0, *next].into_iter().for_each(|number| self.number(number));
+        }
+        self.number(u64::from(sweep.is_some()));
+        if let Some(Sweep { after }) = sweep {
+            self.number(u64::from(after.is_some()));
+            let after = after.as_ref().map_or(["", ""], |(tenant, id)| [tenant.as_str(), id.as_str()]);
+            after.into_iter().for_each(|text| self.text(text));
+        }
+        let numbers = [position.0, *generation, heard_at.0, heard_wall.0, told_at.0, *ttl_ms, *lacking];
+        numbers.into_iter().for_each(|number| self.number(number));
     }
 }

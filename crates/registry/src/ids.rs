@@ -106,6 +106,10 @@ text_id! {
     DefinitionName
 }
 text_id! {
+    /// What operators call another cluster.
+    PeerName
+}
+text_id! {
     /// Who acts: `token:ID` or `jwt:SUBJECT`. Compared within a tenant, where it is kept who registered what.
     PrincipalId
 }
@@ -118,6 +122,11 @@ impl TenantId {
             return Err(NameError::NotPlain);
         }
         Ok(Self(text.into()))
+    }
+
+    /// What comes before all names: where a range of them begins.
+    pub(crate) fn least() -> Self {
+        Self(ArcStr::new())
     }
 }
 
@@ -176,6 +185,13 @@ impl DefinitionName {
     /// What comes before all names: where a range of them begins.
     pub(crate) fn least() -> Self {
         Self(ArcStr::new())
+    }
+}
+
+impl PeerName {
+    /// As tenants: it travels in paths and metric labels.
+    pub fn parse(text: &str) -> Result<Self, NameError> {
+        TenantId::parse(text).map(|name| Self(name.0))
     }
 }
 
@@ -243,7 +259,7 @@ number! {
 
 /// The level of this program. It is raised by one when something is added that an older program cannot read, with the
 /// level named in [`Command::feature_level`](crate::Command::feature_level).
-pub const FEATURE_LEVEL: FeatureLevel = FeatureLevel(4);
+pub const FEATURE_LEVEL: FeatureLevel = FeatureLevel(5);
 
 impl ClusterTime {
     pub fn plus_ms(self, ms: u64) -> Self {

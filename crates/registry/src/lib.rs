@@ -11,12 +11,13 @@
 //!
 //! Read in this order: [`registration`], `packed`, `instance`, [`command`], [`state`], then [`query`] over `filter`, `index`
 //! and `slots`, [`rank`], and `interest` for watchers. [`health`] says what a status is worked out from. [`definition`],
-//! [`access`] and [`ruling`] stand beside the roll. `tally` counts for operators.
+//! [`access`] and [`ruling`] stand beside the roll, and so do other clusters and what they tell ([`federation`]). `tally` counts for operators.
 
 pub mod access;
 pub mod command;
 pub mod definition;
 pub mod digest;
+pub mod federation;
 mod filter;
 pub mod health;
 mod history;
@@ -49,19 +50,24 @@ pub use definition::{
     DefinitionRefusal, EventDefinition, SchemaDefinition,
 };
 pub use digest::Digest;
+pub use federation::{
+    ClusterKey, ClusterSeed, Direction, FederationCommand, FederationKey, FederationOutcome, FederationRefusal,
+    FederationRow, Foreign, ForeignBatch, ForeignChange, ForeignKey, ForeignMessage, Offered, Peer, PeerTerms,
+    Received, Reception, Resync, Stream, Sweep, TenantPair, Told, Unreadable,
+};
 pub use filter::{Filter, VersionRange};
 pub use health::{Observed, Order, OrderKind, Orders, Verdict};
 pub use history::{Change, ChangeKind, HistoryLimits};
 pub use ids::{
     ClusterTime, DefinitionName, Edition, Epoch, FEATURE_LEVEL, FeatureLevel, InstanceId, LeaseId, NameError,
-    OwnerName, PrincipalId, Revision, ServiceName, TenantId, Term, WallTime,
+    OwnerName, PeerName, PrincipalId, Revision, ServiceName, TenantId, Term, WallTime,
 };
 pub use instance::{Instance, Seldom};
 pub use interest::Interests;
 pub use metadata::{Metadata, MetadataValue, Pair, Pairs};
 pub use packed::{Parts, Texts};
 pub use place::{Coordinates, CoordinatesError};
-pub use query::{Draw, Page, Picked, Position, Query, Sort, View};
+pub use query::{Draw, FederatedPage, Origin as ForeignOrigin, Page, Picked, Position, Query, Sort, View};
 pub use rank::{Place, RankWeights, RankWeightsError, Ranking, Score, Trust, TrustError};
 pub use registration::{Kind, PackedRegistration, Protocol, Registration, RegistrationView, Status, Visibility};
 pub use ruling::{Ruled, Ruling, RulingChange, RulingContent, RulingKey};

@@ -1,5 +1,7 @@
 //! Discovery: what is asked, and how it is answered from posting lists.
 
+mod federated;
+
 use std::cmp::Reverse;
 use std::ops::Bound::{Excluded, Unbounded};
 use std::sync::Arc;
@@ -13,6 +15,8 @@ use crate::instance::Instance;
 use crate::rank::{Place, Ranker, Ranking, Score};
 use crate::slots::Slots;
 use crate::state::State;
+
+pub use federated::{FederatedPage, Origin};
 
 /// Largest page. 1,000 registrations of a few hundred bytes stay under a megabyte of answer.
 pub const LIMIT_MAX: usize = 1_000;

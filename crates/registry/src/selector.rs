@@ -1,6 +1,7 @@
 //! Label selectors over metadata, in the syntax operators know from Kubernetes:
 //! `env=prod,tier in (a,b),track notin (canary),!legacy,owner`.
 
+use std::fmt;
 use std::str::FromStr;
 
 use serde::{Deserialize, Serialize};
@@ -72,6 +73,34 @@ pub enum SelectorError {
     Unclosed,
     #[error("has {count} requirements, at most {REQUIREMENTS_MAX} are allowed")]
     TooMany { count: usize },
+}
+
+impl fmt::Display for Requirement {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::In { key, values } => match &**values {
+                [value] => write!(f, "{key}={value}"),
+                values => write!(f, "{key} in ({})", values.join(",")),
+            },
+            Self::NotIn { key, values } => match &**values {
+                [value] => write!(f, "{key}!={value}"),
+                values => write!(f, "{key} notin ({})", values.join(",")),
+            },
+            Self::Exists { key } => f.write_str(key),
+            Self::Missing { key } => write!(f, "!{key}"),
+        }
+    }
+}
+
+/// As it is parsed.
+impl fmt::Display for Selector {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for (n, requirement) in self.0.iter().enumerate() {
+            let separator = if n > 0 { "," } else { "" };
+            write!(f, "{separator}{requirement}")?;
+        }
+        Ok(())
+    }
 }
 
 impl FromStr for Selector {
@@ -154,6 +183,7 @@ mod tests {
         let selector: Selector =
             "env=prod, tier in (a, b),track notin (canary),!legacy,owner,x!=1,y==2".parse().unwrap();
         assert_eq!(selector.0.len(), 7);
+        assert_eq!(selector.to_string().parse(), Ok(selector.clone()), "{selector}");
         assert_eq!(selector.0[1], Requirement::In { key: "tier".into(), values: ["a".into(), "b".into()].into() });
         assert_eq!(selector.0[3], Requirement::Missing { key: "legacy".into() });
         assert_eq!(selector.0[5], Requirement::NotIn { key: "x".into(), values: ["1".into()].into() });

@@ -1,11 +1,14 @@
 //! What a member is told when it starts.
 
 use std::path::PathBuf;
+use std::sync::Arc;
 
+use openraft::{Config, SnapshotPolicy};
 use rollcall_registry::{FeatureLevel, HistoryLimits};
 
 use crate::admission::Door;
 use crate::autopilot::Autopilot;
+use crate::replica::StartError;
 use crate::trace::TraceLink;
 
 /// What a member needs to know to start.
@@ -38,6 +41,33 @@ pub struct Options {
     pub version: &'static str,
     /// Where traces are collected; none if nowhere.
     pub trace: Option<TraceLink>,
+}
+
+impl Options {
+    /// How consensus goes by these options.
+    pub(crate) fn consensus(&self) -> Result<Arc<Config>, StartError> {
+        let config = Config {
+            cluster_name: "rollcall".to_owned(),
+            heartbeat_interval: self.heartbeat_interval_ms,
+            election_timeout_min: self.election_timeout_ms_min,
+            election_timeout_max: self.election_timeout_ms_max,
+            snapshot_policy: SnapshotPolicy::LogsSinceLast(self.snapshot_entries),
+            max_in_snapshot_log_to_keep: self.log_entries_kept,
+            // A learner this far behind is sent a snapshot; it must not be less than what is kept between two.
+            replication_lag_threshold: self.snapshot_entries.saturating_add(self.log_entries_kept).max(1_000),
+            purge_batch_size: (self.log_entries_kept / 8).clamp(1, 1_024),
+            max_payload_entries: 256,
+            install_snapshot_timeout: 600_000,
+            enable_pre_vote: Some(true),
+            // A leader that restarts asks again: its lease is not what it was.
+            enable_leader_restore: Some(false),
+            quorum_loss_probe_interval: Some(2 * self.election_timeout_ms_max),
+            backoff: "50ms 100ms 200ms 400ms ...1s".to_owned(),
+            ..Config::default()
+        };
+        let config = config.validate().map_err(|error| StartError::Timing { reason: error.to_string() })?;
+        Ok(Arc::new(config))
+    }
 }
 
 /// How a node without an identity comes to one. A directory that already is a node's is resumed in any mode.

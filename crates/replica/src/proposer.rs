@@ -313,6 +313,7 @@ fn approximate_kib(command: &Command) -> usize {
         | Command::JoinToken(_)
         | Command::Observe { .. }
         | Command::Signatures(_) => 64,
+        Command::Federation(command) => command.bytes(),
         Command::Rule { change, .. } => change.bytes(),
         Command::Define { change, .. } => change.bytes(),
         Command::AccessToken(AccessTokenCommand::Used { ids }) => ids.len() * 8,

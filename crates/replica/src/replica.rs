@@ -8,7 +8,6 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use openraft::async_runtime::WatchReceiver;
-use openraft::{Config, SnapshotPolicy};
 use parking_lot::Mutex;
 use rollcall_registry::{ClusterTime, Command, Digest, FeatureLevel, Outcome, Revision};
 use rollcall_storage::{
@@ -161,7 +160,7 @@ impl Replica {
         transport: T,
         open: impl FnOnce(&DataDir, rollcall_registry::Options) -> Result<Stores<L>, OpenError> + Send + 'static,
     ) -> Result<Self, StartError> {
-        let config = config(&options)?;
+        let config = options.consensus()?;
         let dir = DataDir::lock(&options.data_dir)?;
         let transport: Arc<dyn AnyTransport> = Arc::new(Arc::new(transport));
         let identity = match dir.identity() {
@@ -288,6 +287,11 @@ impl Replica {
 
     pub fn node_id(&self) -> NodeId {
         self.core.node_id
+    }
+
+    /// Whom this node believes to lead.
+    pub fn leader(&self) -> Option<NodeId> {
+        self.core.current_leader()
     }
 
     /// Cluster time as well as this node can tell. For showing what remains of a lease; it decides nothing.
@@ -472,30 +476,6 @@ impl Replica {
             release.released().await;
         }
     }
-}
-
-fn config(options: &Options) -> Result<Arc<Config>, StartError> {
-    let config = Config {
-        cluster_name: "rollcall".to_owned(),
-        heartbeat_interval: options.heartbeat_interval_ms,
-        election_timeout_min: options.election_timeout_ms_min,
-        election_timeout_max: options.election_timeout_ms_max,
-        snapshot_policy: SnapshotPolicy::LogsSinceLast(options.snapshot_entries),
-        max_in_snapshot_log_to_keep: options.log_entries_kept,
-        // A learner this far behind is sent a snapshot; it must not be less than what is kept between two.
-        replication_lag_threshold: options.snapshot_entries.saturating_add(options.log_entries_kept).max(1_000),
-        purge_batch_size: (options.log_entries_kept / 8).clamp(1, 1_024),
-        max_payload_entries: 256,
-        install_snapshot_timeout: 600_000,
-        enable_pre_vote: Some(true),
-        // A leader that restarts asks again: its lease is not what it was.
-        enable_leader_restore: Some(false),
-        quorum_loss_probe_interval: Some(2 * options.election_timeout_ms_max),
-        backoff: "50ms 100ms 200ms 400ms ...1s".to_owned(),
-        ..Config::default()
-    };
-    let config = config.validate().map_err(|error| StartError::Timing { reason: error.to_string() })?;
-    Ok(Arc::new(config))
 }
 
 /// An identity for a directory without one, and whom to tell when it is written.

@@ -2,8 +2,8 @@
 //! changes nothing is none, and neither are heartbeats that say no more than that an instance lives.
 
 use rollcall_registry::{
-    AccessTokenCommand, Command, DefinitionChange, DefinitionKey, JoinTokenCommand, OrderKind, Outcome, Reach,
-    Refusal, Revision, RulingChange, SignatureCommand, TenantId, Write,
+    AccessTokenCommand, Command, DefinitionChange, DefinitionKey, FederationCommand, JoinTokenCommand, OrderKind,
+    Outcome, Reach, Refusal, Revision, RulingChange, SignatureCommand, TenantId, Write,
 };
 use rollcall_replica::{Applied, Operation, SubmitError};
 
@@ -78,8 +78,15 @@ impl Deed {
             Command::AccessToken(AccessTokenCommand::Rotate { id, .. }) => ("token.rotate", None, id.to_string()),
             Command::AccessToken(AccessTokenCommand::Revoke { id, .. }) => ("token.revoke", None, id.to_string()),
             Command::AccessToken(AccessTokenCommand::Reset { token }) => ("token.reset", None, token.id.to_string()),
-            // Observations nobody asked for.
-            Command::Renew { .. }
+            Command::Federation(FederationCommand::Found(_)) => ("federation.key", None, String::new()),
+            Command::Federation(FederationCommand::Add(terms)) => ("peer.add", None, terms.name.to_string()),
+            Command::Federation(FederationCommand::Remove { name }) => ("peer.remove", None, name.to_string()),
+            Command::Federation(FederationCommand::Pause { name, paused }) => {
+                (if *paused { "peer.pause" } else { "peer.resume" }, None, name.to_string())
+            }
+            // Observations, and what other clusters tell, nobody here asked for.
+            Command::Federation(FederationCommand::Receive(_) | FederationCommand::Sweep { .. })
+            | Command::Renew { .. }
             | Command::Expire { .. }
             | Command::Observe { .. }
             | Command::JoinToken(JoinTokenCommand::Spend(_))
@@ -101,6 +108,7 @@ impl Deed {
                 Outcome::JoinToken(_)
                 | Outcome::Defined(_)
                 | Outcome::OwnerKey { .. }
+                | Outcome::Federation(_)
                 | Outcome::SignatureMode(_) => Some(applied.revision),
                 Outcome::AccessToken(token) => {
                     let own = Self { tenant: tenant_of(&token.reach).cloned(), ..self };

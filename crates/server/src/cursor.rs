@@ -31,6 +31,8 @@ pub(crate) struct Question<'a> {
     pub(crate) filter: &'a Filter,
     pub(crate) sort: Sort,
     pub(crate) rank: &'a RankQuestion,
+    /// Other clusters' instances too.
+    pub(crate) federated: bool,
 }
 
 /// The text is no cursor, or one of another question.
@@ -44,8 +46,9 @@ pub(crate) enum CursorError {
 
 impl Question<'_> {
     fn hash(self) -> u64 {
-        let Self { tenant, filter, sort, rank } = self;
-        xxh3_64(&serde_json::to_vec(&(tenant, filter, sort, rank)).expect("a filter has no failing serializer"))
+        let Self { tenant, filter, sort, rank, federated } = self;
+        let question = (tenant, filter, sort, rank, federated);
+        xxh3_64(&serde_json::to_vec(&question).expect("a filter has no failing serializer"))
     }
 }
 
@@ -103,7 +106,7 @@ mod tests {
     use proptest::prelude::*;
 
     fn by_rank<'a>(tenant: &'a TenantId, filter: &'a Filter, rank: &'a RankQuestion) -> Question<'a> {
-        Question { tenant, filter, sort: Sort::Rank, rank }
+        Question { tenant, filter, sort: Sort::Rank, rank, federated: false }
     }
 
     fn cursor(tenant: &TenantId, filter: &Filter) -> Cursor {

@@ -23,6 +23,7 @@ mod cursor;
 mod edge;
 mod faces;
 mod fault;
+mod federation;
 mod json;
 mod limits;
 mod listener;

@@ -152,9 +152,9 @@ impl Params {
         }
     }
 
-    /// There is nothing federated to include yet; both answers are the same.
-    fn federated(&mut self) {
-        self.one_of("include_federated", &[("true", true), ("false", false)]);
+    /// Whether other clusters' instances are asked for too.
+    fn federated(&mut self) -> bool {
+        self.one_of("include_federated", &[("true", true), ("false", false)]).unwrap_or(false)
     }
 
     fn filter(&mut self) -> Filter {
@@ -245,6 +245,8 @@ pub(crate) struct Discovery {
     pub(crate) cursor: Option<String>,
     pub(crate) poll: Option<Poll>,
     pub(crate) consistency: Consistency,
+    /// Other clusters' instances too.
+    pub(crate) federated: bool,
 }
 
 /// A wait for a change before the answer.
@@ -324,10 +326,10 @@ pub(crate) fn discovery(uri: &Uri) -> Result<Discovery, Failure> {
         params.watched(uri);
     }
     let consistency = params.consistency();
-    params.federated();
+    let federated = params.federated();
     params.finish()?;
     let limit = limit.unwrap_or(LIMIT_DEFAULT);
-    Ok(Discovery { filter, sort, rank, explain, limit, cursor, poll, consistency })
+    Ok(Discovery { filter, sort, rank, explain, limit, cursor, poll, consistency, federated })
 }
 
 fn poll(params: &mut Params, has_cursor: bool) -> Option<Poll> {

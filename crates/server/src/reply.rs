@@ -7,7 +7,8 @@ use axum::http::{HeaderMap, HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use rollcall_api::{Problem, WriteOutcome, header as names};
 use rollcall_registry::{
-    AccessTokenRefusal, DefinitionRefusal, JoinTokenRefusal, NameError, Refusal, Revision, SignatureRefusal,
+    AccessTokenRefusal, DefinitionRefusal, FederationRefusal, JoinTokenRefusal, NameError, Refusal, Revision,
+    SignatureRefusal,
 };
 use rollcall_replica::{BarrierError, DigestError, Freshness, SubmitError};
 
@@ -310,6 +311,7 @@ impl From<Refusal> for Failure {
             // Who asks is known, and what is asked for is another's.
             Refusal::NotYours => (StatusCode::FORBIDDEN, "forbidden"),
             Refusal::Signature(refusal) => of_signature(refusal),
+            Refusal::Federation(refusal) => of_federation(refusal),
         };
         let detail = match refusal {
             Refusal::NotYours => format!(
@@ -335,6 +337,7 @@ impl From<Refusal> for Failure {
             | Refusal::TooManyRulings { .. }
             | Refusal::RulingOutOfBounds
             | Refusal::Signature(_)
+            | Refusal::Federation(_)
             | Refusal::StaleTerm { .. } => {}
         }
         failure
@@ -355,6 +358,23 @@ fn of_signature(refusal: SignatureRefusal) -> (StatusCode, &'static str) {
         SignatureRefusal::TooManyOwners { .. } => (StatusCode::CONFLICT, "too_many_owner_keys"),
         SignatureRefusal::TooManyModes { .. } => (StatusCode::CONFLICT, "too_many_signature_modes"),
         SignatureRefusal::NoKey => (StatusCode::NOT_FOUND, "owner_key_not_found"),
+    }
+}
+
+fn of_federation(refusal: FederationRefusal) -> (StatusCode, &'static str) {
+    match refusal {
+        FederationRefusal::Unknown => (StatusCode::NOT_FOUND, "peer_not_found"),
+        FederationRefusal::Exists => (StatusCode::CONFLICT, "peer_exists"),
+        // It is gone in a moment.
+        FederationRefusal::Leaving => (StatusCode::CONFLICT, "peer_leaving"),
+        FederationRefusal::TooMany { .. } => (StatusCode::CONFLICT, "too_many_peers"),
+        // The edge names the fault first.
+        FederationRefusal::OutOfBounds => (StatusCode::BAD_REQUEST, "invalid_request"),
+        // Who says it is known, and is not listened to.
+        FederationRefusal::Paused => (StatusCode::FORBIDDEN, "peer_paused"),
+        FederationRefusal::NotReceived => (StatusCode::FORBIDDEN, "not_received"),
+        FederationRefusal::NotTrusted => (StatusCode::FORBIDDEN, "not_trusted"),
+        FederationRefusal::Replayed => (StatusCode::CONFLICT, "message_replayed"),
     }
 }
 

@@ -20,6 +20,7 @@ use crate::auth::{self, Attendance, Auth, FirstToken, FirstTokenSender, Gate, Jw
 use crate::config::{Config, Founding, NodeRole, Signatures};
 use crate::edge::Edge;
 use crate::faces::soorma;
+use crate::federation;
 use crate::limits::{self, CONNECTIONS_MAX};
 use crate::listener;
 use crate::metrics::EdgeMetrics;
@@ -238,6 +239,7 @@ impl Server {
                     data_dir: surroundings.data_dir.clone(),
                 };
                 chores.spawn(auth::attend(attendance, stop_peers.clone()));
+                chores.spawn(federation::attend(replica.clone(), native.links.clone(), stop_peers.clone()));
                 edge.open(native, gate);
                 let surroundings = surroundings.clone();
                 chores.spawn_blocking(move || surroundings.look());

@@ -136,6 +136,14 @@ impl SigningKey {
         Self(Ed25519KeyPair::generate().expect("the machine gives randomness"))
     }
 
+    /// The key that is made of a seed (RFC 8032).
+    ///
+    /// # Panics
+    /// Never: any 32 bytes are a seed.
+    pub fn from_seed(seed: &[u8; 32]) -> Self {
+        Self(Ed25519KeyPair::from_seed_unchecked(seed).expect("any 32 bytes are a seed"))
+    }
+
     /// # Errors
     /// When the text is no PKCS #8 key in PEM, as [`to_pem`](Self::to_pem) and `openssl genpkey -algorithm ed25519` write it.
     pub fn from_pem(text: &str) -> Result<Self, SigningKeyError> {

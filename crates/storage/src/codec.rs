@@ -66,6 +66,10 @@ pub enum Kind {
     Signature = 21,
     /// What an operator laid down beside the roll.
     Ruling = 40,
+    /// Another cluster, or this one's key.
+    Federation = 47,
+    /// An instance of another cluster.
+    Foreign = 48,
 }
 
 impl Kind {
@@ -91,6 +95,8 @@ impl Kind {
         Self::AccessToken,
         Self::Ruling,
         Self::Signature,
+        Self::Federation,
+        Self::Foreign,
     ];
 
     /// The version that is written, and the only one that is read.
@@ -108,7 +114,7 @@ impl Kind {
             // Carries at least one log entry, whatever its size, and no more than 1 MiB of them otherwise.
             Self::PeerRequest | Self::PeerResponse => 5 << 20,
             // A registration has at most 512 KiB; what heartbeats report of it comes on top.
-            Self::Instance => 4 << 20,
+            Self::Instance | Self::Foreign => 4 << 20,
             // An edge takes bodies of 64 KiB.
             Self::Definition => 1 << 20,
             // Small ones, and at most one that is not.
@@ -123,6 +129,8 @@ impl Kind {
             Self::Ruling => 4 << 10,
             // Two names and 64 hashes.
             Self::Signature => 4 << 10,
+            // Nine addresses of 2 KiB, authorities of 64 KiB, a selector as long, 256 pairs of tenants.
+            Self::Federation => 256 << 10,
             // Each node's last answers: at most 64 times 4,096 of some 40 bytes.
             Self::StateHeader => 32 << 20,
             Self::Vote

@@ -3,6 +3,7 @@
 mod backups;
 mod bad_input;
 mod failover;
+mod federation;
 mod guarded;
 mod identity;
 mod join;

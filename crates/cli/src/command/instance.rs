@@ -42,8 +42,11 @@ pub(super) async fn discover(global: &Global, args: Discover) -> Result<(), Fail
     let found = attempt("discover", found)?;
     output::show(global.output, &found, |found| {
         let explained = found.services.iter().any(|service| service.rank.is_some());
-        let head = ["ID", "NAME", "TYPE", "STATUS", "URL", "CAPABILITIES", "LEASE LEFT", "RANK"];
-        let mut table = Table::new(if explained { &head } else { &head[..7] });
+        let federated = found.services.iter().any(|service| service.origin.is_some());
+        let mut head = vec!["ID", "NAME", "TYPE", "STATUS", "URL", "CAPABILITIES", "LEASE LEFT"];
+        head.extend(federated.then_some("ORIGIN"));
+        head.extend(explained.then_some("RANK"));
+        let mut table = Table::new(&head);
         for service in &found.services {
             let mut row = vec![
                 service.id.clone(),
@@ -54,6 +57,10 @@ pub(super) async fn discover(global: &Global, args: Discover) -> Result<(), Fail
                 capabilities(service),
                 seconds(service.lease.expires_in_ms),
             ];
+            if federated {
+                let stale = if service.stale == Some(true) { ", stale" } else { "" };
+                row.push(service.origin.as_ref().map_or_else(String::new, |origin| format!("{origin}{stale}")));
+            }
             row.extend(service.rank.as_ref().map(rank));
             table.row(row);
         }

@@ -7,6 +7,7 @@ mod cluster;
 mod completions;
 mod config;
 mod dev;
+mod federation;
 mod instance;
 mod join_token;
 mod members;
@@ -55,6 +56,7 @@ pub(crate) fn run(cli: Cli) -> Result<u8, Failure> {
         Command::Drain(args) => block_on(operator::drain(&global, args)).map(done),
         Command::Trust(args) => block_on(operator::trust(&global, args)).map(done),
         Command::Ranking(args) => block_on(operator::ranking(&global, args)).map(done),
+        Command::Federation(args) => block_on(federation::run(&global, args)).map(done),
         Command::Watch(args) => block_on(watch::run(&global, *args)).map(done),
         Command::Token(args) => block_on(token::run(&global, args)).map(done),
         Command::Audit(args) => audit::run(&global, &args).map(done),

@@ -44,6 +44,7 @@ impl State {
         self.definitions.assert_consistent(&mut sum);
         self.assert_rulings(&mut sum);
         self.signatures.assert_consistent(&mut sum);
+        self.federation.assert_consistent(&mut sum);
         assert_eq!(self.rows, sum, "the digest strayed from the rows");
         for (name, tenant) in &self.tenants {
             assert!(!tenant.ids.is_empty(), "tenant {name} is kept without instances");

@@ -8,6 +8,8 @@ use serde::{Deserialize, Serialize};
 
 use super::access_tokens::AccessTokenDelta;
 use super::definitions::DefinitionsDelta;
+use super::federation::FederationDelta;
+use super::foreign::ForeignDelta;
 use super::join_tokens::{JoinToken, JoinTokenDelta, JoinTokenId};
 use super::past::{Past, PastDelta};
 use super::rulings::RulingsDelta;
@@ -16,6 +18,7 @@ use super::{ById, Held, Options, Session, State, Tenant};
 use crate::access::{AccessToken, AccessTokenId};
 use crate::definition::{Definition, DefinitionKey};
 use crate::digest::Digest;
+use crate::federation::{FederationKey, FederationRow, Foreign, ForeignKey};
 use crate::ids::{ClusterTime, Edition, Epoch, InstanceId, LeaseId, Revision, TenantId, WallTime};
 use crate::index::{IndexBuilder, Slot};
 use crate::instance::{Instance, SUPERSEDED_MAX};
@@ -53,6 +56,8 @@ pub struct Delta {
     pub definitions: DefinitionsDelta,
     pub rulings: RulingsDelta,
     pub signatures: SignaturesDelta,
+    pub federation: FederationDelta,
+    pub foreign: ForeignDelta,
 }
 
 #[derive(Debug, Default)]
@@ -130,6 +135,8 @@ impl State {
             definitions: self.take_definitions(),
             rulings: self.rulings.take_delta(),
             signatures: self.signatures.take_delta(),
+            federation: self.federation.take_delta(),
+            foreign: self.federation.foreign.take_delta(),
         }
     }
 
@@ -194,12 +201,17 @@ pub enum RestoreError {
     Ruling { tenant: TenantId, key: RulingKey, fault: &'static str },
     #[error("{key:?} cannot be: {fault}")]
     Signature { key: SignatureKey, fault: &'static str },
+    #[error("{key:?} cannot be: {fault}")]
+    Federation { key: FederationKey, fault: &'static str },
+    #[error("the foreign instance {key:?} cannot be: {fault}")]
+    Foreign { key: ForeignKey, fault: &'static str },
     #[error("the rows have the digest {found}, but {expected} was written")]
     Digest { found: Digest, expected: Digest },
 }
 
 /// A state in the making: first all deadlines in the order of their leases, then all instances in that of their keys, then
-/// the history in its order, the tokens, the definitions, the rulings and what is known of signatures whenever.
+/// the history in its order, the tokens, the definitions, the rulings, what is known of signatures and of other clusters
+/// whenever.
 #[derive(Debug)]
 pub struct Restoring {
     state: State,
@@ -334,6 +346,16 @@ impl Restoring {
         self.state.restore_signature(row)
     }
 
+    /// Another cluster, or this one's key, in any order.
+    pub fn federation(&mut self, row: FederationRow) -> Result<(), RestoreError> {
+        self.state.restore_federation(row)
+    }
+
+    /// An instance of another cluster, in any order.
+    pub fn foreign(&mut self, entry: Foreign) -> Result<(), RestoreError> {
+        self.state.restore_foreign(entry)
+    }
+
     /// A definition, in any order.
     pub fn definition(&mut self, definition: Definition) -> Result<(), RestoreError> {
         self.state.restore_definition(definition)
@@ -374,6 +396,7 @@ impl Restoring {
             return Err(RestoreError::DeadlineCount { deadlines, instances });
         }
         self.state.finish_rulings()?;
+        self.state.finish_federation()?;
         let (found, expected) = (self.state.digest(), self.expected);
         if found != expected {
             return Err(RestoreError::Digest { found, expected });

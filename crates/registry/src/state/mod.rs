@@ -11,6 +11,8 @@ mod check;
 mod checkpoint;
 mod definitions;
 mod expire;
+mod federation;
+mod foreign;
 mod join_tokens;
 mod once;
 mod past;
@@ -30,6 +32,8 @@ use hashbrown::HashTable;
 pub use access_tokens::AccessTokenDelta;
 pub use checkpoint::{Delta, Header, InstanceKey, RestoreError, Restoring};
 pub use definitions::{Definitions, DefinitionsDelta};
+pub use federation::FederationDelta;
+pub use foreign::ForeignDelta;
 pub use join_tokens::{
     Admission, JOIN_TOKEN_TTL_MS_MAX, JOIN_TOKEN_USES_MAX, JOIN_TOKENS_MAX, JoinToken, JoinTokenCommand,
     JoinTokenDelta, JoinTokenId, JoinTokenRefusal, NODE_ADDRESS_BYTES_MAX,
@@ -87,6 +91,7 @@ pub struct State {
     access_tokens: access_tokens::AccessTokens,
     rulings: Rulings,
     signatures: signatures::Signatures,
+    federation: federation::Federation,
 
     rows: RowSum,
     history: History,
@@ -199,6 +204,7 @@ impl State {
             join_tokens: join_tokens::JoinTokens::default(),
             access_tokens: access_tokens::AccessTokens::default(),
             signatures: signatures::Signatures::default(),
+            federation: federation::Federation::default(),
             definitions: Definitions::default(),
             rulings: Rulings::default(),
             rows: RowSum::default(),
@@ -258,6 +264,7 @@ impl State {
                 self.deregister(tenant, id, *lease, *condition, None, Some(*signing))
             }
             Command::Signatures(command) => self.change_signatures(command),
+            Command::Federation(command) => self.federation(command),
         };
         answer.unwrap_or_else(Outcome::Refused)
     }

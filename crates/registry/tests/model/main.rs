@@ -21,9 +21,10 @@ use random::Random;
 use rollcall_registry::query::Forgotten;
 use rollcall_registry::state::{Delta, Header, Past, Restoring};
 use rollcall_registry::{
-    AccessToken, AccessTokenId, ClusterTime, Definition, DefinitionContent, DefinitionKey, Draw, HistoryLimits,
-    Instance, JoinToken, JoinTokenId, LeaseId, Once, Options, Origin, Outcome, Page, Position, Proposal, Query,
-    Refusal, Revision, Ruling, RulingKey, SignatureKey, SignatureRow, Sort, State, TenantId, Term, WallTime,
+    AccessToken, AccessTokenId, ClusterTime, Definition, DefinitionContent, DefinitionKey, Draw, FederationKey,
+    FederationRow, Foreign, ForeignKey, HistoryLimits, Instance, JoinToken, JoinTokenId, LeaseId, Once, Options,
+    Origin, Outcome, Page, Position, Proposal, Query, Refusal, Revision, Ruling, RulingKey, SignatureKey,
+    SignatureRow, Sort, State, TenantId, Term, WallTime,
 };
 use wish::Wish;
 
@@ -62,6 +63,8 @@ struct Kept {
     definitions: BTreeMap<(TenantId, DefinitionKey), Definition>,
     rulings: BTreeMap<(TenantId, RulingKey), Ruling>,
     signatures: BTreeMap<SignatureKey, SignatureRow>,
+    federation: BTreeMap<FederationKey, FederationRow>,
+    foreign: BTreeMap<ForeignKey, Foreign>,
     log: Vec<(Term, Proposal)>,
 }
 
@@ -301,6 +304,8 @@ impl<'a> World<'a> {
             definitions,
             rulings,
             signatures,
+            federation,
+            foreign,
         } = self.restored.take_delta();
         for key in removed {
             assert!(self.kept.instances.remove(&key).is_some(), "{key:?} was removed, but had no row");
@@ -347,6 +352,14 @@ impl<'a> World<'a> {
         for ruling in rulings.put {
             self.kept.rulings.insert((ruling.tenant.clone(), ruling.content.key()), ruling);
         }
+        for key in federation.removed {
+            assert!(self.kept.federation.remove(&key).is_some(), "{key:?} was removed, but had no row");
+        }
+        self.kept.federation.extend(federation.put.into_iter().map(|row| (row.key(), row)));
+        for key in foreign.removed {
+            assert!(self.kept.foreign.remove(&key).is_some(), "{key:?} was removed, but had no row");
+        }
+        self.kept.foreign.extend(foreign.put.into_iter().map(|entry| (entry.key(), entry)));
         for key in signatures.removed {
             assert!(self.kept.signatures.remove(&key).is_some(), "{key:?} was removed, but had no row");
         }
@@ -384,6 +397,12 @@ impl<'a> World<'a> {
         }
         for ruling in self.kept.rulings.values() {
             restoring.ruling(ruling.clone()).expect("the rows are whole");
+        }
+        for row in self.kept.federation.values() {
+            restoring.federation(row.clone()).expect("the rows are whole");
+        }
+        for entry in self.kept.foreign.values() {
+            restoring.foreign(entry.clone()).expect("the rows are whole");
         }
         for row in self.kept.signatures.values() {
             restoring.signature(row.clone()).expect("the rows are whole");

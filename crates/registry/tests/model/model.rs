@@ -136,6 +136,7 @@ impl Model {
                 self.write(None, tenant, &Write::DeregisterSigned { id, lease, condition, signing })
             }
             Command::Signatures(command) => self.change_signatures(command),
+            Command::Federation(_) => unreachable!("other clusters have a test of their own"),
             Command::AccessToken(command) => match access::apply(self, command) {
                 Ok(None) => Ok(Outcome::Noted),
                 Ok(Some(token)) => Ok(Outcome::AccessToken(Box::new(token))),

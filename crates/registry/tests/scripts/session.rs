@@ -16,14 +16,12 @@ use arguments::Arguments;
 use rulings::KeptRulings;
 use signatures::KeptSignatures;
 use tokens::KeptTokens;
-
 mod access;
 mod arguments;
 mod definitions;
 mod rulings;
 mod signatures;
 mod tokens;
-
 /// One state machine and the leader that writes to it.
 ///
 /// Writes, each an entry of its own unless it stands between `begin` and `commit`; `commit node= start= batch=` commits
@@ -307,6 +305,7 @@ impl Session {
             definitions,
             rulings,
             signatures,
+            ..
         } = self.state.take_delta();
         let mut said = Vec::new();
         for key in &removed {
@@ -533,6 +532,7 @@ fn answer_lines(command: &Command, outcome: &Outcome, before: Revision) -> Vec<S
                 Refusal::TooManyRulings { .. } => "too_many_rulings",
                 Refusal::RulingOutOfBounds => "ruling_out_of_bounds",
                 Refusal::Signature(_) => "signature",
+                Refusal::Federation(_) => "federation",
             };
             vec![format!("refused, {name}: {refusal}")]
         }

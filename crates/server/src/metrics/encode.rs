@@ -2,7 +2,7 @@
 
 use std::fmt::Result;
 
-use prometheus_client::encoding::{DescriptorEncoder, MetricEncoder, NoLabelSet};
+use prometheus_client::encoding::{DescriptorEncoder, EncodeLabelValue, MetricEncoder, NoLabelSet};
 use prometheus_client::metrics::MetricType;
 use prometheus_client::registry::Unit;
 use rollcall_replica::meter::Counts;
@@ -34,11 +34,11 @@ impl Writer<'_> {
         encoder.encode_counter::<NoLabelSet, _, f64>(&value, None)
     }
 
-    pub(super) fn counters<const N: usize>(
+    pub(super) fn counters<const N: usize, L: EncodeLabelValue>(
         &mut self,
         name: &str,
         help: &str,
-        values: impl IntoIterator<Item = ([(&'static str, &'static str); N], u64)>,
+        values: impl IntoIterator<Item = ([(&'static str, L); N], u64)>,
     ) -> Result {
         let mut encoder = self.0.encode_descriptor(name, help, None, MetricType::Counter)?;
         values.into_iter().try_for_each(|(labels, value)| {

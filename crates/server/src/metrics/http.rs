@@ -47,6 +47,13 @@ const ROUTES: &[&str] = &[
     "/api/cluster/members/{id}/address",
     "/api/cluster/members/{id}",
     "/api/cluster/leader",
+    "/api/federation",
+    "/api/federation/key",
+    "/api/federation/peers",
+    "/api/federation/peers/{name}",
+    "/api/federation/peers/{name}/pause",
+    "/api/federation/peers/{name}/resume",
+    "/klp/messages",
     "/agents",
     "/agents/heartbeat",
     "/status",
@@ -211,7 +218,11 @@ mod tests {
         for (template, item) in paths {
             for method in item.as_object().unwrap().keys() {
                 let method = Method::from_bytes(method.to_ascii_uppercase().as_bytes()).unwrap();
-                let path = template.replace("{id}", "a-1").replace("{version}", "1.0.0").replace("{owner}", "me");
+                let path = template
+                    .replace("{id}", "a-1")
+                    .replace("{version}", "1.0.0")
+                    .replace("{owner}", "me")
+                    .replace("{name}", "east");
                 let route = Route::of(&method, &path);
                 assert_eq!((route.template(), route.method()), (template.as_str(), method.as_str()));
             }

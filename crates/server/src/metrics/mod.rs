@@ -2,6 +2,7 @@
 //! somebody asks.
 
 mod encode;
+mod federation;
 mod http;
 mod node;
 #[cfg(target_os = "linux")]
@@ -16,6 +17,7 @@ use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::registry::Registry;
 use rollcall_replica::Replica;
 
+use crate::federation::Links;
 use crate::native::Surroundings;
 
 pub(crate) use http::{Http, Route};
@@ -54,7 +56,7 @@ pub(crate) struct WatchMetrics {
 }
 
 impl Metrics {
-    pub(crate) fn new(replica: Replica, surroundings: &Surroundings) -> Self {
+    pub(crate) fn new(replica: Replica, links: Links, surroundings: &Surroundings) -> Self {
         let Surroundings { metrics: edge, data_dir, tls, .. } = surroundings;
         let mut whole = Registry::default();
         let registry = whole.sub_registry_with_prefix("rollcall");
@@ -82,6 +84,7 @@ impl Metrics {
             edge.peer_connections.clone(),
         );
         registry.register_collector(Box::new(http::Collected(edge.clone())));
+        registry.register_collector(Box::new(federation::Collected { replica: replica.clone(), links }));
         registry.register_collector(Box::new(node::Collected { replica, data_dir: data_dir.clone() }));
         registry.register_collector(Box::new(tls::Collected(tls.clone())));
         #[cfg(target_os = "linux")]

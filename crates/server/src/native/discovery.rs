@@ -7,7 +7,7 @@ use axum::extract::{Extension, State};
 use axum::http::{StatusCode, Uri};
 use axum::response::Response;
 use rollcall_api::{DiscoverResponse, Problem};
-use rollcall_registry::{Filter, Query, Ranking, Revision, Sort};
+use rollcall_registry::{FederatedPage, Filter, Query, Ranking, Revision, Sort};
 use rollcall_replica::Consistency;
 
 use super::{Native, json_text};
@@ -37,7 +37,7 @@ const PAGE_BYTES_MAX: usize = 16 << 20;
         ("consistency" = Option<String>, Query, description = "`local` (default) or `linearizable`"),
         ("min_revision" = Option<u64>, Query, description = "Wait until this revision is shown"),
         ("max_staleness_ms" = Option<u64>, Query, description = "Refuse rather than answer from older state"),
-        ("include_federated" = Option<bool>, Query, description = "Other registries' instances too"),
+        ("include_federated" = Option<bool>, Query, description = "Instances of other clusters too, as these told of them"),
     ),
     responses(
         (status = 200, description = "A page of matches", body = DiscoverResponse),
@@ -54,7 +54,7 @@ pub(super) async fn discover(
     mut context: Context,
     uri: Uri,
 ) -> Result<Response, Failure> {
-    let Discovery { mut filter, sort, rank, explain, limit, cursor, poll, mut consistency } =
+    let Discovery { mut filter, sort, rank, explain, limit, cursor, poll, mut consistency, federated } =
         params::discovery(&uri)?;
     filter.viewer = context.viewer.clone();
     if let Some(poll) = poll {
@@ -67,7 +67,7 @@ pub(super) async fn discover(
     }
     let begun = Instant::now();
     let tenant = context.tenant;
-    let question = cursor::Question { tenant: &tenant, filter: &filter, sort, rank: &rank };
+    let question = cursor::Question { tenant: &tenant, filter: &filter, sort, rank: &rank, federated };
     let cursor = cursor.map(|text| Cursor::decode(&text, question)).transpose().map_err(bad_cursor)?;
     if let Some(cursor) = &cursor {
         // A page at another node waits until that node has come as far as the page before.
@@ -85,24 +85,29 @@ pub(super) async fn discover(
     let (page, epoch, ranked_by, moment) = native.replica.roll().read(|state| {
         query.ranking = rank.ranking(state, &query.tenant);
         let ranked_by = if sort == Sort::Rank { state.ranking_mark(&query.tenant, &query.ranking) } else { 0 };
-        let page = match &cursor {
-            None => Some(state.query(&query)),
+        let revision = match &cursor {
+            None => Some(None),
             // What was laid down in between, or a requester that moved, would put the pages into another order.
             Some(cursor) if cursor.epoch == state.epoch() && cursor.ranked_by == ranked_by => {
-                state.query_at(&query, cursor.revision).ok()
+                Some(Some(cursor.revision))
             }
             Some(_) => None,
         };
+        let page = revision.and_then(|revision| match (federated, revision) {
+            (true, revision) => state.query_federated(&query, revision).ok(),
+            (false, None) => Some(state.query(&query).into()),
+            (false, Some(revision)) => state.query_at(&query, revision).ok().map(Into::into),
+        });
         (page, state.epoch(), ranked_by, Moment::of(state, cluster_time))
     });
-    let mut page = page.ok_or_else(cursor_expired)?;
+    let FederatedPage { mut page, origins, foreign } = page.ok_or_else(cursor_expired)?;
     let scores = if explain { &page.scores[..] } else { &[] };
-    let (mut text, shown) = native.renderer.at(moment).found(&page.found, scores, PAGE_BYTES_MAX);
+    let (mut text, shown) = native.renderer.at(moment).found_of(&page.found, scores, &origins, PAGE_BYTES_MAX);
     page.cut(query.sort, shown);
-    let question = cursor::Question { tenant: &query.tenant, filter: &query.filter, sort, rank: &rank };
+    let question = cursor::Question { tenant: &query.tenant, filter: &query.filter, sort, rank: &rank, federated };
     let next = |position| Cursor::new(epoch, page.revision, position, ranked_by, question).encode();
     let next_cursor = page.next.clone().map(next);
-    render::discovered(&mut text, &page, begun.elapsed(), next_cursor.as_deref());
+    render::discovered(&mut text, &page, foreign, begun.elapsed(), next_cursor.as_deref());
     let mut response = json_text(StatusCode::OK, text);
     reply::show(&mut response, Shown { revision: page.revision, freshness });
     Ok(response)

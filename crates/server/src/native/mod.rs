@@ -4,9 +4,11 @@ mod access_tokens;
 mod backup;
 mod cluster;
 mod discovery;
+mod federation;
 mod health;
 mod heartbeats;
 mod join_tokens;
+mod klp;
 mod members;
 mod openapi;
 mod orders;
@@ -42,6 +44,7 @@ use crate::auth::{Auth, Leash, Leashes};
 use crate::body::{self, JsonBody, TextBody};
 use crate::faces::{protolink, soorma};
 use crate::fault::Faults;
+use crate::federation::Links;
 use crate::limits::{BACKUPS_MAX, BODIES_KIB_MAX, BODY_BYTES_MAX};
 use crate::metrics::{EdgeMetrics, Metrics};
 use crate::parse::TtlLimits;
@@ -65,6 +68,8 @@ pub(crate) struct Native {
     pub(crate) auth: Auth,
     /// Streams that last no longer than what opened them.
     pub(crate) leashes: Leashes,
+    /// How other clusters are told, while this node leads.
+    pub(crate) links: Links,
     pub(crate) soorma: soorma::Terms,
     pub(crate) validators: Arc<Validators>,
     /// Lease of an agent that registers by Protolink's contract.
@@ -138,7 +143,8 @@ impl Native {
         surroundings: Arc<Surroundings>,
         Ends { draining, sockets, broken }: Ends,
     ) -> Self {
-        let metrics = Metrics::new(replica.clone(), &surroundings);
+        let links = Links::default();
+        let metrics = Metrics::new(replica.clone(), links.clone(), &surroundings);
         let renderer = Arc::<Renderer>::default();
         Self {
             hub: Hub::start(replica.clone(), renderer.clone(), metrics.watch.clone(), broken),
@@ -149,6 +155,7 @@ impl Native {
             tenants: tenants.into(),
             auth,
             leashes: Leashes::default(),
+            links,
             soorma,
             protolink_ttl_ms,
             signatures,
@@ -198,6 +205,13 @@ impl Native {
             .route("/api/cluster/tokens", get(join_tokens::list).post(join_tokens::create))
             .route("/api/cluster/tokens/{id}", delete(join_tokens::revoke))
             .route("/api/cluster/backup", get(backup::backup))
+            .route("/api/federation", get(federation::status))
+            .route("/api/federation/key", post(federation::key))
+            .route("/api/federation/peers", post(federation::add))
+            .route("/api/federation/peers/{name}", delete(federation::remove))
+            .route("/api/federation/peers/{name}/pause", post(federation::pause))
+            .route("/api/federation/peers/{name}/resume", post(federation::resume))
+            .route("/klp/messages", post(klp::messages))
             .route("/livez", get(health::livez))
             .route("/readyz", get(readyz))
             .route("/metrics", get(health::metrics))

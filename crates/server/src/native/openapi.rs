@@ -14,8 +14,8 @@ use utoipa::openapi::{self, ContentBuilder, Ref, RefOr, Required, ResponseBuilde
 use utoipa::{Modify, OpenApi};
 
 use super::{
-    access_tokens, backup, cluster, discovery, health, heartbeats, join_tokens, members, orders, pages, pick,
-    ranking, services, signatures, socket, watch,
+    access_tokens, backup, cluster, discovery, federation, health, heartbeats, join_tokens, klp, members, orders,
+    pages, pick, ranking, services, signatures, socket, watch,
 };
 use crate::auth;
 use crate::faces::protolink;
@@ -75,6 +75,13 @@ use crate::faces::soorma::{self, agents, events, schemas};
         signatures::owner_keys,
         signatures::put_owner_key,
         signatures::remove_owner_key,
+        federation::status,
+        federation::key,
+        federation::add,
+        federation::remove,
+        federation::pause,
+        federation::resume,
+        klp::messages,
         protolink::register,
         protolink::unregister,
         protolink::heartbeat,
@@ -113,6 +120,7 @@ use crate::faces::soorma::{self, agents, events, schemas};
         (name = "operators", description = "What operators order and lay down for a tenant"),
         (name = "cluster", description = "The nodes that keep it"),
         (name = "signatures", description = "Who signs what"),
+        (name = "federation", description = "Other clusters, and what they tell: FEDERATION.md"),
         (name = "protolink", description = "The registry contract of Protolink, for its agents; each path also below `/ns/{tenant}`"),
         (name = "health", description = "For orchestrators"),
         (name = "pages", description = "For people"),

@@ -48,7 +48,7 @@ impl Turns {
         ("consistency" = Option<String>, Query, description = "`local` (default) or `linearizable`"),
         ("min_revision" = Option<u64>, Query, description = "Wait until this revision is shown"),
         ("max_staleness_ms" = Option<u64>, Query, description = "Refuse rather than answer from older state"),
-        ("include_federated" = Option<bool>, Query, description = "Other registries' instances too"),
+        ("include_federated" = Option<bool>, Query, description = "Taken and passed over: this cluster's instances alone"),
     ),
     responses(
         (status = 200, description = "The one", body = PickResponse),

@@ -42,7 +42,7 @@ const EVENT_STREAM: HeaderValue = HeaderValue::from_static("text/event-stream");
         ("consistency" = Option<String>, Query, description = "How fresh the snapshot is: `local` (default) or `linearizable`"),
         ("min_revision" = Option<u64>, Query, description = "Wait until this revision is shown"),
         ("max_staleness_ms" = Option<u64>, Query, description = "Refuse rather than begin from older state"),
-        ("include_federated" = Option<bool>, Query, description = "Other registries' instances too"),
+        ("include_federated" = Option<bool>, Query, description = "Taken and passed over: this cluster's instances alone"),
         ("requester_id" = Option<String>, Query, description = "Who asks"),
     ),
     responses(

@@ -15,6 +15,7 @@ use std::time::Duration;
 
 use quick_cache::Weighter;
 use quick_cache::sync::Cache;
+use rollcall_registry::ForeignOrigin as Origin;
 use rollcall_registry::{
     ClusterTime, Coordinates, Epoch, Instance, MetadataValue, Orders, Page, Registered, Revision, Score, State, View,
     WallTime,
@@ -129,9 +130,7 @@ impl Rendering<'_> {
     /// As [`Self::service`], with what its rank came of.
     pub(crate) fn ranked(&mut self, view: &View, score: &Score, out: &mut Vec<u8>) {
         self.service(view, out);
-        assert_eq!(out.pop(), Some(b'}'), "an object ends with a brace");
-        rank(&mut Json(out), score);
-        Json(out).raw("}");
+        ranked(score, out);
     }
 
     /// As [`Self::service`], of an instance that nobody asked for yet, or whose like never was on the roll.
@@ -158,6 +157,16 @@ impl Rendering<'_> {
         Json(out).raw("\"}");
     }
 
+    /// Appends an instance of another cluster. It has no lease here: what is told of that is how long its cluster is believed.
+    fn foreign(&mut self, view: &View, origin: &Origin, out: &mut Vec<u8>) {
+        until_left(&mut Json(out), &view.instance);
+        self.left(view, out);
+        until_heartbeat(&mut Json(out), &view.instance, &mut self.clock);
+        self.clock.write(origin.heard_at, out);
+        Json(out).raw(r#"","origin":"#).text(origin.peer.as_str()).raw(r#","stale":"#);
+        Json(out).raw(if origin.stale { "true}" } else { "false}" });
+    }
+
     /// The whole answer to a registration.
     pub(crate) fn registered(&mut self, view: &View, registered: &Registered) -> Vec<u8> {
         let registration = &view.instance.registration;
@@ -175,6 +184,17 @@ impl Rendering<'_> {
     /// The beginning of an answer to discovery: as many of the found as fit into `bytes_max`, but at least one, with the
     /// scores that there are. Returns how many there are.
     pub fn found(&mut self, found: &[View], scores: &[Score], bytes_max: usize) -> (Vec<u8>, usize) {
+        self.found_of(found, scores, &[], bytes_max)
+    }
+
+    /// As [`Self::found`], of which some may be other clusters'.
+    pub(crate) fn found_of(
+        &mut self,
+        found: &[View],
+        scores: &[Score],
+        origins: &[Option<Origin>],
+        bytes_max: usize,
+    ) -> (Vec<u8>, usize) {
         let mut text = Vec::with_capacity(USUAL_BYTES);
         Json(&mut text).raw(r#"{"services":["#);
         for (n, view) in found.iter().enumerate() {
@@ -182,9 +202,12 @@ impl Rendering<'_> {
             if n > 0 {
                 text.push(b',');
             }
-            match scores.get(n) {
-                Some(score) => self.ranked(view, score, &mut text),
-                None => self.service(view, &mut text),
+            match origins.get(n) {
+                Some(Some(origin)) => self.foreign(view, origin, &mut text),
+                Some(None) | None => self.service(view, &mut text),
+            }
+            if let Some(score) = scores.get(n) {
+                ranked(score, &mut text);
             }
             if n > 0 && text.len() > bytes_max {
                 text.truncate(before);
@@ -199,13 +222,27 @@ impl Rendering<'_> {
     }
 }
 
-/// The rest of an answer to discovery.
-pub(crate) fn discovered(text: &mut Vec<u8>, page: &Page, searched: Duration, next_cursor: Option<&str>) {
+/// Adds to an object what its rank came of.
+fn ranked(score: &Score, out: &mut Vec<u8>) {
+    assert_eq!(out.pop(), Some(b'}'), "an object ends with a brace");
+    rank(&mut Json(out), score);
+    Json(out).raw("}");
+}
+
+/// The rest of an answer to discovery, with the number of other clusters' instances that match.
+pub(crate) fn discovered(
+    text: &mut Vec<u8>,
+    page: &Page,
+    foreign: u64,
+    searched: Duration,
+    next_cursor: Option<&str>,
+) {
     let mut json = Json(text);
-    json.raw(r#"],"total_count":"#).number(page.total).raw(r#","search_time_ms":"#);
+    json.raw(r#"],"total_count":"#).number(page.total + foreign).raw(r#","search_time_ms":"#);
     json.float(searched.as_micros() as f64 / 1_000.0);
-    json.raw(r#","federated_results":false,"local_count":"#).number(page.total);
-    json.raw(r#","federated_count":0,"revision":"#).number(page.revision.0);
+    json.raw(r#","federated_results":"#).raw(if foreign > 0 { "true" } else { "false" });
+    json.raw(r#","local_count":"#).number(page.total).raw(r#","federated_count":"#).number(foreign);
+    json.raw(r#","revision":"#).number(page.revision.0);
     json.option(r#","next_cursor":"#, next_cursor).raw("}");
 }
 
@@ -220,9 +257,17 @@ impl Rendered {
     }
 }
 
+/// What an instance says of itself, as one object.
+pub(crate) fn said(instance: &Instance) -> Vec<u8> {
+    let mut text = Vec::with_capacity(instance.registration.bytes() + USUAL_BYTES);
+    write_said(&mut Json(&mut text), instance);
+    text.push(b'}');
+    text
+}
+
 /// From the opening brace to the time that the lease has left.
 fn until_left(json: &mut Json<'_>, instance: &Instance) {
-    said(json, instance);
+    write_said(json, instance);
     json.raw(r#","status":"#).text(instance.status().as_str());
     worked_out(json, instance);
     json.raw(r#","lease":{"id":"#).number(instance.lease.0);
@@ -292,7 +337,7 @@ enum Where<'a> {
 }
 
 /// What the instance says of itself, from the opening brace on. JSON text on the roll was rendered by an edge.
-fn said(json: &mut Json<'_>, instance: &Instance) {
+fn write_said(json: &mut Json<'_>, instance: &Instance) {
     let registration = instance.registration();
     let extras = registration.extras;
     json.raw(r#"{"id":"#).text(registration.id);

@@ -87,6 +87,8 @@ fn service_object(view: &View, moment: Moment) -> api::ServiceObject {
         created_revision: instance.created_revision.0,
         registered_at: rfc3339(instance.registered_at),
         heartbeat: rfc3339(heartbeat),
+        origin: None,
+        stale: None,
         rank: None,
     }
 }
@@ -319,7 +321,7 @@ proptest! {
             api::ServiceObject { rank, ..service_object(view, moment) }
         }).collect();
         let page = Page { found, total, revision: Revision(revision), ..Page::default() };
-        discovered(&mut text, &page, std::time::Duration::from_micros(micros), next.as_deref());
+        discovered(&mut text, &page, 0, std::time::Duration::from_micros(micros), next.as_deref());
         let expected = api::DiscoverResponse {
             services,
             total_count: total,

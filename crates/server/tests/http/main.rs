@@ -5,6 +5,7 @@ mod backup;
 mod cluster;
 mod discovery;
 mod events;
+mod federation;
 mod health;
 mod lifecycle;
 mod node;

@@ -6,8 +6,9 @@ use std::sync::Arc;
 
 use rollcall_registry::state::{Delta, Header, InstanceKey, Past, Restoring};
 use rollcall_registry::{
-    AccessToken, AccessTokenId, ClusterTime, Definition, DefinitionKey, Instance, JoinToken, JoinTokenId, LeaseId,
-    Options, Proposal, Revision, Ruling, RulingKey, SignatureKey, SignatureRow, State, TenantId,
+    AccessToken, AccessTokenId, ClusterTime, Definition, DefinitionKey, FederationKey, FederationRow, Foreign,
+    ForeignKey, Instance, JoinToken, JoinTokenId, LeaseId, Options, Proposal, Revision, Ruling, RulingKey,
+    SignatureKey, SignatureRow, State, TenantId,
 };
 
 use crate::random::Random;
@@ -41,6 +42,8 @@ pub(crate) struct Rows {
     definitions: BTreeMap<(TenantId, DefinitionKey), Arc<Definition>>,
     rulings: BTreeMap<(TenantId, RulingKey), Ruling>,
     signatures: BTreeMap<SignatureKey, SignatureRow>,
+    federation: BTreeMap<FederationKey, FederationRow>,
+    foreign: BTreeMap<ForeignKey, Foreign>,
 }
 
 impl Rows {
@@ -58,6 +61,8 @@ impl Rows {
             definitions,
             rulings,
             signatures,
+            federation,
+            foreign,
         } = delta;
         let mut rows = before.map_or_else(
             || Self {
@@ -71,6 +76,8 @@ impl Rows {
                 definitions: BTreeMap::new(),
                 rulings: BTreeMap::new(),
                 signatures: BTreeMap::new(),
+                federation: BTreeMap::new(),
+                foreign: BTreeMap::new(),
             },
             |rows| Self::clone(rows),
         );
@@ -94,6 +101,10 @@ impl Rows {
         rows.rulings.extend(rulings.put.into_iter().map(|ruling| (key(&ruling), ruling)));
         rows.signatures.retain(|key, _| !signatures.removed.contains(key));
         rows.signatures.extend(signatures.put.into_iter().map(|row| (row.key(), row)));
+        rows.federation.retain(|key, _| !federation.removed.contains(key));
+        rows.federation.extend(federation.put.into_iter().map(|row| (row.key(), row)));
+        rows.foreign.retain(|key, _| !foreign.removed.contains(key));
+        rows.foreign.extend(foreign.put.into_iter().map(|entry| (entry.key(), entry)));
         rows.past.retain(|first, changes| first.0 + changes.len() as u64 > past.forgotten.0 + 1);
         rows
     }
@@ -120,6 +131,12 @@ impl Rows {
         }
         for row in self.signatures.values() {
             restoring.signature(row.clone()).expect("the rows of a checkpoint are whole");
+        }
+        for row in self.federation.values() {
+            restoring.federation(row.clone()).expect("the rows of a checkpoint are whole");
+        }
+        for entry in self.foreign.values() {
+            restoring.foreign(entry.clone()).expect("the rows of a checkpoint are whole");
         }
         restoring.finish().expect("the rows of a checkpoint are whole")
     }

@@ -8,14 +8,15 @@ use std::thread;
 
 use rollcall_registry::state::{Past, Restoring};
 use rollcall_registry::{
-    AccessToken, ClusterTime, Definition, Instance, JoinToken, LeaseId, Options, Revision, Ruling, SignatureRow,
+    AccessToken, ClusterTime, Definition, FederationRow, Foreign, Instance, JoinToken, LeaseId, Options, Revision,
+    Ruling, SignatureRow,
 };
 
 use super::frames::{Frame, Row, SnapshotError};
 use super::roll::Replicated;
 use super::rows::{
-    StateHeader, Table, access_token_key, definition_key, instance_key, join_token_key, lease_key, revision_key,
-    ruling_key, signature_key,
+    StateHeader, Table, access_token_key, definition_key, federation_key, foreign_key, instance_key, join_token_key,
+    lease_key, revision_key, ruling_key, signature_key,
 };
 use crate::codec::{self, Kind};
 
@@ -34,6 +35,8 @@ enum Piece {
     AccessTokens(Vec<AccessToken>),
     Rulings(Vec<Ruling>),
     Signatures(Vec<SignatureRow>),
+    Federation(Vec<FederationRow>),
+    Foreign(Vec<Foreign>),
     End,
 }
 
@@ -101,6 +104,16 @@ fn make(options: Options, pieces: &Receiver<Piece>) -> Result<Option<(Replicated
                     restoring.signature(row).map_err(SnapshotError::Restore)?;
                 }
             }
+            (Piece::Federation(rows), Some((restoring, _))) => {
+                for row in rows {
+                    restoring.federation(row).map_err(SnapshotError::Restore)?;
+                }
+            }
+            (Piece::Foreign(entries), Some((restoring, _))) => {
+                for entry in entries {
+                    restoring.foreign(entry).map_err(SnapshotError::Restore)?;
+                }
+            }
             (Piece::End, Some(_)) => return finish(making),
             (_, None) => return Err(SnapshotError::OutOfPlace { frame: 0 }),
         }
@@ -141,6 +154,12 @@ fn decode(frame: Frame) -> Result<Piece, SnapshotError> {
         }
         Frame::Rows { table: Table::Signatures, rows } => {
             Piece::Signatures(rows.iter().map(decode_signature).collect::<Result<_, _>>()?)
+        }
+        Frame::Rows { table: Table::Federation, rows } => {
+            Piece::Federation(rows.iter().map(decode_federation).collect::<Result<_, _>>()?)
+        }
+        Frame::Rows { table: Table::Foreign, rows } => {
+            Piece::Foreign(rows.iter().map(decode_foreign).collect::<Result<_, _>>()?)
         }
         Frame::End { .. } => Piece::End,
     })
@@ -220,4 +239,23 @@ fn decode_signature(row: &Row) -> Result<SignatureRow, SnapshotError> {
         return Err(misplaced(table));
     }
     Ok(signature)
+}
+
+fn decode_federation(row: &Row) -> Result<FederationRow, SnapshotError> {
+    let table = Table::Federation;
+    let federation: FederationRow =
+        codec::unseal(Kind::Federation, &row.key, &row.record).map_err(unreadable(table))?;
+    if row.key != federation_key(&federation.key()) {
+        return Err(misplaced(table));
+    }
+    Ok(federation)
+}
+
+fn decode_foreign(row: &Row) -> Result<Foreign, SnapshotError> {
+    let table = Table::Foreign;
+    let entry: Foreign = codec::unseal(Kind::Foreign, &row.key, &row.record).map_err(unreadable(table))?;
+    if row.key != foreign_key(&entry.key()) {
+        return Err(misplaced(table));
+    }
+    Ok(entry)
 }

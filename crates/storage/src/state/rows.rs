@@ -11,15 +11,19 @@
 //! | `access_tokens` | id, big-endian       | a token that proves who asks                      |
 //! | `rulings`     | tenant, 0, sort, name  | what an operator laid down beside the roll        |
 //! | `signatures`  | tenant, 0, sort, owner | how a tenant takes signatures, an owner's key     |
+//! | `federation`  | sort, name             | another cluster, this one's key                   |
+//! | `foreign`     | peer, 0, tenant, 0, id | an instance of another cluster                    |
 
 use std::sync::Arc;
 
 use rocksdb::{ColumnFamily, DB, IteratorMode, WriteBatch};
 use rollcall_registry::state::{
-    AccessTokenDelta, Delta, Header, JoinTokenDelta, PastDelta, RulingsDelta, SignaturesDelta,
+    AccessTokenDelta, Delta, FederationDelta, ForeignDelta, Header, JoinTokenDelta, PastDelta, RulingsDelta,
+    SignaturesDelta,
 };
 use rollcall_registry::{
-    AccessTokenId, DefinitionKey, Instance, JoinTokenId, LeaseId, Revision, RulingKey, SignatureKey, TenantId,
+    AccessTokenId, DefinitionKey, FederationKey, FederationRow, ForeignKey, Instance, JoinTokenId, LeaseId, Revision,
+    RulingKey, SignatureKey, TenantId,
 };
 use serde::{Deserialize, Serialize};
 
@@ -54,11 +58,13 @@ pub(super) enum Table {
     AccessTokens,
     Rulings,
     Signatures,
+    Federation,
+    Foreign,
 }
 
 impl Table {
     /// In the order in which a state is made of them.
-    pub(super) const ALL: [Self; 8] = [
+    pub(super) const ALL: [Self; 10] = [
         Self::Deadlines,
         Self::Instances,
         Self::History,
@@ -67,6 +73,8 @@ impl Table {
         Self::AccessTokens,
         Self::Rulings,
         Self::Signatures,
+        Self::Federation,
+        Self::Foreign,
     ];
 
     pub(super) fn name(self) -> &'static str {
@@ -79,6 +87,8 @@ impl Table {
             Self::AccessTokens => "access_tokens",
             Self::Rulings => "rulings",
             Self::Signatures => "signatures",
+            Self::Federation => "federation",
+            Self::Foreign => "foreign",
         }
     }
 
@@ -92,6 +102,8 @@ impl Table {
             Self::AccessTokens => Kind::AccessToken,
             Self::Rulings => Kind::Ruling,
             Self::Signatures => Kind::Signature,
+            Self::Federation => Kind::Federation,
+            Self::Foreign => Kind::Foreign,
         }
     }
 }
@@ -155,6 +167,18 @@ pub(super) fn signature_key(key: &SignatureKey) -> Vec<u8> {
     [tenant.as_str().as_bytes(), &[0, sort], owner.as_bytes()].concat()
 }
 
+pub(super) fn federation_key(key: &FederationKey) -> Vec<u8> {
+    match key {
+        FederationKey::Seed => b"k".to_vec(),
+        FederationKey::Peer(name) => [b"p", name.as_str().as_bytes()].concat(),
+    }
+}
+
+/// Neither a peer's name nor a tenant's holds a zero byte.
+pub(super) fn foreign_key((peer, tenant, id): &ForeignKey) -> Vec<u8> {
+    [peer.as_str().as_bytes(), &[0], tenant.as_str().as_bytes(), &[0], id.as_str().as_bytes()].concat()
+}
+
 /// About what [`put_delta`] and [`put_past`] add to a batch, rather more than less.
 pub(super) fn delta_bytes(delta: &Delta) -> usize {
     /// The key with its length, and of the record what is neither registration nor reported metadata.
@@ -172,8 +196,17 @@ pub(super) fn delta_bytes(delta: &Delta) -> usize {
     let rulings = (delta.rulings.put.len() + delta.rulings.removed.len()) * RULING_BYTES;
     // Two names and what the owner retired.
     let signatures = delta.signatures.put.len() * 2_048;
-    let removed = delta.definitions.removed.len() + delta.signatures.removed.len() * 4;
-    instances + definitions + rulings + signatures + (others + removed) * BESIDE / 2
+    let removed = delta.definitions.removed.len()
+        + delta.signatures.removed.len() * 4
+        + delta.federation.removed.len()
+        + delta.foreign.removed.len() * 4;
+    let foreign = delta.foreign.put.iter().map(|entry| entry.instance.bytes() + 4 * BESIDE).sum::<usize>();
+    let authorities = |row: &FederationRow| match row {
+        FederationRow::Peer(peer) => peer.terms.ca.as_ref().map_or(0, |ca| ca.len()),
+        FederationRow::Seed(_) => 0,
+    };
+    let peers: usize = delta.federation.put.iter().map(|row| authorities(row) + 4_096).sum();
+    instances + foreign + peers + definitions + rulings + signatures + (others + removed) * BESIDE / 2
 }
 
 /// Adds to a batch what turns the rows of the checkpoint before into those of this one.
@@ -197,6 +230,8 @@ pub(super) fn put_delta(db: &DB, batch: &mut WriteBatch, delta: &Delta) {
     put_join_tokens(db, batch, &delta.join_tokens);
     put_access_tokens(db, batch, &delta.access_tokens);
     put_signatures(db, batch, &delta.signatures);
+    put_federation(db, batch, &delta.federation);
+    put_foreign(db, batch, &delta.foreign);
     let definitions = cf(db, Table::Definitions.name());
     for (tenant, key) in &delta.definitions.removed {
         batch.delete_cf(definitions, definition_key(tenant, key));
@@ -243,6 +278,24 @@ fn put_signatures(db: &DB, batch: &mut WriteBatch, delta: &SignaturesDelta) {
     for row in &delta.put {
         let key = signature_key(&row.key());
         batch.put_cf(signatures, &key, codec::seal(Kind::Signature, &key, row));
+    }
+}
+
+fn put_federation(db: &DB, batch: &mut WriteBatch, delta: &FederationDelta) {
+    let federation = cf(db, Table::Federation.name());
+    delta.removed.iter().for_each(|key| batch.delete_cf(federation, federation_key(key)));
+    for row in &delta.put {
+        let key = federation_key(&row.key());
+        batch.put_cf(federation, &key, codec::seal(Kind::Federation, &key, row));
+    }
+}
+
+fn put_foreign(db: &DB, batch: &mut WriteBatch, delta: &ForeignDelta) {
+    let foreign = cf(db, Table::Foreign.name());
+    delta.removed.iter().for_each(|key| batch.delete_cf(foreign, foreign_key(key)));
+    for entry in &delta.put {
+        let key = foreign_key(&entry.key());
+        batch.put_cf(foreign, &key, codec::seal(Kind::Foreign, &key, entry));
     }
 }
 

@@ -7,11 +7,13 @@ use openraft::entry::RaftEntry;
 use openraft::storage::{RaftLogStorage, RaftLogStorageExt, RaftSnapshotBuilder, RaftStateMachine};
 use openraft::{Membership, RaftLogReader};
 use rollcall_registry::{
-    AccessRole, AccessTokenCommand, AccessTokenId, Admission, ClusterTime, Command, Condition, DefinitionChange,
-    DefinitionName, Digest, EventDefinition, FeatureLevel, Grant, InstanceId, JoinTokenCommand, JoinTokenId, LeaseId,
-    LeaseSet, Metadata, MetadataValue, NewAccessToken, Options, OrderKind, OwnerKey, OwnerName, PackedRegistration,
-    PrincipalId, Proposal, RankWeights, Reach, Registration, RulingChange, Scopes, SecretDigest, ServiceName,
-    SignatureCommand, SignatureMode, Signing, State, TenantId, Term, Trust, Verb, Verdict, Visibility, WallTime,
+    AccessRole, AccessTokenCommand, AccessTokenId, Admission, ClusterKey, ClusterSeed, ClusterTime, Command,
+    Condition, DefinitionChange, DefinitionName, Digest, Direction, Epoch, EventDefinition, FeatureLevel,
+    FederationCommand, ForeignBatch, ForeignChange, ForeignMessage, Grant, InstanceId, JoinTokenCommand, JoinTokenId,
+    LeaseId, LeaseSet, Metadata, MetadataValue, NewAccessToken, Offered, Options, OrderKind, OwnerKey, OwnerName,
+    PackedRegistration, PeerName, PeerTerms, PrincipalId, Proposal, RankWeights, Reach, Registration, Revision,
+    RulingChange, Scopes, SecretDigest, ServiceName, SignatureCommand, SignatureMode, Signing, State, Status, Stream,
+    TenantId, TenantPair, Term, Told, Trust, Verb, Verdict, Visibility, WallTime,
 };
 use rollcall_storage::{
     ClusterId, DataDir, Identity, LogEntry, LogId, Member, Payload, Snapshot, Stores, TypeConfig,
@@ -71,6 +73,7 @@ pub(crate) fn proposal(n: u64) -> Proposal {
         });
     }
     commands.extend(about_signatures(n));
+    commands.extend(about_peers(n).map(Command::Federation));
     Proposal { stamp: ClusterTime(n * 100), wall: WallTime(1_700_000_000_000 + n), commands, once: Vec::new() }
 }
 
@@ -118,6 +121,50 @@ fn about_signatures(n: u64) -> Option<Command> {
         }
         _ => return None,
     })
+}
+
+/// Another cluster is named, tells some instances one after the other, and takes some back; now and then it is removed.
+fn about_peers(n: u64) -> Option<FederationCommand> {
+    let name = PeerName::parse("east").expect("a valid name");
+    let tenant = TenantId::parse("t1").expect("a valid tenant");
+    let (key, at) = (ClusterKey([5; 32]), Revision(1));
+    let said = |messages| {
+        let stream = Stream { epoch: Epoch(1), since: ClusterTime(1) };
+        let peer = name.clone();
+        let batch = ForeignBatch { peer, key, stream, told_at: WallTime(n), ttl_ms: 3_600_000, messages };
+        Some(FederationCommand::Receive(batch))
+    };
+    let message = |change| {
+        let (after, revision, tenant) = (Revision(0), Revision(n + 1), tenant.clone());
+        said(vec![ForeignMessage::Change { after, revision, tenant, change }])
+    };
+    let id = InstanceId::parse(&format!("f{}", n % 7)).expect("a valid id");
+    match n % 29 {
+        1 => Some(FederationCommand::Found(ClusterSeed([4; 32]))),
+        2 => Some(FederationCommand::Add(Box::new(PeerTerms {
+            name,
+            key,
+            urls: ["http://east:7900".into()].into(),
+            ca: Some("-----BEGIN CERTIFICATE-----".into()),
+            direction: Direction::Both,
+            tenants: [TenantPair { local: tenant.clone(), remote: tenant }].into(),
+            offered: Offered::Internal,
+            selector: "env in (a,b),!c".parse().expect("a valid selector"),
+            trust: Trust::try_from(700).expect("a valid trust"),
+            priority: 3,
+        }))),
+        3 => said(vec![ForeignMessage::Begin { at }, ForeignMessage::End { at, count: 0 }]),
+        11 => message(ForeignChange::Remove(id)),
+        28 if n > 100 => Some(FederationCommand::Remove { name }),
+        27 => Some(FederationCommand::Sweep { limit: 2 }),
+        5.. => message(ForeignChange::Put(Told {
+            registration: registration(&id, n),
+            status: Status::Active,
+            revision: Revision(n + 1),
+            registered_at: WallTime(n),
+        })),
+        _ => None,
+    }
 }
 
 /// Tokens come, admit, expire and go.

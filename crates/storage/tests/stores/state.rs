@@ -380,7 +380,7 @@ async fn p12_p13_a_damaged_state_is_refused() {
     for at in 0..fs::metadata(dir.path().join("state/CURRENT")).unwrap().len() as usize {
         refused("CURRENT", &|node| flip(&node.join("state/CURRENT"), at));
     }
-    const FAMILIES: [&str; 9] = [
+    const FAMILIES: [&str; 11] = [
         "meta",
         "deadlines",
         "instances",
@@ -390,6 +390,8 @@ async fn p12_p13_a_damaged_state_is_refused() {
         "access_tokens",
         "rulings",
         "signatures",
+        "federation",
+        "foreign",
     ];
     type Change<'a> = &'a dyn Fn(&rocksdb::DB, &rocksdb::ColumnFamily, &[u8], Vec<u8>);
     let edit = |node: &Path, family: &str, change: Change<'_>| {
@@ -406,7 +408,7 @@ async fn p12_p13_a_damaged_state_is_refused() {
             });
         });
     }
-    for family in ["deadlines", "instances", "definitions", "rulings", "signatures"] {
+    for family in ["deadlines", "instances", "definitions", "rulings", "signatures", "federation", "foreign"] {
         refused("a lost row", &|node| edit(node, family, &|db, cf, key, _| db.delete_cf(cf, key).unwrap()));
     }
 }
