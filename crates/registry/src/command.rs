@@ -10,6 +10,7 @@ use crate::definition::{Defined, DefinitionChange, DefinitionRefusal};
 use crate::health::Verdict;
 use crate::ids::{ClusterTime, FeatureLevel, InstanceId, LeaseId, Revision, TenantId, Term, WallTime};
 use crate::metadata::Metadata;
+use crate::quota::QuotaKind;
 use crate::registration::{PackedRegistration, Status};
 use crate::ruling::{Ruled, RulingChange};
 use crate::state::{
@@ -199,6 +200,7 @@ impl Command {
             Self::JoinToken(_) | Self::Define { .. } => FeatureLevel(2),
             Self::By { write: Write::RegisterSigned { .. } | Write::DeregisterSigned { .. }, .. } => FeatureLevel(4),
             Self::AccessToken(_) | Self::By { .. } => FeatureLevel(3),
+            Self::Rule { change: RulingChange::Quota(_), .. } => FeatureLevel(5),
             Self::Rule { .. }
             | Self::Observe { .. }
             | Self::RegisterSigned { .. }
@@ -394,6 +396,11 @@ pub enum Refusal {
     RulingOutOfBounds,
     #[error(transparent)]
     Signature(#[from] SignatureRefusal),
+    /// What stands stays, and goes on being renewed.
+    #[error("the tenant's quota allows no more {kind}: {used} of {limit} are in use")]
+    QuotaExceeded { kind: QuotaKind, limit: u64, used: u64 },
+    #[error("{max} tenants have a quota already, as many as may")]
+    TooManyQuotas { max: u32 },
 }
 
 #[cfg(test)]

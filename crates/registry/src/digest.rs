@@ -12,6 +12,7 @@ use crate::health::{Observed, Order, Orders};
 use crate::ids::{ClusterTime, LeaseId, PrincipalId, TENANT_BYTES_MAX};
 use crate::instance::Instance;
 use crate::metadata::Metadata;
+use crate::quota::Quota;
 use crate::ruling::{Ruling, RulingContent};
 use crate::state::{JoinToken, PinnedKey, SignatureRow};
 
@@ -114,6 +115,11 @@ pub(crate) fn of_ruling(ruling: &Ruling) -> u128 {
         RulingContent::Ranking(weights) => {
             row.number(3);
             <[u16; 4]>::from(*weights).into_iter().for_each(|weight| row.number(weight.into()));
+        }
+        RulingContent::Quota(Quota { registrations, bytes, watchers, requests_per_second }) => {
+            row.number(4);
+            let limits = [registrations, bytes, watchers, requests_per_second];
+            limits.into_iter().for_each(|limit| row.optional(*limit));
         }
     }
     xxh3_128(&row.0)

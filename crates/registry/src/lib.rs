@@ -11,7 +11,7 @@
 //!
 //! Read in this order: [`registration`], `packed`, `instance`, [`command`], [`state`], then [`query`] over `filter`, `index`
 //! and `slots`, [`rank`], and `interest` for watchers. [`health`] says what a status is worked out from. [`definition`],
-//! [`access`] and [`ruling`] stand beside the roll. `tally` counts for operators.
+//! [`access`], [`ruling`] and [`quota`] stand beside the roll. `tally` counts for operators.
 
 pub mod access;
 pub mod command;
@@ -28,6 +28,7 @@ mod metadata;
 mod packed;
 mod place;
 pub mod query;
+pub mod quota;
 pub mod rank;
 pub mod registration;
 pub mod ruling;
@@ -62,6 +63,7 @@ pub use metadata::{Metadata, MetadataValue, Pair, Pairs};
 pub use packed::{Parts, Texts};
 pub use place::{Coordinates, CoordinatesError};
 pub use query::{Draw, Page, Picked, Position, Query, Sort, View};
+pub use quota::{Quota, QuotaKind, Usage};
 pub use rank::{Place, RankWeights, RankWeightsError, Ranking, Score, Trust, TrustError};
 pub use registration::{Kind, PackedRegistration, Protocol, Registration, RegistrationView, Status, Visibility};
 pub use ruling::{Ruled, Ruling, RulingChange, RulingContent, RulingKey};

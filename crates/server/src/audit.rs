@@ -158,6 +158,8 @@ fn ruled(change: &RulingChange) -> (&'static str, String) {
         RulingChange::Trust { owner, trust: None } => ("trust.forget", owner.to_string()),
         RulingChange::Ranking(Some(_)) => ("ranking.set", String::new()),
         RulingChange::Ranking(None) => ("ranking.reset", String::new()),
+        RulingChange::Quota(Some(_)) => ("quota.set", String::new()),
+        RulingChange::Quota(None) => ("quota.clear", String::new()),
     }
 }
 

@@ -32,6 +32,7 @@ mod params;
 mod parse;
 mod peer;
 mod probe;
+mod quotas;
 pub mod render;
 mod reply;
 mod request;

@@ -169,8 +169,10 @@ impl Server {
         let scheme = if self.tls.clients.is_some() { "https" } else { "http" };
         let url = format!("{scheme}://{client_address}");
         let (tls, notices) = (self.tls.clone(), OnceLock::new());
-        let surroundings = Arc::new(Surroundings { data_dir, url, metrics: metrics.clone(), tls, notices });
         let auth = Auth::new(self.config.jwt.as_ref(), self.config.auth).map_err(RunError::Jwt)?;
+        let tell_tenants = auth.is_enforced() && !self.config.metrics_open;
+        let surroundings = Surroundings { data_dir, url, metrics: metrics.clone(), tls, tell_tenants, notices };
+        let surroundings = Arc::new(surroundings);
         let faces = Faces {
             auth: auth.clone(),
             protolink_ttl_ms: self.config.protolink_ttl_ms,

@@ -5,8 +5,8 @@ use rollcall_api as api;
 use rollcall_registry::registration::{Capability, Extras, JsonText};
 use rollcall_registry::{
     Coordinates, Instance, InstanceId, Kind, Metadata, MetadataValue, Order, Orders, PackedRegistration, Protocol,
-    RankWeights, RankWeightsError, Registered, Registration, Seldom, ServiceName, SignatureMode, Status, TenantId,
-    Trust, View, Visibility,
+    Quota, QuotaKind, RankWeights, RankWeightsError, Registered, Registration, Seldom, ServiceName, SignatureMode,
+    Status, TenantId, Trust, Usage, View, Visibility,
 };
 use rollcall_replica::{AutopilotReport, ClusterStatus, Finding, Kept, MemberStatus};
 use serde::Serialize;
@@ -189,6 +189,31 @@ pub(crate) fn rank_weights_in(weights: api::RankWeights) -> Result<RankWeights, 
 pub(crate) fn rank_weights_out(weights: RankWeights) -> api::RankWeights {
     let [capability, health, proximity, trust] = <[u16; 4]>::from(weights).map(|weight| f64::from(weight) / 1e3);
     api::RankWeights { capability, health, proximity, trust }
+}
+
+pub(crate) fn quota_in(limits: api::QuotaLimits) -> Quota {
+    let api::QuotaLimits { registrations, bytes, watchers, requests_per_second } = limits;
+    Quota { registrations, bytes, watchers, requests_per_second }
+}
+
+pub(crate) fn quota_out(quota: Quota) -> api::QuotaLimits {
+    let Quota { registrations, bytes, watchers, requests_per_second } = quota;
+    api::QuotaLimits { registrations, bytes, watchers, requests_per_second }
+}
+
+pub(crate) fn quota_kind_out(kind: QuotaKind) -> api::QuotaKind {
+    match kind {
+        QuotaKind::Registrations => api::QuotaKind::Registrations,
+        QuotaKind::Bytes => api::QuotaKind::Bytes,
+        QuotaKind::Watchers => api::QuotaKind::Watchers,
+        QuotaKind::RequestsPerSecond => api::QuotaKind::RequestsPerSecond,
+    }
+}
+
+/// With the watchers of this node.
+pub(crate) fn usage_out(usage: Usage, watchers: usize) -> api::QuotaUsage {
+    let Usage { registrations, bytes } = usage;
+    api::QuotaUsage { registrations, bytes, watchers: watchers as u64 }
 }
 
 pub(crate) fn trust_out(trust: Trust) -> f64 {

@@ -1,7 +1,7 @@
-//! `rollcall maintenance | drain | trust | ranking | pick`.
+//! `rollcall maintenance | drain | trust | ranking | tenant | pick`.
 
 use clap::{Args, Subcommand};
-use rollcall_api::{RankWeights, Strategy};
+use rollcall_api::{QuotaLimits, RankWeights, Strategy};
 use rollcall_client::{Consistency, PickQuery, RankBy};
 
 use super::{FilterFlags, Freshness};
@@ -55,6 +55,47 @@ pub(crate) enum Ranking {
     },
     /// Rank by the default again
     Reset,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum Tenant {
+    /// Say how much it may have of the cluster
+    #[command(subcommand)]
+    Quota(Quota),
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum Quota {
+    /// Show the limits, and what the tenant has
+    Show,
+    /// Set the limits, in the place of those before; what is left out is not limited
+    Set(Limits),
+    /// Let the tenant have as much as it will
+    Clear,
+}
+
+#[derive(Args, Debug)]
+#[group(required = true, multiple = true)]
+pub(crate) struct Limits {
+    /// Instances on the roll, offline ones too
+    #[arg(long, value_name = "COUNT")]
+    registrations: Option<u64>,
+    /// Of registrations, and of the metadata that heartbeats reported
+    #[arg(long, value_name = "BYTES")]
+    bytes: Option<u64>,
+    /// At each node, in the place of its own tenant_watchers_max
+    #[arg(long, value_name = "COUNT")]
+    watchers: Option<u64>,
+    /// At each node; heartbeats have an allowance of their own
+    #[arg(long, value_name = "COUNT")]
+    requests_per_second: Option<u64>,
+}
+
+impl From<Limits> for QuotaLimits {
+    fn from(limits: Limits) -> Self {
+        let Limits { registrations, bytes, watchers, requests_per_second } = limits;
+        Self { registrations, bytes, watchers, requests_per_second }
+    }
 }
 
 #[derive(Args, Debug, Default)]

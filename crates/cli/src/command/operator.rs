@@ -1,10 +1,12 @@
-//! `rollcall maintenance | drain | trust | ranking | pick`.
+//! `rollcall maintenance | drain | trust | ranking | tenant | pick`.
 
-use rollcall_api::{OperatorOrders, OrderResponse, OrdersResponse, RankInfo, RankingResponse, TrustsResponse};
+use rollcall_api::{
+    OperatorOrders, OrderResponse, OrdersResponse, QuotaResponse, RankInfo, RankingResponse, TrustsResponse,
+};
 use rollcall_client::{Consistency, Order, PickQuery};
 
 use super::{attempt, client, instance};
-use crate::args::{Drain, Global, Maintenance, Pick, Ranking, Trust};
+use crate::args::{Drain, Global, Maintenance, Pick, Quota, Ranking, Tenant, Trust};
 use crate::failure::Failure;
 use crate::output::{self, Table};
 
@@ -129,6 +131,28 @@ pub(super) async fn ranking(global: &Global, args: Ranking) -> Result<(), Failur
             ("chosen by", if *default { "nobody: the default" } else { "an operator" }.to_owned()),
         ];
         output::fields(&pairs)
+    })
+}
+
+pub(super) async fn tenant(global: &Global, Tenant::Quota(args): Tenant) -> Result<(), Failure> {
+    let client = client(global)?;
+    let quota = match args {
+        Quota::Show => attempt("show the quota", client.quota().await)?,
+        Quota::Set(limits) => attempt("set the quota", client.set_quota(Some(limits.into())).await)?,
+        Quota::Clear => attempt("clear the quota", client.set_quota(None).await)?,
+    };
+    output::show(global.output, &quota, |QuotaResponse { tenant, limits, used }| {
+        let mut table = Table::new(&["QUOTA", "LIMIT", "IN USE"]);
+        for (name, limit, used) in [
+            ("registrations", limits.registrations, Some(used.registrations)),
+            ("bytes", limits.bytes, Some(used.bytes)),
+            ("watchers at a node", limits.watchers, Some(used.watchers)),
+            ("requests/s at a node", limits.requests_per_second, None),
+        ] {
+            let told = |number: Option<u64>| number.map_or_else(|| "-".to_owned(), |number| number.to_string());
+            table.row(vec![name.to_owned(), told(limit), told(used)]);
+        }
+        format!("tenant {}\n{}", output::printable(tenant), table.render())
     })
 }
 

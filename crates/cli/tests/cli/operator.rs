@@ -77,6 +77,47 @@ fn trust_and_ranking_are_said_and_shown() {
 }
 
 #[test]
+fn quotas_are_set_shown_and_cleared() {
+    let stub = Stub::start(|line: &str| {
+        let limits = if line.starts_with("DELETE") { json!({}) } else { json!({"registrations": 3}) };
+        let used = json!({"registrations": 2, "bytes": 80, "watchers": 1});
+        (200, json!({"tenant": "acme", "limits": limits, "used": used}))
+    });
+    let say = |arguments: &[&str]| {
+        let all = ["tenant", "quota"].into_iter().chain(arguments.iter().copied()).collect::<Vec<_>>();
+        run(rollcall(&all).args(["--endpoint", &stub.endpoint]))
+    };
+    let table = "tenant acme\n\
+                 QUOTA                 LIMIT  IN USE\n\
+                 registrations         3      2\n\
+                 bytes                 -      80\n\
+                 watchers at a node    -      1\n\
+                 requests/s at a node  -      -\n";
+    assert_eq!(say(&["set", "--registrations", "3"]), (Some(0), table.to_owned(), String::new()));
+    assert_eq!(say(&["show"]).1, table);
+    assert!(say(&["clear"]).1.contains("registrations         -      2\n"));
+    let (code, out, _) = say(&["show", "-o", "json"]);
+    let shown: Value = serde_json::from_str(&out).expect("JSON");
+    assert_eq!((code, &shown["limits"]), (Some(0), &json!({"registrations": 3})));
+    let asked: Vec<_> = stub.requests.try_iter().collect();
+    assert_eq!(asked, ["PUT /api/quota", "GET /api/quota", "DELETE /api/quota", "GET /api/quota"]);
+    assert_eq!(say(&["set"]).0, Some(2), "no limit is named");
+}
+
+#[test]
+fn a_quota_that_is_used_up_is_told_and_has_its_exit_code() {
+    let stub = Stub::start(|_: &str| {
+        let mut body = problem(429, "quota_exceeded");
+        body["detail"] = json!("the tenant's quota allows no more registrations: 3 of 3 are in use");
+        (429, body)
+    });
+    let arguments = ["register", "--name", "web", "--url", "http://a", "--endpoint", &stub.endpoint];
+    let (code, _, err) = run(&mut rollcall(&arguments));
+    assert_eq!(code, Some(6), "{err}");
+    assert!(err.contains("3 of 3 are in use") && err.contains("quota_exceeded"), "{err}");
+}
+
+#[test]
 fn one_is_picked_and_shown_with_its_rank() {
     let stub = Stub::start(|line: &str| {
         if line.contains("name=nobody") {

@@ -14,6 +14,7 @@ mod expire;
 mod join_tokens;
 mod once;
 mod past;
+mod quotas;
 mod rulings;
 mod schedule;
 mod signatures;
@@ -51,6 +52,7 @@ use crate::ids::{ClusterTime, Epoch, InstanceId, LeaseId, Revision, TenantId, Te
 use crate::index::{Index, Mark, Slot};
 use crate::instance::Instance;
 use crate::query::View;
+use crate::quota::bytes_of_instance;
 use crate::registration::PackedRegistration;
 use crate::tally::Tally;
 use schedule::Schedule;
@@ -98,6 +100,8 @@ pub struct State {
 struct Tenant {
     ids: BTreeMap<ById, Slot>,
     index: Index,
+    /// What its quota counts, of all its instances.
+    bytes: u64,
 }
 
 /// A registration ordered by its id, which so is kept but once.
@@ -441,10 +445,12 @@ impl State {
     fn seat_new(&mut self, instance: Arc<Instance>, deadline: ClusterTime) -> Slot {
         let slot = self.free.pop().unwrap_or_else(|| self.slot_new());
         let seed = self.options.seed;
-        let tenant = self
-            .tenants
-            .entry(instance.tenant.clone())
-            .or_insert_with(|| Tenant { ids: BTreeMap::new(), index: Index::new(seed) });
+        let tenant = self.tenants.entry(instance.tenant.clone()).or_insert_with(|| Tenant {
+            ids: BTreeMap::new(),
+            index: Index::new(seed),
+            bytes: 0,
+        });
+        tenant.bytes += bytes_of_instance(&instance);
         tenant.ids.insert(ById(instance.registration.clone()), slot);
         tenant.index.insert(slot, &instance);
         self.seat_at(slot, instance, deadline);
@@ -489,6 +495,7 @@ impl State {
             forgotten.for_each(|lease| self.forget_lease(*lease));
         }
         let tenant = self.tenants.get_mut(&instance.tenant).expect("a seated instance has a tenant");
+        tenant.bytes = tenant.bytes - bytes_of_instance(&before) + bytes_of_instance(&instance);
         if !instance.registration.is_same(&before.registration) {
             // The key must not keep the old registration alive.
             tenant.ids.remove(before.id());
@@ -510,6 +517,7 @@ impl State {
             self.forget_lease(*lease);
         }
         let tenant = self.tenants.get_mut(&instance.tenant).expect("a seated instance has a tenant");
+        tenant.bytes -= bytes_of_instance(&instance);
         let mark = tenant.index.remove(slot, &instance);
         tenant.ids.remove(instance.id());
         if tenant.ids.is_empty() {

@@ -182,6 +182,7 @@ impl Model {
                     after.reported.insert(name, value);
                 }
                 if metadata_changed {
+                    self.check_quota(&key, rulings::bytes(&after))?;
                     self.change_within(&key, &before, after);
                 } else if after.status != before.status {
                     after.reported.clone_from(&before.reported);
@@ -217,6 +218,7 @@ impl Model {
         if let Some(before) = &before {
             check_actor(before, by)?;
         }
+        self.check_quota(&key, rulings::registered_bytes(&registration))?;
         let registered = self.register(key.clone(), registration.clone(), condition == Condition::Anew, by);
         if let Some(before) = before.filter(|before| before.lease != registered.lease) {
             self.signatures.withdrawn(tenant, &before.registration, Some(&registration));

@@ -3,9 +3,9 @@
 use std::collections::BTreeMap;
 
 use rollcall_registry::{
-    ChangeKind, Command, InstanceId, LeaseId, Observed, Order, OrderKind, Orders, Outcome, OwnerName, Place,
-    RankWeights, Ranking, Refusal, Ruled, Ruling, RulingChange, RulingContent, State, Status, TenantId, Trust,
-    Verdict,
+    ChangeKind, Command, InstanceId, LeaseId, Observed, Order, OrderKind, Orders, Outcome, OwnerName, Place, Quota,
+    QuotaKind, RankWeights, Ranking, Refusal, Registration, Ruled, Ruling, RulingChange, RulingContent, State,
+    Status, TenantId, Trust, Verdict,
 };
 
 use crate::model::{Entry, Key, Model, check_lease};
@@ -17,6 +17,7 @@ pub(crate) struct Rulings {
     absent: BTreeMap<Key, Order>,
     trust: BTreeMap<(TenantId, OwnerName), Trust>,
     ranking: BTreeMap<TenantId, RankWeights>,
+    quotas: BTreeMap<TenantId, Quota>,
 }
 
 impl Rulings {
@@ -33,7 +34,11 @@ impl Rulings {
             .ranking
             .iter()
             .map(|(tenant, weights)| Ruling { tenant: tenant.clone(), content: RulingContent::Ranking(*weights) });
-        let mut expected: Vec<_> = orders.chain(trust).chain(ranking).collect();
+        let quotas = self
+            .quotas
+            .iter()
+            .map(|(tenant, quota)| Ruling { tenant: tenant.clone(), content: RulingContent::Quota(*quota) });
+        let mut expected: Vec<_> = orders.chain(trust).chain(ranking).chain(quotas).collect();
         let mut found: Vec<_> = state.all_rulings().collect();
         let key = |ruling: &Ruling| (ruling.tenant.clone(), ruling.content.key());
         expected.sort_by_key(key);
@@ -81,6 +86,11 @@ impl Model {
                 let before = rulings.ranking.remove(tenant);
                 weights.map(|weights| rulings.ranking.insert(tenant.clone(), weights));
                 Ok(unless_same(before == *weights))
+            }
+            RulingChange::Quota(quota) => {
+                let before = rulings.quotas.remove(tenant);
+                quota.map(|quota| rulings.quotas.insert(tenant.clone(), quota));
+                Ok(unless_same(before == *quota))
             }
             RulingChange::Give { id, kind, reason } => {
                 let reason = reason.clone();
@@ -134,6 +144,25 @@ impl Model {
             self.change_within(&key, &entry, Entry { observed, ..entry.clone() });
         }
         Ok(Outcome::Observed { revision: self.roll[&key].revision })
+    }
+
+    /// Whether so many bytes may stand in the place of what stands there. All of the tenant's entries are counted anew.
+    pub(crate) fn check_quota(&self, key: &Key, after: u64) -> Result<(), Refusal> {
+        let Some(quota) = self.rulings.quotas.get(&key.0) else { return Ok(()) };
+        let own: Vec<_> = self.roll.iter().filter(|((tenant, _), _)| *tenant == key.0).collect();
+        let before = self.roll.get(key).map_or(0, bytes);
+        let (count, sum) = (own.len() as u64, own.into_iter().map(|(_, entry)| bytes(entry)).sum::<u64>());
+        let is_new = !self.roll.contains_key(key);
+        let judged = [
+            (QuotaKind::Registrations, quota.registrations, count, count + u64::from(is_new), is_new),
+            (QuotaKind::Bytes, quota.bytes, sum, sum + after - before, after > before),
+        ];
+        for (kind, limit, used, wanted, grows) in judged {
+            if let Some(limit) = limit.filter(|limit| grows && wanted > *limit) {
+                return Err(Refusal::QuotaExceeded { kind, limit, used });
+            }
+        }
+        Ok(())
     }
 
     pub(crate) fn change_within(&mut self, key: &Key, before: &Entry, after: Entry) {
@@ -201,6 +230,22 @@ pub(crate) fn ranking(random: &mut Random) -> Ranking {
     Ranking { weights: random.once_in(3).then(|| weights(random)), preferred, requester }
 }
 
+pub(crate) fn bytes(entry: &Entry) -> u64 {
+    let reported = entry.reported.iter().map(|(key, (value, _))| key.len() + value.len()).sum::<usize>() as u64;
+    registered_bytes(&entry.registration) + reported
+}
+
+pub(crate) fn registered_bytes(registration: &Registration) -> u64 {
+    registration.pack().bytes() as u64
+}
+
+/// Tight enough that a handful of entries comes to it.
+fn quota(random: &mut Random) -> Quota {
+    let registrations = random.once_in(2).then(|| random.below(8));
+    let bytes = random.once_in(2).then(|| random.below(600));
+    Quota { registrations, bytes, watchers: None, requests_per_second: random.once_in(3).then_some(7) }
+}
+
 fn weights(random: &mut Random) -> RankWeights {
     let each = [(); 4].map(|()| random.pick(&[0, 1, 500, 1_000]));
     RankWeights::try_from(each).unwrap_or_default()
@@ -208,7 +253,7 @@ fn weights(random: &mut Random) -> RankWeights {
 
 pub(crate) fn command(random: &mut Random, revision: u64) -> Command {
     let (tenant, kind) = (tenant(random), random.pick(OrderKind::ALL));
-    let change = match random.below(8) {
+    let change = match random.below(10) {
         0 | 1 => {
             let lease = LeaseId((revision + 1).saturating_sub(random.below(12)));
             return Command::Observe { tenant, id: id(random), lease, verdict: random.pick(Verdict::ALL) };
@@ -222,6 +267,8 @@ pub(crate) fn command(random: &mut Random, revision: u64) -> Command {
             owner: OwnerName::parse(random.pick(OWNERS)).expect("a plain name"),
             trust: random.once_in(3).then(|| Trust::try_from(random.pick(&[0, 400, 1_000])).expect("up to ten")),
         },
+        // Now and then none, so that there are times without.
+        7 => RulingChange::Quota((!random.once_in(3)).then(|| quota(random))),
         _ => RulingChange::Ranking(random.once_in(2).then(|| weights(random))),
     };
     Command::Rule { tenant, change }

@@ -32,6 +32,7 @@ const ROUTES: &[&str] = &[
     "/api/trust",
     "/api/trust/{owner}",
     "/api/ranking",
+    "/api/quota",
     "/ws/registry",
     "/api/services/{id}",
     "/api/tokens",

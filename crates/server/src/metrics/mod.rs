@@ -6,6 +6,7 @@ mod http;
 mod node;
 #[cfg(target_os = "linux")]
 mod process;
+mod tenants;
 mod tls;
 
 use prometheus_client::encoding::EncodeLabelSet;
@@ -32,6 +33,7 @@ pub(crate) struct Metrics {
 pub(crate) struct EdgeMetrics {
     pub(crate) http: Http,
     pub(crate) refusals: Family<Refused, Counter>,
+    pub(crate) quota_refusals: Family<Exceeded, Counter>,
     pub(crate) in_work: Gauge,
     pub(crate) client_connections: Gauge,
     pub(crate) peer_connections: Gauge,
@@ -41,6 +43,12 @@ pub(crate) struct EdgeMetrics {
 #[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
 pub(crate) struct Refused {
     pub(crate) code: &'static str,
+}
+
+/// Which quota was used up. Whose it was is told to nobody else.
+#[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
+pub(crate) struct Exceeded {
+    pub(crate) quota: &'static str,
 }
 
 /// Cheap to clone; clones count together.
@@ -55,7 +63,7 @@ pub(crate) struct WatchMetrics {
 
 impl Metrics {
     pub(crate) fn new(replica: Replica, surroundings: &Surroundings) -> Self {
-        let Surroundings { metrics: edge, data_dir, tls, .. } = surroundings;
+        let Surroundings { metrics: edge, data_dir, tls, tell_tenants, .. } = surroundings;
         let mut whole = Registry::default();
         let registry = whole.sub_registry_with_prefix("rollcall");
         let watch = WatchMetrics::default();
@@ -71,6 +79,11 @@ impl Metrics {
         registry.register("watch_resyncs", "Watchers that were cut because they were too slow", resyncs);
         registry.register("refusals", "Answers that say no, by the code of the problem", edge.refusals.clone());
         registry.register(
+            "quota_refusals",
+            "Answers of 429 because a tenant has, or sends, as much as its quota allows",
+            edge.quota_refusals.clone(),
+        );
+        registry.register(
             "http_requests_in_work",
             "Requests being answered, without those that wait",
             edge.in_work.clone(),
@@ -82,6 +95,9 @@ impl Metrics {
             edge.peer_connections.clone(),
         );
         registry.register_collector(Box::new(http::Collected(edge.clone())));
+        if *tell_tenants {
+            registry.register_collector(Box::new(tenants::Collected(replica.clone())));
+        }
         registry.register_collector(Box::new(node::Collected { replica, data_dir: data_dir.clone() }));
         registry.register_collector(Box::new(tls::Collected(tls.clone())));
         #[cfg(target_os = "linux")]

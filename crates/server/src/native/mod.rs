@@ -12,6 +12,7 @@ mod openapi;
 mod orders;
 mod pages;
 mod pick;
+mod quota;
 mod ranking;
 mod services;
 mod signatures;
@@ -45,6 +46,7 @@ use crate::fault::Faults;
 use crate::limits::{BACKUPS_MAX, BODIES_KIB_MAX, BODY_BYTES_MAX};
 use crate::metrics::{EdgeMetrics, Metrics};
 use crate::parse::TtlLimits;
+use crate::quotas::Quotas;
 use crate::render::Renderer;
 use crate::reply::Failure;
 use crate::request::Context;
@@ -54,6 +56,9 @@ use crate::tls::Tls;
 use crate::watch::{Hub, Places, WatcherLimits};
 
 pub(crate) use health::{Health, alive, readyz};
+
+/// Where operators say how much a tenant may have. No quota stands in the way to it.
+pub(crate) const QUOTA: &str = "/api/quota";
 
 /// What the handlers share. Cheap to clone.
 #[derive(Clone)]
@@ -75,6 +80,7 @@ pub(crate) struct Native {
     renderer: Arc<Renderer>,
     hub: Hub,
     places: Places,
+    pub(crate) quotas: Quotas,
     metrics: Arc<Metrics>,
     pub(crate) surroundings: Arc<Surroundings>,
     /// In KiB.
@@ -112,6 +118,8 @@ pub(crate) struct Surroundings {
     pub(crate) url: String,
     pub(crate) metrics: Arc<EdgeMetrics>,
     pub(crate) tls: Tls,
+    /// Whoever reads the metrics may know which tenants there are.
+    pub(crate) tell_tenants: bool,
     /// What hurts, once it was looked at.
     pub(crate) notices: OnceLock<Vec<Notice>>,
 }
@@ -140,9 +148,11 @@ impl Native {
     ) -> Self {
         let metrics = Metrics::new(replica.clone(), &surroundings);
         let renderer = Arc::<Renderer>::default();
+        let quotas = Quotas::start(replica.clone());
         Self {
             hub: Hub::start(replica.clone(), renderer.clone(), metrics.watch.clone(), broken),
-            places: Places::new(watchers, metrics.watch.clone()),
+            places: Places::new(watchers, quotas.clone(), metrics.watch.clone()),
+            quotas,
             metrics: Arc::new(metrics),
             surroundings,
             replica,
@@ -178,6 +188,7 @@ impl Native {
             .route("/api/trust", get(ranking::trusted))
             .route("/api/trust/{owner}", put(ranking::trust).delete(ranking::forget_trust))
             .route("/api/ranking", get(ranking::show).put(ranking::set).delete(ranking::reset))
+            .route(QUOTA, get(quota::show).put(quota::set).delete(quota::clear))
             .route("/api/services/{id}/signature", get(signatures::of_service))
             .route("/api/signatures", get(signatures::mode).put(signatures::set_mode).delete(signatures::unset_mode))
             .route("/api/owner-keys", get(signatures::owner_keys))

@@ -14,7 +14,7 @@ use utoipa::openapi::{self, ContentBuilder, Ref, RefOr, Required, ResponseBuilde
 use utoipa::{Modify, OpenApi};
 
 use super::{
-    access_tokens, backup, cluster, discovery, health, heartbeats, join_tokens, members, orders, pages, pick,
+    access_tokens, backup, cluster, discovery, health, heartbeats, join_tokens, members, orders, pages, pick, quota,
     ranking, services, signatures, socket, watch,
 };
 use crate::auth;
@@ -55,6 +55,9 @@ use crate::faces::soorma::{self, agents, events, schemas};
         ranking::show,
         ranking::set,
         ranking::reset,
+        quota::show,
+        quota::set,
+        quota::clear,
         cluster::status,
         cluster::digest,
         members::add,
@@ -168,7 +171,7 @@ impl Modify for Conventions {
 
 const BEARER: &str = "A token of the cluster (`rctoken-…`) or a JSON Web Token, where `auth` is set.";
 
-/// Says what is said to whoever may not, where the cluster wants to know who asks.
+/// Says what is said to whoever may not, where the cluster wants to know who asks, and to whoever has enough.
 fn close(operation: &mut Operation) {
     let bearer = SecurityRequirement::new::<_, [String; 0], String>("bearer", []);
     operation.security = Some(vec![bearer, SecurityRequirement::default()]);
@@ -178,9 +181,11 @@ fn close(operation: &mut Operation) {
         true => "`{\"error\": …}`: who asks is not known",
         false => "`token_missing`, `token_invalid`, `token_expired`, `token_revoked`: who asks is not known",
     };
-    for (status, description) in
-        [("401", unknown), ("403", "`forbidden`: who asks may not; the detail names what is needed")]
-    {
+    for (status, description) in [
+        ("401", unknown),
+        ("403", "`forbidden`: who asks may not; the detail names what is needed"),
+        ("429", "`quota_exceeded`: the tenant has, or sends, as much as it may"),
+    ] {
         let said = ResponseBuilder::new().description(description);
         let said = match of_soorma || of_protolink && status == "401" {
             true => said,

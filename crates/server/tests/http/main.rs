@@ -12,6 +12,7 @@ mod observability;
 mod operations;
 mod pages;
 mod protolink;
+mod quotas;
 mod ranking;
 mod refusals;
 mod signatures;

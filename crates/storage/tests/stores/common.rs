@@ -10,7 +10,7 @@ use rollcall_registry::{
     AccessRole, AccessTokenCommand, AccessTokenId, Admission, ClusterTime, Command, Condition, DefinitionChange,
     DefinitionName, Digest, EventDefinition, FeatureLevel, Grant, InstanceId, JoinTokenCommand, JoinTokenId, LeaseId,
     LeaseSet, Metadata, MetadataValue, NewAccessToken, Options, OrderKind, OwnerKey, OwnerName, PackedRegistration,
-    PrincipalId, Proposal, RankWeights, Reach, Registration, RulingChange, Scopes, SecretDigest, ServiceName,
+    PrincipalId, Proposal, Quota, RankWeights, Reach, Registration, RulingChange, Scopes, SecretDigest, ServiceName,
     SignatureCommand, SignatureMode, Signing, State, TenantId, Term, Trust, Verb, Verdict, Visibility, WallTime,
 };
 use rollcall_storage::{
@@ -87,6 +87,10 @@ fn about_rulings(n: u64, earlier: u64) -> Vec<Command> {
         3 => vec![rule(RulingChange::Lift { id: id(earlier), kind: OrderKind::Maintenance })],
         5 => vec![rule(RulingChange::Trust { owner, trust: Trust::try_from(n as u16).ok() })],
         7 if n.is_multiple_of(2) => vec![rule(RulingChange::Ranking(Some(RankWeights::default())))],
+        // Far more than is ever there.
+        6 => vec![rule(RulingChange::Quota(
+            (!n.is_multiple_of(4)).then(|| Quota { registrations: Some(n + 1_000), ..Quota::default() }),
+        ))],
         8 => {
             // Of whoever has this lease, if anybody has.
             let lease = LeaseId(n.saturating_sub(1));
