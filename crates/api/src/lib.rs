@@ -8,10 +8,11 @@
 //! - Units stand last in a name: `ttl_ms` is milliseconds. Instants for people are RFC 3339 text in UTC.
 //! - Optional request fields that are absent are not sent at all, because a server refuses fields it does not know.
 //!
-//! Read in this order: [`service`], [`lease`], [`discovery`], [`ranking`], [`operator`], [`quota`], [`watch`], [`cluster`],
-//! [`signature`], then [`problem`] and [`header`].
+//! Read in this order: [`service`], [`lease`], [`discovery`], [`ranking`], [`operator`], [`check`], [`quota`], [`watch`],
+//! [`cluster`], [`signature`], then [`problem`] and [`header`].
 
 pub mod access_token;
+pub mod check;
 pub mod cluster;
 pub mod discovery;
 pub mod header;
@@ -28,6 +29,9 @@ pub mod watch;
 pub use access_token::{
     AccessRole, CreateTokenRequest, CreatedToken, RevokeTokenResponse, RotateTokenRequest, TokenInfo, TokenStatus,
     TokensResponse, Verb,
+};
+pub use check::{
+    CheckInfo, CheckPart, CheckResult, CheckScope, CheckType, ChecksRequest, ChecksResponse, HealthCheck,
 };
 pub use cluster::{
     AddMemberRequest, AutopilotFinding, AutopilotInfo, ClusterChangeResponse, ClusterStatusResponse, DigestResponse,

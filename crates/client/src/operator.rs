@@ -2,8 +2,8 @@
 
 use reqwest::Method;
 use rollcall_api::{
-    OrderRequest, OrderResponse, OrdersResponse, PickResponse, QuotaLimits, QuotaResponse, RankWeights,
-    RankingRequest, RankingResponse, TrustInfo, TrustRequest, TrustsResponse,
+    ChecksRequest, ChecksResponse, OrderRequest, OrderResponse, OrdersResponse, PickResponse, QuotaLimits,
+    QuotaResponse, RankWeights, RankingRequest, RankingResponse, TrustInfo, TrustRequest, TrustsResponse,
 };
 
 use crate::client::{Client, addressable};
@@ -31,6 +31,7 @@ impl Order {
 
 const RANKING: [&str; 2] = ["api", "ranking"];
 const QUOTA: [&str; 2] = ["api", "quota"];
+const CHECKS: [&str; 2] = ["api", "checks"];
 
 impl Client {
     /// Gives an order for an instance, or another reason for one that stands.
@@ -118,6 +119,26 @@ impl Client {
         let request = match limits {
             Some(limits) => Request::new(Method::PUT, &QUOTA, Repeat::Safe).json(&limits)?,
             None => Request::new(Method::DELETE, &QUOTA, Repeat::Safe),
+        };
+        self.send(&request).await
+    }
+
+    /// Which of the tenant's instances are checked.
+    ///
+    /// # Errors
+    /// 503 while no leader is known.
+    pub async fn checks(&self) -> Result<ChecksResponse, Error> {
+        self.send(&Request::new(Method::GET, &CHECKS, Repeat::Safe)).await
+    }
+
+    /// Says which of the tenant's instances are checked; `None`: those that ask.
+    ///
+    /// # Errors
+    /// 400 for an interval beyond the bounds.
+    pub async fn set_checks(&self, checks: Option<ChecksRequest>) -> Result<ChecksResponse, Error> {
+        let request = match checks {
+            Some(checks) => Request::new(Method::PUT, &CHECKS, Repeat::Safe).json(&checks)?,
+            None => Request::new(Method::DELETE, &CHECKS, Repeat::Safe),
         };
         self.send(&request).await
     }

@@ -145,6 +145,12 @@ pub enum Command {
     },
     /// What operators change about signatures.
     Signatures(SignatureCommand),
+    /// Nobody checks an incarnation any more: what checks found of it is forgotten.
+    Unchecked {
+        tenant: TenantId,
+        id: InstanceId,
+        lease: LeaseId,
+    },
 }
 
 /// What a command of the same name does, on somebody's behalf. No command itself, so that none holds another: whatever is
@@ -186,7 +192,15 @@ pub enum Write {
 impl Command {
     /// What a node must be able to read to take part in a cluster whose log has this.
     pub fn feature_level(&self) -> FeatureLevel {
+        let asks = |registration: &PackedRegistration| registration.view().extras.health_check.is_some();
         match self {
+            Self::Register { registration, .. }
+            | Self::RegisterSigned { registration, .. }
+            | Self::By {
+                write: Write::Register { registration, .. } | Write::RegisterSigned { registration, .. },
+                ..
+            } if asks(registration) => FeatureLevel(5),
+            Self::Rule { change: RulingChange::Checks(_), .. } | Self::Unchecked { .. } => FeatureLevel(5),
             Self::Register { registration, .. } | Self::By { write: Write::Register { registration, .. }, .. }
                 if registration.view().extras.coordinates.is_some() =>
             {
@@ -234,7 +248,8 @@ impl Command {
             | Self::By { .. }
             | Self::Rule { .. }
             | Self::Observe { .. }
-            | Self::Signatures(_) => return self,
+            | Self::Signatures(_)
+            | Self::Unchecked { .. } => return self,
         };
         Self::By { actor, tenant, write }
     }
@@ -409,7 +424,7 @@ mod tests {
     use crate::access::Power;
     use crate::ids::{PrincipalId, ServiceName};
     use crate::place::Coordinates;
-    use crate::registration::Registration;
+    use crate::registration::{JsonText, Registration};
 
     #[test]
     fn a_lease_set_is_sorted_and_distinct() {
@@ -436,6 +451,11 @@ mod tests {
         let actor = Actor { principal: PrincipalId::parse("token:1").unwrap(), power: Power::Own };
         let signing = Signing { mode: SignatureMode::default(), key: None };
         let (lease, condition) = (None, Condition::None);
+        let mut registration = Registration::new(id.clone(), name, "http://a", 1_000);
+        registration.extras.health_check = Some(JsonText("{}".into()));
+        let (registration, checked) = (registration.pack(), tenant.clone());
+        let checked = Command::RegisterSigned { tenant: checked, registration, condition, signing };
+        assert_eq!((checked.feature_level().0, checked.by(actor.clone()).feature_level().0), (5, 5));
         let signed = Command::DeregisterSigned { tenant, id, lease, condition, signing };
         assert_eq!((signed.feature_level().0, signed.by(actor).feature_level().0), (4, 4));
     }

@@ -51,7 +51,7 @@ pub use definition::{
 };
 pub use digest::Digest;
 pub use filter::{Filter, VersionRange};
-pub use health::{Observed, Order, OrderKind, Orders, Verdict};
+pub use health::{CheckScope, Observed, Order, OrderKind, Orders, TenantChecks, Verdict};
 pub use history::{Change, ChangeKind, HistoryLimits};
 pub use ids::{
     ClusterTime, DefinitionName, Edition, Epoch, FEATURE_LEVEL, FeatureLevel, InstanceId, LeaseId, NameError,

@@ -3,7 +3,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use crate::health::{Order, OrderKind};
+use crate::health::{Order, OrderKind, TenantChecks};
 use crate::ids::{InstanceId, OwnerName, Revision, TenantId};
 use crate::quota::Quota;
 use crate::rank::{RankWeights, Trust};
@@ -18,6 +18,7 @@ pub enum RulingKey {
     Order(InstanceId),
     Trust(OwnerName),
     Ranking,
+    Checks,
     Quota,
 }
 
@@ -35,6 +36,7 @@ pub enum RulingContent {
     },
     Ranking(RankWeights),
     Quota(Quota),
+    Checks(TenantChecks),
 }
 
 impl RulingContent {
@@ -44,6 +46,7 @@ impl RulingContent {
             Self::Trust { owner, .. } => RulingKey::Trust(owner.clone()),
             Self::Ranking(_) => RulingKey::Ranking,
             Self::Quota(_) => RulingKey::Quota,
+            Self::Checks(_) => RulingKey::Checks,
         }
     }
 }
@@ -77,6 +80,8 @@ pub enum RulingChange {
     Ranking(Option<RankWeights>),
     /// None: nothing is limited.
     Quota(Option<Quota>),
+    /// None: the default.
+    Checks(Option<TenantChecks>),
 }
 
 impl RulingChange {
@@ -88,6 +93,7 @@ impl RulingChange {
             Self::Trust { owner, .. } => owner.as_str().len(),
             Self::Ranking(_) => size_of::<RankWeights>(),
             Self::Quota(_) => size_of::<Quota>(),
+            Self::Checks(_) => size_of::<TenantChecks>(),
         }
     }
 }

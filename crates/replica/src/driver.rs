@@ -128,7 +128,8 @@ fn count((commands, once): &Commands) -> u64 {
         | Command::Observe { .. }
         | Command::RegisterSigned { .. }
         | Command::DeregisterSigned { .. }
-        | Command::Signatures(_) => 1,
+        | Command::Signatures(_)
+        | Command::Unchecked { .. } => 1,
     });
     counts.sum()
 }

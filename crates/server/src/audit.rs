@@ -82,6 +82,7 @@ impl Deed {
             Command::Renew { .. }
             | Command::Expire { .. }
             | Command::Observe { .. }
+            | Command::Unchecked { .. }
             | Command::JoinToken(JoinTokenCommand::Spend(_))
             | Command::AccessToken(AccessTokenCommand::Used { .. }) => return None,
         };
@@ -160,6 +161,8 @@ fn ruled(change: &RulingChange) -> (&'static str, String) {
         RulingChange::Ranking(None) => ("ranking.reset", String::new()),
         RulingChange::Quota(Some(_)) => ("quota.set", String::new()),
         RulingChange::Quota(None) => ("quota.clear", String::new()),
+        RulingChange::Checks(Some(checks)) => ("checks.set", checks.scope.to_string()),
+        RulingChange::Checks(None) => ("checks.reset", String::new()),
     }
 }
 

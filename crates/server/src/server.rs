@@ -17,7 +17,7 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::{AbortOnDropHandle, TaskTracker};
 
 use crate::auth::{self, Attendance, Auth, FirstToken, FirstTokenSender, Gate, JwtConfigError};
-use crate::config::{Config, Founding, NodeRole, Signatures};
+use crate::config::{Checks, Config, Founding, NodeRole, Signatures};
 use crate::edge::Edge;
 use crate::faces::soorma;
 use crate::limits::{self, CONNECTIONS_MAX};
@@ -27,6 +27,7 @@ use crate::native::{Ends, Faces, Native, Surroundings};
 use crate::parse::TtlLimits;
 use crate::peer::{self, PeerEdge, Wires};
 use crate::probe::Probe;
+use crate::prober::CheckTerms;
 use crate::slow::SlowLog;
 use crate::telemetry;
 use crate::tls::{Reload, Tls, TlsError};
@@ -177,6 +178,7 @@ impl Server {
             auth: auth.clone(),
             protolink_ttl_ms: self.config.protolink_ttl_ms,
             signatures: signatures(&self.config),
+            checks: checks(&self.config),
             soorma: soorma::Terms {
                 ttl_ms: self.config.soorma_ttl_ms,
                 reap_after_ms: self.config.soorma_reap_after_ms,
@@ -240,6 +242,7 @@ impl Server {
                     data_dir: surroundings.data_dir.clone(),
                 };
                 chores.spawn(auth::attend(attendance, stop_peers.clone()));
+                chores.spawn(native.checker.clone().run(draining.clone()));
                 edge.open(native, gate);
                 let surroundings = surroundings.clone();
                 chores.spawn_blocking(move || surroundings.look());
@@ -341,6 +344,11 @@ fn signatures(config: &Config) -> SignatureMode {
         Signatures::Accepted => SignatureMode::Accepted,
         Signatures::Required => SignatureMode::Required,
     }
+}
+
+fn checks(config: &Config) -> CheckTerms {
+    let (allowed, ca) = (config.check_allow.clone(), config.check_ca.clone());
+    CheckTerms { enabled: config.checks == Checks::On, allowed, ca }
 }
 
 fn watchers(config: &Config) -> WatcherLimits {

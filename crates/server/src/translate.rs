@@ -4,9 +4,9 @@
 use rollcall_api as api;
 use rollcall_registry::registration::{Capability, Extras, JsonText};
 use rollcall_registry::{
-    Coordinates, Instance, InstanceId, Kind, Metadata, MetadataValue, Order, Orders, PackedRegistration, Protocol,
-    Quota, QuotaKind, RankWeights, RankWeightsError, Registered, Registration, Seldom, ServiceName, SignatureMode,
-    Status, TenantId, Trust, Usage, View, Visibility,
+    CheckScope, Coordinates, Instance, InstanceId, Kind, Metadata, MetadataValue, Order, Orders, PackedRegistration,
+    Protocol, Quota, QuotaKind, RankWeights, RankWeightsError, Registered, Registration, Seldom, ServiceName,
+    SignatureMode, Status, TenantId, Trust, Usage, Verdict, View, Visibility,
 };
 use rollcall_replica::{AutopilotReport, ClusterStatus, Finding, Kept, MemberStatus};
 use serde::Serialize;
@@ -54,6 +54,7 @@ pub(crate) fn registration(
             coordinates: locality.latitude.zip(locality.longitude).map(|(latitude, longitude)| {
                 Coordinates::from_degrees([latitude, longitude]).expect("a parsed request has a place on Earth")
             }),
+            health_check: request.health_check.map(|check| json_text(&check)),
         },
     }
 }
@@ -236,6 +237,30 @@ pub(crate) fn status_out(status: Status) -> api::Status {
         Status::Maintenance => api::Status::Maintenance,
         Status::Error => api::Status::Error,
         Status::Offline => api::Status::Offline,
+    }
+}
+
+pub(crate) fn check_scope_in(scope: api::CheckScope) -> CheckScope {
+    match scope {
+        api::CheckScope::Nobody => CheckScope::Nobody,
+        api::CheckScope::Asked => CheckScope::Asked,
+        api::CheckScope::All => CheckScope::All,
+    }
+}
+
+pub(crate) fn check_scope_out(scope: CheckScope) -> api::CheckScope {
+    match scope {
+        CheckScope::Nobody => api::CheckScope::Nobody,
+        CheckScope::Asked => api::CheckScope::Asked,
+        CheckScope::All => api::CheckScope::All,
+    }
+}
+
+pub(crate) fn verdict_out(verdict: Verdict) -> api::Verdict {
+    match verdict {
+        Verdict::Healthy => api::Verdict::Healthy,
+        Verdict::Degraded => api::Verdict::Degraded,
+        Verdict::Error => api::Verdict::Error,
     }
 }
 

@@ -2,6 +2,7 @@
 
 mod backups;
 mod bad_input;
+mod checks;
 mod failover;
 mod guarded;
 mod identity;

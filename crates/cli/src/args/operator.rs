@@ -1,7 +1,7 @@
-//! `rollcall maintenance | drain | trust | ranking | tenant | pick`.
+//! `rollcall maintenance | drain | trust | ranking | checks | tenant | pick`.
 
 use clap::{Args, Subcommand};
-use rollcall_api::{QuotaLimits, RankWeights, Strategy};
+use rollcall_api::{CheckScope, QuotaLimits, RankWeights, Strategy};
 use rollcall_client::{Consistency, PickQuery, RankBy};
 
 use super::{FilterFlags, Freshness};
@@ -96,6 +96,22 @@ impl From<Limits> for QuotaLimits {
         let Limits { registrations, bytes, watchers, requests_per_second } = limits;
         Self { registrations, bytes, watchers, requests_per_second }
     }
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum Checks {
+    /// Show which of the tenant's instances the nodes check
+    Show,
+    /// Say which are checked
+    Set {
+        /// none, asked (those that ask) or all (those whose URL can be checked)
+        scope: CheckScope,
+        /// How often those are checked that do not say it themselves, in milliseconds
+        #[arg(long, value_name = "MS")]
+        interval_ms: Option<u32>,
+    },
+    /// Check those that ask again
+    Reset,
 }
 
 #[derive(Args, Debug, Default)]

@@ -1,12 +1,13 @@
-//! `rollcall maintenance | drain | trust | ranking | tenant | pick`.
+//! `rollcall maintenance | drain | trust | ranking | checks | tenant | pick`.
 
 use rollcall_api::{
-    OperatorOrders, OrderResponse, OrdersResponse, QuotaResponse, RankInfo, RankingResponse, TrustsResponse,
+    CheckScope, ChecksRequest, ChecksResponse, OperatorOrders, OrderResponse, OrdersResponse, QuotaResponse,
+    RankInfo, RankingResponse, TrustsResponse,
 };
 use rollcall_client::{Consistency, Order, PickQuery};
 
 use super::{attempt, client, instance};
-use crate::args::{Drain, Global, Maintenance, Pick, Quota, Ranking, Tenant, Trust};
+use crate::args::{Checks, Drain, Global, Maintenance, Pick, Quota, Ranking, Tenant, Trust};
 use crate::failure::Failure;
 use crate::output::{self, Table};
 
@@ -153,6 +154,31 @@ pub(super) async fn tenant(global: &Global, Tenant::Quota(args): Tenant) -> Resu
             table.row(vec![name.to_owned(), told(limit), told(used)]);
         }
         format!("tenant {}\n{}", output::printable(tenant), table.render())
+    })
+}
+pub(super) async fn checks(global: &Global, args: Checks) -> Result<(), Failure> {
+    let client = client(global)?;
+    let checks = match args {
+        Checks::Show => attempt("show who is checked", client.checks().await)?,
+        Checks::Set { scope, interval_ms } => {
+            let wanted = ChecksRequest { scope, interval_ms };
+            attempt("set who is checked", client.set_checks(Some(wanted)).await)?
+        }
+        Checks::Reset => attempt("reset who is checked", client.set_checks(None).await)?,
+    };
+    output::show(global.output, &checks, |ChecksResponse { scope, interval_ms, default, enabled }| {
+        let whom = match scope {
+            CheckScope::Nobody => "nobody",
+            CheckScope::Asked => "those that ask",
+            CheckScope::All => "all that have a URL that can be checked",
+        };
+        let pairs = [
+            ("checked", whom.to_owned()),
+            ("every", interval_ms.map_or("as each asks".to_owned(), |ms| format!("{ms} ms, or as each asks"))),
+            ("chosen by", if *default { "nobody: the default" } else { "an operator" }.to_owned()),
+            ("this node", if *enabled { "checks its share" } else { "checks nothing: checks = off" }.to_owned()),
+        ];
+        output::fields(&pairs)
     })
 }
 

@@ -118,6 +118,51 @@ fn a_quota_that_is_used_up_is_told_and_has_its_exit_code() {
 }
 
 #[test]
+fn who_is_checked_is_said_and_what_checks_find_is_shown() {
+    let stub = Stub::start(|line: &str| match line {
+        _ if line.starts_with("POST") => (400, problem(400, "invalid_request")),
+        _ if line.contains("/services/") => {
+            let mut checked = service("web-1");
+            checked["health"] = json!({"verdict": "degraded", "since": "2026-01-01T00:00:00Z"});
+            checked["check"] = json!({"type": "http", "interval_ms": 10_000, "prober": 2, "prober_address": "b:7900",
+                "latest": {"checked_at": "2026-01-01T00:01:00Z", "result": "degraded", "in_a_row": 4, "score": 0.667,
+                "response_time_ms": 8, "parts": [], "issues": ["endpoint: HTTP code 500"]}});
+            (200, checked)
+        }
+        _ if line.starts_with("PUT") => {
+            (200, json!({"scope": "all", "interval_ms": 5_000, "default": false, "enabled": true}))
+        }
+        _ => (200, json!({"scope": "asked", "default": true, "enabled": false})),
+    });
+    let say = |arguments: &[&str]| {
+        let (code, out, err) = run(rollcall(arguments).args(["--endpoint", &stub.endpoint]));
+        assert_eq!(code, Some(0), "{arguments:?}: {err}");
+        out
+    };
+    let usual = say(&["checks", "show"]);
+    for part in ["those that ask", "as each asks", "nobody: the default", "checks nothing"] {
+        assert!(usual.contains(part), "{part} in {usual}");
+    }
+    let all = say(&["checks", "set", "all", "--interval-ms", "5000"]);
+    assert!(all.contains("all that have a URL") && all.contains("5000 ms, or as each asks"), "{all}");
+    assert_eq!(say(&["checks", "reset"]), usual);
+    let shown = say(&["get", "web-1"]);
+    for part in [
+        "by http every 10000 ms, from node 2 at b:7900",
+        "degraded 4 times in a row, score 0.667, 8 ms, at 2026-01-01T00:01:00Z: endpoint: HTTP code 500",
+    ] {
+        assert!(shown.contains(part), "{part} in {shown}");
+    }
+    let asked: Vec<_> = stub.requests.try_iter().collect();
+    assert_eq!(asked[..3], ["GET /api/checks", "PUT /api/checks", "DELETE /api/checks"]);
+    let (code, _, err) = run(&mut rollcall(&["checks", "set", "some"]));
+    assert_eq!(code, Some(2), "{err}");
+    let register = ["register", "--name", "n", "--url", "http://a", "--health-check", "[]"];
+    let (code, _, err) = run(&mut rollcall(&register));
+    assert_eq!((code, err.contains("expected a JSON object")), (Some(2), true), "{err}");
+}
+
+#[test]
 fn one_is_picked_and_shown_with_its_rank() {
     let stub = Stub::start(|line: &str| {
         if line.contains("name=nobody") {

@@ -24,6 +24,7 @@ mod write;
 use std::borrow::Borrow;
 use std::cmp::Ordering;
 use std::collections::BTreeMap;
+use std::ops::Bound;
 use std::sync::Arc;
 
 use hashbrown::HashTable;
@@ -262,6 +263,9 @@ impl State {
                 self.deregister(tenant, id, *lease, *condition, None, Some(*signing))
             }
             Command::Signatures(command) => self.change_signatures(command),
+            Command::Unchecked { tenant, id, lease } => {
+                self.forget_observed(tenant, id, *lease).map(|revision| Outcome::Observed { revision })
+            }
         };
         answer.unwrap_or_else(Outcome::Refused)
     }
@@ -340,6 +344,23 @@ impl State {
     /// Goes on counting from here: from nothing, or from what the state before this one had counted.
     pub fn count_from(&mut self, tally: Tally) {
         self.tally = tally;
+    }
+
+    /// Instances of all tenants after one of them, by tenant and id: to go through the roll a piece at a time.
+    pub fn instances_after<'a>(
+        &'a self,
+        after: Option<&(TenantId, InstanceId)>,
+    ) -> impl Iterator<Item = &'a Arc<Instance>> + use<'a> {
+        let rest = after.and_then(|(tenant, id)| {
+            let ids = &self.tenants.get(tenant)?.ids;
+            Some(ids.range::<str, _>((Bound::Excluded(id.as_str()), Bound::Unbounded)))
+        });
+        let others = match after {
+            Some((tenant, _)) => self.tenants.range::<TenantId, _>((Bound::Excluded(tenant), Bound::Unbounded)),
+            None => self.tenants.range::<TenantId, _>(..),
+        };
+        let others = others.flat_map(|(_, tenant)| tenant.ids.iter());
+        rest.into_iter().flatten().chain(others).map(|(_, slot)| self.instance(*slot))
     }
 
     pub fn get(&self, tenant: &TenantId, id: &InstanceId) -> Option<View> {

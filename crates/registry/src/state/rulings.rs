@@ -11,7 +11,7 @@ use super::checkpoint::RestoreError;
 use super::touched::{TableDelta, Touched};
 use crate::command::Refusal;
 use crate::digest::{self, RowSum};
-use crate::health::{Order, OrderKind, Orders, REASON_BYTES_MAX};
+use crate::health::{Order, OrderKind, Orders, REASON_BYTES_MAX, TenantChecks};
 use crate::history::ChangeKind;
 use crate::ids::{InstanceId, OwnerName, TenantId};
 use crate::index::Slot;
@@ -44,12 +44,18 @@ struct OfTenant {
     trust_sum: RowSum,
     ranking: Option<RankWeights>,
     quota: Option<Quota>,
+    checks: Option<TenantChecks>,
 }
 
 impl OfTenant {
     fn is_empty(&self) -> bool {
-        let Self { absent, in_maintenance, trust, trust_sum: _, ranking, quota } = self;
-        absent.is_empty() && *in_maintenance == 0 && trust.is_empty() && ranking.is_none() && quota.is_none()
+        let Self { absent, in_maintenance, trust, trust_sum: _, ranking, quota, checks } = self;
+        absent.is_empty()
+            && *in_maintenance == 0
+            && trust.is_empty()
+            && ranking.is_none()
+            && quota.is_none()
+            && checks.is_none()
     }
 
     fn get(&self, key: &RulingKey) -> Option<RulingContent> {
@@ -62,13 +68,17 @@ impl OfTenant {
             }
             RulingKey::Ranking => self.ranking.map(RulingContent::Ranking),
             RulingKey::Quota => self.quota.map(RulingContent::Quota),
+            RulingKey::Checks => self.checks.map(RulingContent::Checks),
         }
     }
 
     fn contents(&self) -> impl Iterator<Item = RulingContent> {
         let orders = self.absent.keys().cloned().map(RulingKey::Order);
         let trust = self.trust.keys().cloned().map(RulingKey::Trust);
-        orders.chain(trust).chain([RulingKey::Ranking, RulingKey::Quota]).filter_map(|key| self.get(&key))
+        orders
+            .chain(trust)
+            .chain([RulingKey::Ranking, RulingKey::Quota, RulingKey::Checks])
+            .filter_map(|key| self.get(&key))
     }
 }
 
@@ -103,6 +113,16 @@ impl Rulings {
     /// Differs where quotas are others.
     pub fn quotas_mark(&self) -> u128 {
         self.quotas_sum.mark()
+    }
+
+    /// What operators said of a tenant's checks.
+    pub fn checks(&self, tenant: &TenantId) -> Option<TenantChecks> {
+        self.tenants.get(tenant)?.checks
+    }
+
+    /// The tenants of whose checks operators said anything.
+    pub fn all_checks(&self) -> impl Iterator<Item = (&TenantId, TenantChecks)> {
+        self.tenants.iter().filter_map(|(tenant, own)| Some((tenant, own.checks?)))
     }
 
     /// Maintenance of ids that are off the roll, by id.
@@ -156,6 +176,7 @@ impl Rulings {
                 self.quotas += 1;
                 self.quotas_sum.add(sum);
             }
+            RulingContent::Checks(checks) => own.checks = Some(checks),
         }
         self.touched.touch((tenant.clone(), key));
     }
@@ -178,6 +199,7 @@ impl Rulings {
                 self.quotas -= 1;
                 self.quotas_sum.remove(sum);
             }
+            RulingKey::Checks => own.checks = None,
         }
         self.touched.touch((tenant.clone(), key.clone()));
         self.forget_if_empty(tenant);
@@ -268,6 +290,8 @@ impl State {
                 Ok(self.lay_down(tenant, RulingContent::Quota(*quota)))
             }
             RulingChange::Quota(None) => Ok(self.take_back(tenant, &RulingKey::Quota)),
+            RulingChange::Checks(Some(checks)) => Ok(self.lay_down(tenant, RulingContent::Checks(*checks))),
+            RulingChange::Checks(None) => Ok(self.take_back(tenant, &RulingKey::Checks)),
         }
     }
 
@@ -387,7 +411,8 @@ impl State {
             RulingContent::Order { .. }
             | RulingContent::Trust { .. }
             | RulingContent::Ranking(_)
-            | RulingContent::Quota(_) => None,
+            | RulingContent::Quota(_)
+            | RulingContent::Checks(_) => None,
         };
         if let Some(fault) = fault {
             return Err(RestoreError::Ruling { tenant, key, fault });
@@ -437,7 +462,7 @@ impl State {
                         *in_maintenance.entry(tenant).or_default() += 1;
                     }
                     RulingContent::Trust { .. } => trust_sum.add(row),
-                    RulingContent::Ranking(_) | RulingContent::Quota(_) => {}
+                    RulingContent::Ranking(_) | RulingContent::Quota(_) | RulingContent::Checks(_) => {}
                 }
             }
             assert_eq!(own.trust_sum, trust_sum, "tenant {tenant}: the sum of trust strayed");

@@ -181,11 +181,31 @@ impl State {
             return Ok(before.revision);
         }
         let observed = Some(Observed { verdict, since: self.wall });
+        Ok(self.change_observed(slot, observed))
+    }
+
+    /// Forgets what checks found.
+    pub(super) fn forget_observed(
+        &mut self,
+        tenant: &TenantId,
+        id: &InstanceId,
+        lease: LeaseId,
+    ) -> Result<Revision, Refusal> {
+        let slot = self.slot(tenant, id.as_str()).ok_or(Refusal::NotRegistered)?;
+        self.check_lease(slot, Some(lease))?;
+        match self.instance(slot).seldom.observed() {
+            None => Ok(self.instance(slot).revision),
+            Some(_) => Ok(self.change_observed(slot, None)),
+        }
+    }
+
+    fn change_observed(&mut self, slot: Slot, observed: Option<Observed>) -> Revision {
+        let before = self.instance(slot);
         let instance = Instance { seldom: before.seldom.with_observed(observed), ..Instance::clone(before) };
         let kind = change_kind(before, &instance);
         let (deadline, revision) = (self.seat(slot).deadline, self.next_revision());
         self.change(slot, Instance { revision, ..instance }, deadline, kind);
-        Ok(revision)
+        revision
     }
 
     pub(super) fn deregister(

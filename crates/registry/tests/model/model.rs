@@ -155,7 +155,8 @@ impl Model {
                 self.define(tenant, change).map(Outcome::Defined).map_err(Refusal::Definition)
             }
             Command::Rule { tenant, change } => self.rule(tenant, change),
-            Command::Observe { tenant, id, lease, verdict } => self.observe(tenant, id, *lease, *verdict),
+            Command::Observe { tenant, id, lease, verdict } => self.observe(tenant, id, *lease, Some(*verdict)),
+            Command::Unchecked { tenant, id, lease } => self.observe(tenant, id, *lease, None),
         }
     }
 

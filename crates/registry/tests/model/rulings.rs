@@ -3,9 +3,9 @@
 use std::collections::BTreeMap;
 
 use rollcall_registry::{
-    ChangeKind, Command, InstanceId, LeaseId, Observed, Order, OrderKind, Orders, Outcome, OwnerName, Place, Quota,
-    QuotaKind, RankWeights, Ranking, Refusal, Registration, Ruled, Ruling, RulingChange, RulingContent, State,
-    Status, TenantId, Trust, Verdict,
+    ChangeKind, CheckScope, Command, InstanceId, LeaseId, Observed, Order, OrderKind, Orders, Outcome, OwnerName,
+    Place, Quota, QuotaKind, RankWeights, Ranking, Refusal, Registration, Ruled, Ruling, RulingChange, RulingContent,
+    State, Status, TenantChecks, TenantId, Trust, Verdict,
 };
 
 use crate::model::{Entry, Key, Model, check_lease};
@@ -18,6 +18,7 @@ pub(crate) struct Rulings {
     trust: BTreeMap<(TenantId, OwnerName), Trust>,
     ranking: BTreeMap<TenantId, RankWeights>,
     quotas: BTreeMap<TenantId, Quota>,
+    checks: BTreeMap<TenantId, TenantChecks>,
 }
 
 impl Rulings {
@@ -38,7 +39,11 @@ impl Rulings {
             .quotas
             .iter()
             .map(|(tenant, quota)| Ruling { tenant: tenant.clone(), content: RulingContent::Quota(*quota) });
-        let mut expected: Vec<_> = orders.chain(trust).chain(ranking).chain(quotas).collect();
+        let checks = self
+            .checks
+            .iter()
+            .map(|(tenant, checks)| Ruling { tenant: tenant.clone(), content: RulingContent::Checks(*checks) });
+        let mut expected: Vec<_> = orders.chain(trust).chain(ranking).chain(quotas).chain(checks).collect();
         let mut found: Vec<_> = state.all_rulings().collect();
         let key = |ruling: &Ruling| (ruling.tenant.clone(), ruling.content.key());
         expected.sort_by_key(key);
@@ -92,6 +97,11 @@ impl Model {
                 quota.map(|quota| rulings.quotas.insert(tenant.clone(), quota));
                 Ok(unless_same(before == *quota))
             }
+            RulingChange::Checks(checks) => {
+                let before = rulings.checks.remove(tenant);
+                checks.map(|checks| rulings.checks.insert(tenant.clone(), checks));
+                Ok(unless_same(before == *checks))
+            }
             RulingChange::Give { id, kind, reason } => {
                 let reason = reason.clone();
                 self.order(tenant, id, *kind, |before, wall| {
@@ -134,13 +144,13 @@ impl Model {
         tenant: &TenantId,
         id: &InstanceId,
         lease: LeaseId,
-        verdict: Verdict,
+        verdict: Option<Verdict>,
     ) -> Result<Outcome, Refusal> {
         let key = (tenant.clone(), id.clone());
         let entry = self.roll.get(&key).ok_or(Refusal::NotRegistered)?.clone();
         check_lease(&entry, Some(lease))?;
-        if entry.observed.map(|observed| observed.verdict) != Some(verdict) {
-            let observed = Some(Observed { verdict, since: self.wall });
+        if entry.observed.map(|observed| observed.verdict) != verdict {
+            let observed = verdict.map(|verdict| Observed { verdict, since: self.wall });
             self.change_within(&key, &entry, Entry { observed, ..entry.clone() });
         }
         Ok(Outcome::Observed { revision: self.roll[&key].revision })
@@ -253,9 +263,12 @@ fn weights(random: &mut Random) -> RankWeights {
 
 pub(crate) fn command(random: &mut Random, revision: u64) -> Command {
     let (tenant, kind) = (tenant(random), random.pick(OrderKind::ALL));
-    let change = match random.below(10) {
+    let change = match random.below(11) {
         0 | 1 => {
             let lease = LeaseId((revision + 1).saturating_sub(random.below(12)));
+            if random.once_in(4) {
+                return Command::Unchecked { tenant, id: id(random), lease };
+            }
             return Command::Observe { tenant, id: id(random), lease, verdict: random.pick(Verdict::ALL) };
         }
         2 | 3 => {
@@ -269,6 +282,10 @@ pub(crate) fn command(random: &mut Random, revision: u64) -> Command {
         },
         // Now and then none, so that there are times without.
         7 => RulingChange::Quota((!random.once_in(3)).then(|| quota(random))),
+        8 => RulingChange::Checks(random.once_in(2).then(|| TenantChecks {
+            scope: random.pick(CheckScope::ALL),
+            interval_ms: random.pick(&[None, Some(1_000)]),
+        })),
         _ => RulingChange::Ranking(random.once_in(2).then(|| weights(random))),
     };
     Command::Rule { tenant, change }

@@ -109,7 +109,7 @@ impl Session {
             "register" | "heartbeat" | "beat" | "deregister" | "expire" | "create-token" | "spend-token"
             | "revoke-token" | "grant" | "rotate" | "withdraw" | "use" | "reset" | "define_event"
             | "define_schema" | "set_compatibility" | "undefine" | "order" | "lift" | "trust" | "ranking"
-            | "quota" | "observe" | "signatures" | "put-key" | "remove-key" => {
+            | "quota" | "observe" | "unchecked" | "checks" | "signatures" | "put-key" | "remove-key" => {
                 let command = self.write(&verb, &mut arguments)?;
                 match &mut self.entry {
                     Some(entry) => {

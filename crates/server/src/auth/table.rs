@@ -67,6 +67,7 @@ const TABLE: &[(&str, &[(&str, Access)])] = &[
     ("/api/trust/{owner}", &[("PUT", DIRECT), ("DELETE", DIRECT)]),
     ("/api/ranking", &[("GET", READ), ("PUT", DIRECT), ("DELETE", DIRECT)]),
     ("/api/quota", &[("GET", AUDIT_TENANT), ("PUT", OPERATE), ("DELETE", OPERATE)]),
+    ("/api/checks", &[("GET", READ), ("PUT", DIRECT), ("DELETE", DIRECT)]),
     ("/api/services/watch", &[("GET", WATCH)]),
     ("/ws/registry", &[("GET", WATCH)]),
     ("/api/services/{id}", &[("GET", READ), ("DELETE", DEREGISTER)]),

@@ -33,6 +33,7 @@ const ROUTES: &[&str] = &[
     "/api/trust/{owner}",
     "/api/ranking",
     "/api/quota",
+    "/api/checks",
     "/ws/registry",
     "/api/services/{id}",
     "/api/tokens",

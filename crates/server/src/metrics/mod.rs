@@ -26,6 +26,7 @@ pub(crate) use http::{Http, Route};
 pub(crate) struct Metrics {
     registry: Registry,
     pub(crate) watch: WatchMetrics,
+    pub(crate) checks: CheckMetrics,
 }
 
 /// What is counted around every request and connection, before the replica runs too.
@@ -61,6 +62,24 @@ pub(crate) struct WatchMetrics {
     pub(crate) resyncs: Counter,
 }
 
+/// Of the checks that this node makes. Cheap to clone; clones count together.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct CheckMetrics {
+    pub(crate) checks: Family<Checked, Counter>,
+    pub(crate) targets: Gauge,
+    pub(crate) in_work: Gauge,
+    pub(crate) late: Counter,
+    pub(crate) refused: Counter,
+    pub(crate) verdicts: Counter,
+}
+
+/// By what was checked, and what that found.
+#[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
+pub(crate) struct Checked {
+    pub(crate) kind: &'static str,
+    pub(crate) result: &'static str,
+}
+
 impl Metrics {
     pub(crate) fn new(replica: Replica, surroundings: &Surroundings) -> Self {
         let Surroundings { metrics: edge, data_dir, tls, tell_tenants, .. } = surroundings;
@@ -77,6 +96,14 @@ impl Metrics {
         registry.register("watch_events", "Changes rendered for watchers, once for all that share them", events);
         registry.register("watchers_refused", "Watchers refused with 429 because of a limit", refused);
         registry.register("watch_resyncs", "Watchers that were cut because they were too slow", resyncs);
+        let checks = CheckMetrics::default();
+        let CheckMetrics { checks: made, targets, in_work, late, refused, verdicts } = checks.clone();
+        registry.register("checks", "Checks that this node made, by what was tried and what that found", made);
+        registry.register("check_targets", "Instances that this node checks: its share", targets);
+        registry.register("checks_in_work", "Checks under way", in_work);
+        registry.register("checks_late", "Checks that began more than a second after they were due", late);
+        registry.register("check_targets_refused", "Instances not checked because this node has too many", refused);
+        registry.register("check_verdicts", "Verdicts that this node brought into the log", verdicts);
         registry.register("refusals", "Answers that say no, by the code of the problem", edge.refusals.clone());
         registry.register(
             "quota_refusals",
@@ -102,7 +129,7 @@ impl Metrics {
         registry.register_collector(Box::new(tls::Collected(tls.clone())));
         #[cfg(target_os = "linux")]
         whole.register_collector(Box::new(process::Collected));
-        Self { registry: whole, watch }
+        Self { registry: whole, watch, checks }
     }
 
     /// In the text format of OpenMetrics, which Prometheus reads. Looks at files: blocks for a moment.

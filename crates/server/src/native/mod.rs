@@ -2,6 +2,7 @@
 
 mod access_tokens;
 mod backup;
+mod checks;
 mod cluster;
 mod discovery;
 mod health;
@@ -46,6 +47,7 @@ use crate::fault::Faults;
 use crate::limits::{BACKUPS_MAX, BODIES_KIB_MAX, BODY_BYTES_MAX};
 use crate::metrics::{EdgeMetrics, Metrics};
 use crate::parse::TtlLimits;
+use crate::prober::{CheckTerms, Checker};
 use crate::quotas::Quotas;
 use crate::render::Renderer;
 use crate::reply::Failure;
@@ -87,6 +89,7 @@ pub(crate) struct Native {
     bodies: Arc<Semaphore>,
     backups: Arc<Semaphore>,
     turns: Arc<pick::Turns>,
+    pub(crate) checker: Checker,
     /// Set when shutdown was asked for.
     draining: CancellationToken,
     sockets: TaskTracker,
@@ -109,6 +112,7 @@ pub(crate) struct Faces {
     pub(crate) soorma: soorma::Terms,
     pub(crate) protolink_ttl_ms: u32,
     pub(crate) signatures: SignatureMode,
+    pub(crate) checks: CheckTerms,
 }
 
 /// What a node stands on.
@@ -140,7 +144,7 @@ impl Native {
     pub(crate) fn new(
         replica: Replica,
         tenants: &[TenantId],
-        Faces { auth, soorma, protolink_ttl_ms, signatures }: Faces,
+        Faces { auth, soorma, protolink_ttl_ms, signatures, checks }: Faces,
         ttl: TtlLimits,
         watchers: WatcherLimits,
         surroundings: Arc<Surroundings>,
@@ -153,6 +157,7 @@ impl Native {
             hub: Hub::start(replica.clone(), renderer.clone(), metrics.watch.clone(), broken),
             places: Places::new(watchers, quotas.clone(), metrics.watch.clone()),
             quotas,
+            checker: Checker::new(replica.clone(), checks, metrics.checks.clone()),
             metrics: Arc::new(metrics),
             surroundings,
             replica,
@@ -187,6 +192,7 @@ impl Native {
             .route("/api/orders", get(orders::list))
             .route("/api/trust", get(ranking::trusted))
             .route("/api/trust/{owner}", put(ranking::trust).delete(ranking::forget_trust))
+            .route("/api/checks", get(checks::show).put(checks::set).delete(checks::reset))
             .route("/api/ranking", get(ranking::show).put(ranking::set).delete(ranking::reset))
             .route(QUOTA, get(quota::show).put(quota::set).delete(quota::clear))
             .route("/api/services/{id}/signature", get(signatures::of_service))

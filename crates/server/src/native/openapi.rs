@@ -14,8 +14,8 @@ use utoipa::openapi::{self, ContentBuilder, Ref, RefOr, Required, ResponseBuilde
 use utoipa::{Modify, OpenApi};
 
 use super::{
-    access_tokens, backup, cluster, discovery, health, heartbeats, join_tokens, members, orders, pages, pick, quota,
-    ranking, services, signatures, socket, watch,
+    access_tokens, backup, checks, cluster, discovery, health, heartbeats, join_tokens, members, orders, pages, pick,
+    quota, ranking, services, signatures, socket, watch,
 };
 use crate::auth;
 use crate::faces::protolink;
@@ -58,6 +58,9 @@ use crate::faces::soorma::{self, agents, events, schemas};
         quota::show,
         quota::set,
         quota::clear,
+        checks::show,
+        checks::set,
+        checks::reset,
         cluster::status,
         cluster::digest,
         members::add,

@@ -1,7 +1,9 @@
 //! The HTTP API of real nodes: real sockets, real replicas, real directories.
 
+mod agent;
 mod auth;
 mod backup;
+mod checks;
 mod cluster;
 mod discovery;
 mod events;

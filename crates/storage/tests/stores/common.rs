@@ -7,11 +7,12 @@ use openraft::entry::RaftEntry;
 use openraft::storage::{RaftLogStorage, RaftLogStorageExt, RaftSnapshotBuilder, RaftStateMachine};
 use openraft::{Membership, RaftLogReader};
 use rollcall_registry::{
-    AccessRole, AccessTokenCommand, AccessTokenId, Admission, ClusterTime, Command, Condition, DefinitionChange,
-    DefinitionName, Digest, EventDefinition, FeatureLevel, Grant, InstanceId, JoinTokenCommand, JoinTokenId, LeaseId,
-    LeaseSet, Metadata, MetadataValue, NewAccessToken, Options, OrderKind, OwnerKey, OwnerName, PackedRegistration,
-    PrincipalId, Proposal, Quota, RankWeights, Reach, Registration, RulingChange, Scopes, SecretDigest, ServiceName,
-    SignatureCommand, SignatureMode, Signing, State, TenantId, Term, Trust, Verb, Verdict, Visibility, WallTime,
+    AccessRole, AccessTokenCommand, AccessTokenId, Admission, CheckScope, ClusterTime, Command, Condition,
+    DefinitionChange, DefinitionName, Digest, EventDefinition, FeatureLevel, Grant, InstanceId, JoinTokenCommand,
+    JoinTokenId, LeaseId, LeaseSet, Metadata, MetadataValue, NewAccessToken, Options, OrderKind, OwnerKey, OwnerName,
+    PackedRegistration, PrincipalId, Proposal, Quota, RankWeights, Reach, Registration, RulingChange, Scopes,
+    SecretDigest, ServiceName, SignatureCommand, SignatureMode, Signing, State, TenantChecks, TenantId, Term, Trust,
+    Verb, Verdict, Visibility, WallTime,
 };
 use rollcall_storage::{
     ClusterId, DataDir, Identity, LogEntry, LogId, Member, Payload, Snapshot, Stores, TypeConfig,
@@ -91,6 +92,10 @@ fn about_rulings(n: u64, earlier: u64) -> Vec<Command> {
         6 => vec![rule(RulingChange::Quota(
             (!n.is_multiple_of(4)).then(|| Quota { registrations: Some(n + 1_000), ..Quota::default() }),
         ))],
+        7 => vec![rule(RulingChange::Checks(Some(TenantChecks {
+            scope: CheckScope::All,
+            interval_ms: Some(n as u32),
+        })))],
         8 => {
             // Of whoever has this lease, if anybody has.
             let lease = LeaseId(n.saturating_sub(1));

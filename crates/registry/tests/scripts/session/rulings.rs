@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use rollcall_registry::state::{Restoring, RulingsDelta};
 use rollcall_registry::{
     Command, Coordinates, OwnerName, Place, Quota, QuotaKind, RankWeights, Ranking, Ruled, Ruling, RulingChange,
-    RulingContent, RulingKey, Score, State, TenantId, Trust, Usage,
+    RulingContent, RulingKey, Score, State, TenantChecks, TenantId, Trust, Usage,
 };
 
 use super::arguments::Arguments;
@@ -54,6 +54,17 @@ pub(super) fn command(verb: &str, arguments: &mut Arguments) -> Result<Option<Co
         },
         "ranking" => RulingChange::Ranking(weights(arguments)?),
         "quota" => RulingChange::Quota(quota(arguments)?),
+        "checks" => RulingChange::Checks(match arguments.word("scope")? {
+            Some(scope) => Some(TenantChecks { scope, interval_ms: arguments.number("interval_ms")? }),
+            None => None,
+        }),
+        "unchecked" => {
+            return Ok(Some(Command::Unchecked {
+                tenant: arguments.tenant()?,
+                id: arguments.id()?,
+                lease: rollcall_registry::LeaseId(arguments.number("lease")?.ok_or("a lease is missing")?),
+            }));
+        }
         "observe" => {
             return Ok(Some(Command::Observe {
                 tenant: arguments.tenant()?,
@@ -145,6 +156,8 @@ fn line(content: &RulingContent) -> String {
             let limits = QuotaKind::ALL.iter().filter_map(|kind| Some(format!(" {kind}={}", quota.limit(*kind)?)));
             format!("quota{}", limits.collect::<String>())
         }
+        RulingContent::Checks(TenantChecks { scope, interval_ms: None }) => format!("checks {scope}"),
+        RulingContent::Checks(TenantChecks { scope, interval_ms: Some(ms) }) => format!("checks {scope} every {ms}"),
     }
 }
 
