@@ -142,6 +142,12 @@ impl Api {
         self.send(self.request(Method::GET, path)).await.unwrap_or_else(|e| panic!("GET {path}: {e:?}"))
     }
 
+    /// What a gauge or counter without labels is, if the node answers.
+    pub async fn metric(&self, name: &str) -> Option<u64> {
+        let text = self.request(Method::GET, "/metrics").send().await.ok()?.text().await.ok()?;
+        text.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(' ')?.parse().ok())
+    }
+
     /// # Panics
     /// When no whole answer came.
     pub async fn post(&self, path: &str, body: &Value) -> Answer {

@@ -79,8 +79,17 @@ impl Cluster {
     /// # Panics
     /// When certificates or token cannot be made, or the nodes do not get there in time.
     pub async fn start_guarded(count: usize) -> Self {
-        let mut cluster = Self::empty(&std::env::temp_dir(), &["--auth"]);
-        cluster.certificates = Some(cluster.certify(count));
+        Self::start_guarded_in(&std::env::temp_dir(), count, &[], true).await
+    }
+
+    /// As [`Self::start_guarded`], with all directories below `parent`, with more flags for every node, and without TLS if that
+    /// is not wanted.
+    ///
+    /// # Panics
+    /// When certificates or token cannot be made, or the nodes do not get there in time.
+    pub async fn start_guarded_in(parent: &Path, count: usize, arguments: &[&str], with_tls: bool) -> Self {
+        let mut cluster = Self::empty(parent, &[arguments, &["--auth"]].concat());
+        cluster.certificates = with_tls.then(|| cluster.certify(count));
         let file = cluster.directory.path().join("admin.token");
         let founding = ["--bootstrap", "--admin-token-file", &file.display().to_string()].map(str::to_owned);
         cluster.add(founding.to_vec());
@@ -101,6 +110,12 @@ impl Cluster {
     /// When the cluster asks for none.
     pub fn token(&self) -> &str {
         self.token.as_deref().expect("a guarded cluster")
+    }
+
+    /// What a client needs: the authority of the nodes' certificates, and a token that opens everything.
+    pub fn access(&self) -> (Option<PathBuf>, Option<&str>) {
+        let ca = self.certificates.as_ref().map(|directory| directory.join("client-ca.pem"));
+        (ca, self.token.as_deref())
     }
 
     /// Makes certificates for the first nodes. All of them are at one address.

@@ -8,11 +8,12 @@
 //! - Nobody sleeps: [`wait_until`] waits for a condition with a deadline, and is the only place that pauses.
 //! - When a test fails the end of every node's log is shown; when it passes, no log may tell of a panic.
 //!
-//! Read in this order: [`Cluster`], [`Node`], [`Api`], [`Events`], [`Collector`], [`Proxy`]; [`Docker`] runs nodes in
+//! Read in this order: [`Cluster`], [`Node`], [`Api`], [`Events`], [`Collector`], [`Agents`], [`Proxy`]; [`Docker`] runs nodes in
 //! containers instead; [`etcd`] is the same for the neighbour that is measured beside. Then [`faults`]: a cluster under
 //! faults that a seed chooses, and what was promised held against what clients saw.
 //! The binary is `$ROLLCALL_BIN`, else `rollcall` in the target directory that the test was built in.
 
+mod agents;
 mod api;
 mod cluster;
 mod collector;
@@ -26,6 +27,7 @@ mod proxy;
 mod wait;
 mod watch;
 
+pub use agents::Agents;
 pub use api::{Answer, Api};
 pub use cluster::Cluster;
 pub use collector::{Collector, Span};

@@ -53,6 +53,27 @@ fn rows_are_measured_and_written_down() {
     assert_eq!(left_over(&output.path().join("data")), 0, "clusters leave their data behind");
 }
 
+/// What tokens and TLS cost is measured in one run, and shown against the same load without them.
+#[test]
+fn clusters_with_tokens_and_tls_are_measured_beside_one_without() {
+    let output = directory();
+    let only = "heartbeat-plain,heartbeat-tokens,heartbeat-tls-tokens";
+    succeeded(&suite(&output, &["--without-etcd", "--only", only], |_| ()));
+    let document = text(&output, "BENCHMARKS.md");
+    for with in ["tokens", "tokens and TLS at all ports"] {
+        assert!(row(&document, &format!("… with {with}"))[2].ends_with("/s"), "{document}");
+    }
+    let ratios = document.lines().filter(|line| line.starts_with("| … against without |"));
+    assert_eq!(ratios.filter(|line| line.contains("× | one run")).count(), 4, "{document}");
+    for step in only.split(',') {
+        let raw: Value = serde_json::from_str(&text(&output, &format!("{step}.rollcall.1.1.json"))).expect("JSON");
+        let report = &raw["outcome"]["report"];
+        assert_eq!(report["errors"], 0, "{raw}");
+        assert!(report["operations"].as_u64().is_some_and(|operations| operations > 0), "{raw}");
+        assert!(!raw.to_string().contains("rctoken-"), "a token is written down: {raw}");
+    }
+}
+
 fn left_over(data: &Path) -> usize {
     fs::read_dir(data).expect("a data directory").count()
 }

@@ -8,10 +8,11 @@
 //! - Units stand last in a name: `ttl_ms` is milliseconds. Instants for people are RFC 3339 text in UTC.
 //! - Optional request fields that are absent are not sent at all, because a server refuses fields it does not know.
 //!
-//! Read in this order: [`service`], [`lease`], [`discovery`], [`ranking`], [`operator`], [`watch`], [`cluster`],
-//! [`signature`], [`federation`], then [`problem`] and [`header`].
+//! Read in this order: [`service`], [`lease`], [`discovery`], [`ranking`], [`operator`], [`check`], [`quota`], [`watch`],
+//! [`cluster`], [`signature`], [`federation`], then [`problem`] and [`header`].
 
 pub mod access_token;
+pub mod check;
 pub mod cluster;
 pub mod discovery;
 pub mod federation;
@@ -20,6 +21,7 @@ pub mod join_token;
 pub mod lease;
 pub mod operator;
 pub mod problem;
+pub mod quota;
 pub mod ranking;
 pub mod service;
 pub mod signature;
@@ -28,6 +30,9 @@ pub mod watch;
 pub use access_token::{
     AccessRole, CreateTokenRequest, CreatedToken, RevokeTokenResponse, RotateTokenRequest, TokenInfo, TokenStatus,
     TokensResponse, Verb,
+};
+pub use check::{
+    CheckInfo, CheckPart, CheckResult, CheckScope, CheckType, ChecksRequest, ChecksResponse, HealthCheck,
 };
 pub use cluster::{
     AddMemberRequest, AutopilotFinding, AutopilotInfo, ClusterChangeResponse, ClusterStatusResponse, DigestResponse,
@@ -49,6 +54,7 @@ pub use operator::{
     HealthInfo, OperatorOrders, OrderInfo, OrderRequest, OrderResponse, OrdersResponse, StandingOrders, Verdict,
 };
 pub use problem::{Fault, Problem, WriteOutcome};
+pub use quota::{QuotaExceeded, QuotaKind, QuotaLimits, QuotaResponse, QuotaUsage};
 pub use ranking::{
     PickResponse, RankInfo, RankWeights, RankingRequest, RankingResponse, Strategy, TrustInfo, TrustRequest,
     TrustsResponse,

@@ -3,6 +3,8 @@
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
+use crate::quota::QuotaExceeded;
+
 /// The body of every error answer, as `application/problem+json`.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct Problem {
@@ -29,6 +31,9 @@ pub struct Problem {
     /// On a failed precondition: the instance's revision, absent if it is not on the roll.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub current_revision: Option<u64>,
+    /// On `quota_exceeded`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub quota: Option<QuotaExceeded>,
 }
 
 /// Whether a failed write may have been applied.

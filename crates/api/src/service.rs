@@ -8,6 +8,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 use utoipa::ToSchema;
 
+use crate::check::{CheckInfo, HealthCheck};
 use crate::lease::{LeaseGrant, LeaseInfo};
 use crate::operator::{HealthInfo, OperatorOrders};
 use crate::ranking::RankInfo;
@@ -241,6 +242,9 @@ pub struct RegisterRequest {
     /// How long the instance stays on the roll as `offline` after its lease ran out; 0, the default, removes it at once.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub reap_after_ms: Option<u32>,
+    /// Asks the nodes to check the instance.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub health_check: Option<HealthCheck>,
     /// Carried, not verified.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub signature: Option<String>,
@@ -309,6 +313,10 @@ pub struct ServiceObject {
     pub weight: u32,
     pub ttl_ms: u32,
     pub reap_after_ms: u32,
+    /// How it asks to be checked.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(value_type = Option<HealthCheck>)]
+    pub health_check: Option<Value>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub signature: Option<String>,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -343,4 +351,7 @@ pub struct ServiceObject {
     /// With `explain=true`.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub rank: Option<RankInfo>,
+    /// When one instance is read: who checks it, if it is checked.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub check: Option<CheckInfo>,
 }

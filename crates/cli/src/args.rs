@@ -20,7 +20,7 @@ use crate::output::Format;
 pub(crate) use audit::Audit;
 pub(crate) use cluster::{Backup, Cluster, Follow, JoinToken, JoinTokenStep, Recover, Restore, StatusView, Wait};
 pub(crate) use federation::{DirectionWord, Federation, FederationAdd, OfferWord};
-pub(crate) use operator::{Drain, Maintenance, Pick, RankFlags, Ranking, Trust};
+pub(crate) use operator::{Checks, Drain, Maintenance, Pick, Quota, RankFlags, Ranking, Tenant, Trust};
 pub(crate) use sign::{OwnerKey, Sign, SignKey, SignStep, Signatures};
 pub(crate) use tls::{Tls, TlsInit};
 pub(crate) use token::{Token, TokenCreate, TokenReset, TokenRotate};
@@ -112,6 +112,12 @@ pub(crate) enum Command {
     /// Look after the other clusters that this one tells and believes
     #[command(subcommand)]
     Federation(Federation),
+    /// Say what a tenant may have; --tenant names it
+    #[command(subcommand)]
+    Tenant(Tenant),
+    /// Say which of a tenant's instances the nodes check by themselves
+    #[command(subcommand)]
+    Checks(Checks),
     /// Put load on a cluster and measure it
     Bench(Box<Bench>),
     /// Say who may do what, where the cluster runs with tokens
@@ -214,6 +220,9 @@ pub(crate) struct RegistrationFields {
     /// How long a lapsed instance stays on the roll as `offline`, in milliseconds
     #[arg(long, value_name = "MS")]
     pub(crate) reap_after_ms: Option<u64>,
+    /// Have the nodes check the instance, as `{"path": "/health"}`; `{}` asks for the defaults
+    #[arg(long, value_name = "JSON", value_parser = parse_object)]
+    pub(crate) health_check: Option<serde_json::Map<String, serde_json::Value>>,
 }
 
 #[derive(Args, Debug)]
@@ -440,6 +449,10 @@ fn parse_pair(text: &str) -> Result<(String, serde_json::Value), String> {
     let (key, value) = text.split_once('=').ok_or_else(|| "expected KEY=VALUE".to_owned())?;
     let value = serde_json::from_str(value).unwrap_or_else(|_| serde_json::Value::String(value.to_owned()));
     Ok((key.to_owned(), value))
+}
+
+fn parse_object(text: &str) -> Result<serde_json::Map<String, serde_json::Value>, String> {
+    serde_json::from_str(text).map_err(|error| format!("expected a JSON object: {error}"))
 }
 
 #[cfg(test)]

@@ -1,9 +1,9 @@
-//! What operators say: orders for instances, trust in owners, how results are ranked. And picking one by rank.
+//! What operators say: orders for instances, trust in owners, how results are ranked, how much a tenant may have. And picking one by rank.
 
 use reqwest::Method;
 use rollcall_api::{
-    OrderRequest, OrderResponse, OrdersResponse, PickResponse, RankWeights, RankingRequest, RankingResponse,
-    TrustInfo, TrustRequest, TrustsResponse,
+    ChecksRequest, ChecksResponse, OrderRequest, OrderResponse, OrdersResponse, PickResponse, QuotaLimits,
+    QuotaResponse, RankWeights, RankingRequest, RankingResponse, TrustInfo, TrustRequest, TrustsResponse,
 };
 
 use crate::client::{Client, addressable};
@@ -30,6 +30,8 @@ impl Order {
 }
 
 const RANKING: [&str; 2] = ["api", "ranking"];
+const QUOTA: [&str; 2] = ["api", "quota"];
+const CHECKS: [&str; 2] = ["api", "checks"];
 
 impl Client {
     /// Gives an order for an instance, or another reason for one that stands.
@@ -97,6 +99,46 @@ impl Client {
         let request = match weights {
             Some(weights) => Request::new(Method::PUT, &RANKING, Repeat::Safe).json(&RankingRequest { weights })?,
             None => Request::new(Method::DELETE, &RANKING, Repeat::Safe),
+        };
+        self.send(&request).await
+    }
+
+    /// How much the tenant may have, and has.
+    ///
+    /// # Errors
+    /// 503 while no leader is known.
+    pub async fn quota(&self) -> Result<QuotaResponse, Error> {
+        self.send(&Request::new(Method::GET, &QUOTA, Repeat::Safe)).await
+    }
+
+    /// Says how much the tenant may have, in the place of what was said before; `None` is as much as it will.
+    ///
+    /// # Errors
+    /// 400 for limits beyond the bounds, or none at all; 409 `too_many_quotas`.
+    pub async fn set_quota(&self, limits: Option<QuotaLimits>) -> Result<QuotaResponse, Error> {
+        let request = match limits {
+            Some(limits) => Request::new(Method::PUT, &QUOTA, Repeat::Safe).json(&limits)?,
+            None => Request::new(Method::DELETE, &QUOTA, Repeat::Safe),
+        };
+        self.send(&request).await
+    }
+
+    /// Which of the tenant's instances are checked.
+    ///
+    /// # Errors
+    /// 503 while no leader is known.
+    pub async fn checks(&self) -> Result<ChecksResponse, Error> {
+        self.send(&Request::new(Method::GET, &CHECKS, Repeat::Safe)).await
+    }
+
+    /// Says which of the tenant's instances are checked; `None`: those that ask.
+    ///
+    /// # Errors
+    /// 400 for an interval beyond the bounds.
+    pub async fn set_checks(&self, checks: Option<ChecksRequest>) -> Result<ChecksResponse, Error> {
+        let request = match checks {
+            Some(checks) => Request::new(Method::PUT, &CHECKS, Repeat::Safe).json(&checks)?,
+            None => Request::new(Method::DELETE, &CHECKS, Repeat::Safe),
         };
         self.send(&request).await
     }

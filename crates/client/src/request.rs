@@ -10,8 +10,8 @@ use std::time::Duration;
 
 use reqwest::header::{ACCEPT, CONTENT_TYPE, HeaderMap, HeaderName, HeaderValue};
 use reqwest::{Method, RequestBuilder, Response, StatusCode, Url};
-use rollcall_api::Problem;
 use rollcall_api::header::REQUEST_TIMEOUT_MS;
+use rollcall_api::{Problem, QuotaKind};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use tokio::time::Instant;
@@ -299,6 +299,7 @@ fn is_elsewhere_worth_trying(error: &Error) -> bool {
         // Each node has watchers and backups of its own.
         Error::Refused { status: 429, problem } => {
             matches!(problem.code.as_str(), "too_many_watchers" | "too_many_backups")
+                || problem.quota.is_some_and(|exceeded| exceeded.quota == QuotaKind::Watchers)
         }
         Error::Refused { status, .. } => matches!(status, 502..=504),
         Error::Watch { source: WatchFault::NoStream, .. } => true,

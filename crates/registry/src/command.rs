@@ -11,6 +11,7 @@ use crate::federation::{FederationCommand, FederationOutcome, FederationRefusal}
 use crate::health::Verdict;
 use crate::ids::{ClusterTime, FeatureLevel, InstanceId, LeaseId, Revision, TenantId, Term, WallTime};
 use crate::metadata::Metadata;
+use crate::quota::QuotaKind;
 use crate::registration::{PackedRegistration, Status};
 use crate::ruling::{Ruled, RulingChange};
 use crate::state::{
@@ -147,6 +148,12 @@ pub enum Command {
     Signatures(SignatureCommand),
     /// About other clusters, and what they tell.
     Federation(FederationCommand),
+    /// Nobody checks an incarnation any more: what checks found of it is forgotten.
+    Unchecked {
+        tenant: TenantId,
+        id: InstanceId,
+        lease: LeaseId,
+    },
 }
 
 /// What a command of the same name does, on somebody's behalf. No command itself, so that none holds another: whatever is
@@ -188,7 +195,15 @@ pub enum Write {
 impl Command {
     /// What a node must be able to read to take part in a cluster whose log has this.
     pub fn feature_level(&self) -> FeatureLevel {
+        let asks = |registration: &PackedRegistration| registration.view().extras.health_check.is_some();
         match self {
+            Self::Register { registration, .. }
+            | Self::RegisterSigned { registration, .. }
+            | Self::By {
+                write: Write::Register { registration, .. } | Write::RegisterSigned { registration, .. },
+                ..
+            } if asks(registration) => FeatureLevel(5),
+            Self::Rule { change: RulingChange::Checks(_), .. } | Self::Unchecked { .. } => FeatureLevel(5),
             Self::Register { registration, .. } | Self::By { write: Write::Register { registration, .. }, .. }
                 if registration.view().extras.coordinates.is_some() =>
             {
@@ -202,6 +217,7 @@ impl Command {
             Self::JoinToken(_) | Self::Define { .. } => FeatureLevel(2),
             Self::By { write: Write::RegisterSigned { .. } | Write::DeregisterSigned { .. }, .. } => FeatureLevel(4),
             Self::AccessToken(_) | Self::By { .. } => FeatureLevel(3),
+            Self::Rule { change: RulingChange::Quota(_), .. } => FeatureLevel(5),
             Self::Rule { .. }
             | Self::Observe { .. }
             | Self::RegisterSigned { .. }
@@ -237,7 +253,8 @@ impl Command {
             | Self::Rule { .. }
             | Self::Observe { .. }
             | Self::Signatures(_)
-            | Self::Federation(_) => return self,
+            | Self::Federation(_)
+            | Self::Unchecked { .. } => return self,
         };
         Self::By { actor, tenant, write }
     }
@@ -402,6 +419,11 @@ pub enum Refusal {
     Signature(#[from] SignatureRefusal),
     #[error(transparent)]
     Federation(#[from] FederationRefusal),
+    /// What stands stays, and goes on being renewed.
+    #[error("the tenant's quota allows no more {kind}: {used} of {limit} are in use")]
+    QuotaExceeded { kind: QuotaKind, limit: u64, used: u64 },
+    #[error("{max} tenants have a quota already, as many as may")]
+    TooManyQuotas { max: u32 },
 }
 
 #[cfg(test)]
@@ -410,7 +432,7 @@ mod tests {
     use crate::access::Power;
     use crate::ids::{PrincipalId, ServiceName};
     use crate::place::Coordinates;
-    use crate::registration::Registration;
+    use crate::registration::{JsonText, Registration};
 
     #[test]
     fn a_lease_set_is_sorted_and_distinct() {
@@ -437,6 +459,11 @@ mod tests {
         let actor = Actor { principal: PrincipalId::parse("token:1").unwrap(), power: Power::Own };
         let signing = Signing { mode: SignatureMode::default(), key: None };
         let (lease, condition) = (None, Condition::None);
+        let mut registration = Registration::new(id.clone(), name, "http://a", 1_000);
+        registration.extras.health_check = Some(JsonText("{}".into()));
+        let (registration, checked) = (registration.pack(), tenant.clone());
+        let checked = Command::RegisterSigned { tenant: checked, registration, condition, signing };
+        assert_eq!((checked.feature_level().0, checked.by(actor.clone()).feature_level().0), (5, 5));
         let signed = Command::DeregisterSigned { tenant, id, lease, condition, signing };
         assert_eq!((signed.feature_level().0, signed.by(actor).feature_level().0), (4, 4));
     }

@@ -9,10 +9,11 @@ use xxhash_rust::xxh3::{Xxh3, xxh3_128};
 use crate::access::{AccessToken, Reach, Scopes, SecretDigest};
 use crate::definition::{Definition, DefinitionContent, EventDefinition, SchemaDefinition};
 use crate::federation::{FederationRow, Foreign, Peer, PeerTerms, Received, Resync, Stream, Sweep, TenantPair};
-use crate::health::{Observed, Order, Orders};
+use crate::health::{Observed, Order, Orders, TenantChecks};
 use crate::ids::{ClusterTime, LeaseId, PrincipalId, TENANT_BYTES_MAX};
 use crate::instance::Instance;
 use crate::metadata::Metadata;
+use crate::quota::Quota;
 use crate::ruling::{Ruling, RulingContent};
 use crate::selector::Requirement;
 use crate::state::{JoinToken, PinnedKey, SignatureRow};
@@ -116,6 +117,16 @@ pub(crate) fn of_ruling(ruling: &Ruling) -> u128 {
         RulingContent::Ranking(weights) => {
             row.number(3);
             <[u16; 4]>::from(*weights).into_iter().for_each(|weight| row.number(weight.into()));
+        }
+        RulingContent::Quota(Quota { registrations, bytes, watchers, requests_per_second }) => {
+            row.number(4);
+            let limits = [registrations, bytes, watchers, requests_per_second];
+            limits.into_iter().for_each(|limit| row.optional(*limit));
+        }
+        RulingContent::Checks(TenantChecks { scope, interval_ms }) => {
+            row.number(5);
+            row.text(scope.as_str());
+            row.number(interval_ms.unwrap_or(0).into());
         }
     }
     xxh3_128(&row.0)

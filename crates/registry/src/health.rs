@@ -14,6 +14,10 @@ words! {
     Verdict { Healthy = "healthy", Degraded = "degraded", Error = "error" }
 }
 words! {
+    /// Which instances of a tenant are checked.
+    CheckScope { Nobody = "none", Asked = "asked", All = "all" }
+}
+words! {
     /// What operators can order for an instance.
     OrderKind { Maintenance = "maintenance", Drain = "drain" }
 }
@@ -66,6 +70,14 @@ impl Orders {
         let orders = [&self.maintenance, &self.drain].into_iter().flatten();
         orders.filter_map(|order| order.reason.as_ref()).map(|reason| reason.len()).sum()
     }
+}
+
+/// What an operator says of the checks of a tenant.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct TenantChecks {
+    pub scope: CheckScope,
+    /// How often those are checked that do not say it themselves.
+    pub interval_ms: Option<u32>,
 }
 
 /// What checks last found, and since when they find it.

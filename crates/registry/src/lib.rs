@@ -11,7 +11,8 @@
 //!
 //! Read in this order: [`registration`], `packed`, `instance`, [`command`], [`state`], then [`query`] over `filter`, `index`
 //! and `slots`, [`rank`], and `interest` for watchers. [`health`] says what a status is worked out from. [`definition`],
-//! [`access`] and [`ruling`] stand beside the roll, and so do other clusters and what they tell ([`federation`]). `tally` counts for operators.
+//! [`access`], [`ruling`] and [`quota`] stand beside the roll, and so do other clusters and what they tell ([`federation`]).
+//! `tally` counts for operators.
 
 pub mod access;
 pub mod command;
@@ -29,6 +30,7 @@ mod metadata;
 mod packed;
 mod place;
 pub mod query;
+pub mod quota;
 pub mod rank;
 pub mod registration;
 pub mod ruling;
@@ -56,7 +58,7 @@ pub use federation::{
     Received, Reception, Resync, Stream, Sweep, TenantPair, Told, Unreadable,
 };
 pub use filter::{Filter, VersionRange};
-pub use health::{Observed, Order, OrderKind, Orders, Verdict};
+pub use health::{CheckScope, Observed, Order, OrderKind, Orders, TenantChecks, Verdict};
 pub use history::{Change, ChangeKind, HistoryLimits};
 pub use ids::{
     ClusterTime, DefinitionName, Edition, Epoch, FEATURE_LEVEL, FeatureLevel, InstanceId, LeaseId, NameError,
@@ -68,6 +70,7 @@ pub use metadata::{Metadata, MetadataValue, Pair, Pairs};
 pub use packed::{Parts, Texts};
 pub use place::{Coordinates, CoordinatesError};
 pub use query::{Draw, FederatedPage, Origin as ForeignOrigin, Page, Picked, Position, Query, Sort, View};
+pub use quota::{Quota, QuotaKind, Usage};
 pub use rank::{Place, RankWeights, RankWeightsError, Ranking, Score, Trust, TrustError};
 pub use registration::{Kind, PackedRegistration, Protocol, Registration, RegistrationView, Status, Visibility};
 pub use ruling::{Ruled, Ruling, RulingChange, RulingContent, RulingKey};

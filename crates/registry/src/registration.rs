@@ -97,6 +97,8 @@ pub struct Extras {
     /// The document as it came in, where a face must give the same bytes back.
     pub document: Option<Box<str>>,
     pub coordinates: Option<Coordinates>,
+    /// How the instance asks to be checked.
+    pub health_check: Option<JsonText>,
 }
 
 /// Before the document of a registration whose signature was verified, so that it is taken for none of a face's.
@@ -189,7 +191,7 @@ impl Extras {
         if *self == Self::default() {
             return;
         }
-        let Self { endpoints, auth, signature, public_key, region, zone, document, coordinates } = self;
+        let Self { endpoints, auth, signature, public_key, region, zone, document, coordinates, health_check } = self;
         let texts = [signature, public_key, region, zone, document].map(Option::as_deref);
         for text in [endpoints, auth].map(|json| json.as_ref().map(|json| &*json.0)).into_iter().chain(texts) {
             packer.option(text);
@@ -200,11 +202,16 @@ impl Extras {
                 coordinates.micro_degrees().into_iter().for_each(|micro| packer.number(zigzag(micro)));
             });
         }
+        if let Some(JsonText(health_check)) = health_check {
+            packer.number(HEALTH_CHECK);
+            packer.text(health_check);
+        }
     }
 }
 
 /// Behind the first texts stands only what is there, each with its number before it, in ascending order.
 const COORDINATES: u64 = 1;
+const HEALTH_CHECK: u64 = 2;
 
 /// Whole numbers without a sign: those next to zero first, on either side.
 fn zigzag(number: i32) -> u64 {
@@ -301,6 +308,7 @@ pub struct ExtrasView<'a> {
     pub zone: Option<&'a str>,
     pub document: Option<&'a str>,
     pub coordinates: Option<Coordinates>,
+    pub health_check: Option<&'a str>,
 }
 
 impl<'a> ExtrasView<'a> {
@@ -318,6 +326,7 @@ impl<'a> ExtrasView<'a> {
             zone: rest.option()?,
             document: rest.option()?,
             coordinates: None,
+            health_check: None,
         };
         let mut last = 0;
         while !rest.is_empty() {
@@ -326,16 +335,18 @@ impl<'a> ExtrasView<'a> {
                 return Err(Malformed::Order);
             }
             last = number;
-            let mut part = Unpacker(rest.text()?);
+            let text = rest.text()?;
             match number {
                 COORDINATES => {
+                    let mut part = Unpacker(text);
                     let micro_degrees = [unzigzag(part.number()?)?, unzigzag(part.number()?)?];
                     let coordinates = Coordinates::from_micro_degrees(micro_degrees);
                     extras.coordinates = Some(coordinates.map_err(|_| Malformed::Number)?);
+                    part.end()?;
                 }
+                HEALTH_CHECK => extras.health_check = Some(text),
                 _ => return Err(Malformed::Word),
             }
-            part.end()?;
         }
         // Nothing has one spelling: no section at all.
         if extras == Self::default() { Err(Malformed::Long) } else { Ok(extras) }
@@ -440,6 +451,7 @@ impl<'a> RegistrationView<'a> {
                 zone: text(self.extras.zone),
                 document: text(self.extras.document),
                 coordinates: self.extras.coordinates,
+                health_check: json(self.extras.health_check),
             },
         }
     }
@@ -483,11 +495,12 @@ mod tests {
     fn extras() -> impl Strategy<Value = Extras> {
         let texts = [(); 5].map(|()| option::of(text()));
         let coordinates = option::of((-90_000_000..=90_000_000i32, -180_000_000..=180_000_000i32));
-        (json(), json(), texts, coordinates).prop_map(|(endpoints, auth, texts, coordinates)| {
+        let jsons = [(); 3].map(|()| json());
+        (jsons, texts, coordinates).prop_map(|([endpoints, auth, health_check], texts, coordinates)| {
             let [signature, public_key, region, zone, document] = texts;
             let place = |(latitude, longitude)| Coordinates::from_micro_degrees([latitude, longitude]).unwrap();
             let coordinates = coordinates.map(place);
-            Extras { endpoints, auth, signature, public_key, region, zone, document, coordinates }
+            Extras { endpoints, auth, signature, public_key, region, zone, document, coordinates, health_check }
         })
     }
 

@@ -1,10 +1,11 @@
 //! What operators lay down for a tenant and what outlives the instances that it is about: orders for ids that are off the
-//! roll, trust in owners, how results are ranked.
+//! roll, trust in owners, how results are ranked, how much it may have.
 
 use serde::{Deserialize, Serialize};
 
-use crate::health::{Order, OrderKind};
+use crate::health::{Order, OrderKind, TenantChecks};
 use crate::ids::{InstanceId, OwnerName, Revision, TenantId};
+use crate::quota::Quota;
 use crate::rank::{RankWeights, Trust};
 
 /// Ids of one tenant that may be under maintenance at once, on the roll or off it; as many owners may be trusted. They do
@@ -17,6 +18,8 @@ pub enum RulingKey {
     Order(InstanceId),
     Trust(OwnerName),
     Ranking,
+    Checks,
+    Quota,
 }
 
 /// A row of the table. Variants are only ever added at the end: the position is the format.
@@ -32,6 +35,8 @@ pub enum RulingContent {
         trust: Trust,
     },
     Ranking(RankWeights),
+    Quota(Quota),
+    Checks(TenantChecks),
 }
 
 impl RulingContent {
@@ -40,6 +45,8 @@ impl RulingContent {
             Self::Order { id, .. } => RulingKey::Order(id.clone()),
             Self::Trust { owner, .. } => RulingKey::Trust(owner.clone()),
             Self::Ranking(_) => RulingKey::Ranking,
+            Self::Quota(_) => RulingKey::Quota,
+            Self::Checks(_) => RulingKey::Checks,
         }
     }
 }
@@ -71,6 +78,10 @@ pub enum RulingChange {
     },
     /// None: the default.
     Ranking(Option<RankWeights>),
+    /// None: nothing is limited.
+    Quota(Option<Quota>),
+    /// None: the default.
+    Checks(Option<TenantChecks>),
 }
 
 impl RulingChange {
@@ -81,6 +92,8 @@ impl RulingChange {
             Self::Lift { id, .. } => id.as_str().len(),
             Self::Trust { owner, .. } => owner.as_str().len(),
             Self::Ranking(_) => size_of::<RankWeights>(),
+            Self::Quota(_) => size_of::<Quota>(),
+            Self::Checks(_) => size_of::<TenantChecks>(),
         }
     }
 }

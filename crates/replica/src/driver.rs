@@ -129,7 +129,8 @@ fn count((commands, once): &Commands) -> u64 {
         | Command::RegisterSigned { .. }
         | Command::DeregisterSigned { .. }
         | Command::Signatures(_)
-        | Command::Federation(_) => 1,
+        | Command::Federation(_)
+        | Command::Unchecked { .. } => 1,
     });
     counts.sum()
 }

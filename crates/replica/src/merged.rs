@@ -62,7 +62,8 @@ pub(crate) fn merge(batch: &[impl Asker], origin: Origin) -> Merged {
                 | Command::RegisterSigned { .. }
                 | Command::DeregisterSigned { .. }
                 | Command::Signatures(_)
-                | Command::Federation(_) => {
+                | Command::Federation(_)
+                | Command::Unchecked { .. } => {
                     merged.once[0].commands.push(command.clone());
                     Place::Once(0, merged.once[0].commands.len() - 1)
                 }

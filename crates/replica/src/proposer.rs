@@ -312,6 +312,7 @@ fn approximate_kib(command: &Command) -> usize {
         | Command::Expire { .. }
         | Command::JoinToken(_)
         | Command::Observe { .. }
+        | Command::Unchecked { .. }
         | Command::Signatures(_) => 64,
         Command::Federation(command) => command.bytes(),
         Command::Rule { change, .. } => change.bytes(),

@@ -2,7 +2,6 @@
 
 use std::collections::BTreeMap;
 use std::io;
-use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -11,8 +10,8 @@ use openraft::async_runtime::WatchReceiver;
 use parking_lot::Mutex;
 use rollcall_registry::{ClusterTime, Command, Digest, FeatureLevel, Outcome, Revision};
 use rollcall_storage::{
-    Backup, ClusterId, DataDir, DataDirError, FailureWatch, Identity, Member, NodeId, NodeLog, OpenError, Release,
-    Roll, StoreFailure, Stores, WeakDataDir,
+    Backup, ClusterId, DataDir, FailureWatch, Identity, Member, NodeId, NodeLog, OpenError, Release, Roll, Stores,
+    WeakDataDir,
 };
 use tokio::sync::{Notify, SetOnce};
 use tokio::task::JoinHandle;
@@ -22,6 +21,7 @@ use tokio_util::sync::CancellationToken;
 use crate::admission::Kept;
 use crate::barrier::{self, BarrierError, Consistency, DigestError, Freshness};
 use crate::core::{Core, Forgot, Raft};
+use crate::failure::{Failure, StartError};
 use crate::freshness::Stamps;
 use crate::membership::{self, ClusterStatus};
 use crate::message::{Greeting, JoinRequest, JoinResponse};
@@ -45,79 +45,6 @@ const FAILURE_INTERVAL: Duration = Duration::from_millis(100);
 
 /// Between two rounds of asking everybody to be taken in.
 const JOIN_PAUSE: Duration = Duration::from_millis(250);
-
-/// Why a member did not start.
-#[derive(Debug, thiserror::Error)]
-pub enum StartError {
-    #[error(transparent)]
-    DataDir(#[from] DataDirError),
-    #[error("open the store in {path}")]
-    Open {
-        path: PathBuf,
-        #[source]
-        source: OpenError,
-    },
-    #[error("count this start in {path}")]
-    Count {
-        path: PathBuf,
-        #[source]
-        source: StoreFailure,
-    },
-    #[error("the timing is not possible: {reason}")]
-    Timing { reason: String },
-    #[error("{peer} refused to take this node in: {reason}")]
-    JoinRefused { peer: String, reason: String },
-    #[error(
-        "this program has feature level {own}, but its cluster is at {level} and has written what this program cannot \
-         read: run the version that ran here before, or a newer one"
-    )]
-    TooOld { own: FeatureLevel, level: FeatureLevel },
-    #[error("start the raft member")]
-    Raft {
-        #[source]
-        source: Box<dyn std::error::Error + Send + Sync>,
-    },
-    #[error("stopped before it had started")]
-    Stopped,
-}
-
-impl StartError {
-    /// The directory is that of a node that was removed from its cluster.
-    pub fn is_removed(&self) -> bool {
-        matches!(self, Self::DataDir(DataDirError::Removed { .. }))
-    }
-}
-
-/// Why a member broke. The process must end: nothing it could do would be safe.
-#[derive(Debug, Clone, thiserror::Error)]
-pub enum Failure {
-    #[error("the store failed")]
-    Store(#[source] StoreFailure),
-    #[error("the raft member stopped: {0}")]
-    Raft(String),
-    #[error("a task of this member panicked")]
-    Task,
-    #[error(
-        "node {node_id} was removed from cluster {cluster_id}; its directory {path} is marked and will not be used again: \
-         delete it to start a new node there"
-    )]
-    Removed { cluster_id: ClusterId, node_id: NodeId, path: PathBuf },
-    #[error("this node was removed from its cluster, but its directory cannot be marked: {0}")]
-    Unmarked(String),
-    #[error(
-        "node {node_id} had acknowledged the log up to entry {acknowledged}, and its log in {path} ends with entry \
-         {last}: the disk, or somebody, lost what was written; do not start the node on this directory again: start \
-         another on an empty one, and put it in this one's place with `rollcall cluster replace {node_id}`"
-    )]
-    Forgot { node_id: NodeId, acknowledged: u64, last: u64, path: PathBuf },
-}
-
-impl Failure {
-    /// The cluster goes on without this node.
-    pub fn is_removed(&self) -> bool {
-        matches!(self, Self::Removed { .. } | Self::Unmarked(_))
-    }
-}
 
 /// What became of a command.
 #[derive(Clone, Debug)]

@@ -89,6 +89,7 @@ impl Deed {
             | Command::Renew { .. }
             | Command::Expire { .. }
             | Command::Observe { .. }
+            | Command::Unchecked { .. }
             | Command::JoinToken(JoinTokenCommand::Spend(_))
             | Command::AccessToken(AccessTokenCommand::Used { .. }) => return None,
         };
@@ -166,6 +167,10 @@ fn ruled(change: &RulingChange) -> (&'static str, String) {
         RulingChange::Trust { owner, trust: None } => ("trust.forget", owner.to_string()),
         RulingChange::Ranking(Some(_)) => ("ranking.set", String::new()),
         RulingChange::Ranking(None) => ("ranking.reset", String::new()),
+        RulingChange::Quota(Some(_)) => ("quota.set", String::new()),
+        RulingChange::Quota(None) => ("quota.clear", String::new()),
+        RulingChange::Checks(Some(checks)) => ("checks.set", checks.scope.to_string()),
+        RulingChange::Checks(None) => ("checks.reset", String::new()),
     }
 }
 

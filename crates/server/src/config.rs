@@ -11,10 +11,11 @@ use rollcall_registry::registration::UnknownWord;
 
 use crate::auth::JwtConfig;
 use crate::parse::REAP_AFTER_MS_MAX;
+use crate::prober::Network;
 use crate::secret::Secret;
 use crate::tls::{self, Port};
 
-pub use settings::{ConfigError, LogFormat, NodeRole, Settings, Signatures, WhenRemoved, unknown_variables};
+pub use settings::{Checks, ConfigError, LogFormat, NodeRole, Settings, Signatures, WhenRemoved, unknown_variables};
 
 /// Longest TTL an operator may allow, 49 days: the state machine counts a lease's milliseconds in 32 bits.
 pub const TTL_MS_MAX: u64 = u32::MAX as u64;
@@ -114,6 +115,9 @@ pub struct Config {
     /// Empty: any.
     pub tenants: Vec<TenantId>,
     pub signatures: Signatures,
+    pub checks: Checks,
+    pub check_allow: Vec<Network>,
+    pub check_ca: Option<PathBuf>,
     pub soorma_ttl_ms: u32,
     pub soorma_reap_after_ms: u32,
     pub soorma_origins: Vec<HeaderValue>,
@@ -295,6 +299,17 @@ impl Config {
                 Err(error) => fault("tenants", &format!("`{}`: {error}", tenant.escape_debug())),
             }
         }
+        let mut check_allow = Vec::new();
+        for network in settings.check_allow.unwrap_or_default().iter().filter(|network| !network.is_empty()) {
+            match network.trim().parse() {
+                Ok(network) => check_allow.push(network),
+                Err(error) => fault("check_allow", &format!("`{}` {error}", network.escape_debug())),
+            }
+        }
+        if let Some(error) = settings.check_ca.as_ref().and_then(|path| tls::authorities(path).err()) {
+            let source = std::error::Error::source(&error).map(|source| format!(": {source}"));
+            fault("check_ca", &format!("{error}{}", source.unwrap_or_default()));
+        }
         let drain_ms = settings.drain_ms.unwrap_or(DRAIN_MS);
         if drain_ms > DRAIN_MS_MAX {
             fault("drain_ms", &format!("must be at most {DRAIN_MS_MAX}"));
@@ -338,6 +353,9 @@ impl Config {
             drain_ms,
             tenants,
             signatures: settings.signatures.unwrap_or_default(),
+            checks: settings.checks.unwrap_or_default(),
+            check_allow,
+            check_ca: settings.check_ca,
             soorma_ttl_ms: u32::try_from(soorma_ttl_ms).ok()?,
             soorma_reap_after_ms: u32::try_from(soorma_reap_after_ms).ok()?,
             soorma_origins,

@@ -22,7 +22,7 @@ use tracing::field::Empty;
 use crate::auth::{API_KEY, Gate, Identity};
 use crate::limits::{READS_MAX, REQUESTS_MAX, WRITES_MAX};
 use crate::listener::Counted;
-use crate::metrics::{EdgeMetrics, Refused, Route};
+use crate::metrics::{EdgeMetrics, Exceeded, Refused, Route};
 use crate::native::{self, Native};
 use crate::reply::{self, Failure};
 use crate::slow::SlowLog;
@@ -164,6 +164,9 @@ impl Edge {
             let mut response = self.answer(request, route, crowded, &work).await;
             if let Some(failure) = reply::failure_of(&mut response) {
                 self.metrics.refusals.get_or_create(&Refused { code: failure.code() }).inc();
+                if let Some(exceeded) = failure.quota() {
+                    self.metrics.quota_refusals.get_or_create(&Exceeded { quota: exceeded.quota.as_str() }).inc();
+                }
                 // A node that starts is asked again and again; that it is not ready is no failure.
                 if failure.status().is_server_error() && failure.code() != "not_ready" {
                     tracing::warn!(
@@ -231,7 +234,7 @@ impl Edge {
         let path = request.uri().path();
         let max = if *request.method() == Method::GET {
             READS_MAX
-        } else if path.ends_with("/heartbeat") || path == "/api/heartbeats" {
+        } else if is_heartbeat(request.method(), path) {
             REQUESTS_MAX
         } else {
             WRITES_MAX
@@ -290,6 +293,11 @@ impl Running {
         request.extensions_mut().insert(identity);
         Ok(())
     }
+}
+
+/// Whether a request, of whichever contract, renews leases.
+pub(crate) fn is_heartbeat(method: &Method, path: &str) -> bool {
+    *method != Method::GET && (path.ends_with("/heartbeat") || path == "/api/heartbeats")
 }
 
 /// A path with slashes at its end means the path without: no client is redirected.

@@ -13,7 +13,7 @@
 //!
 //! Read in this order: [`config`], [`Server`], [`Probe`], `listener`, [`tls`], `edge`, `native`, `watch`; then `request`, `params`,
 //! `body`, `json`, `fault`, `parse`, `signing` for what comes in, `translate`, [`render`], `cursor`, `reply` for what goes out, `faces` with
-//! `auth` and `schema`, and `peer`.
+//! `auth` and `schema`, `prober`, and `peer`.
 
 pub mod audit;
 mod auth;
@@ -33,6 +33,8 @@ mod params;
 mod parse;
 mod peer;
 mod probe;
+mod prober;
+mod quotas;
 pub mod render;
 mod reply;
 mod request;
@@ -48,8 +50,9 @@ mod translate;
 mod watch;
 
 pub use auth::{ADMIN_TOKEN, FirstToken, JwtConfig, JwtConfigError, RESET_REQUEST, SetError};
-pub use config::{Config, ConfigError, Settings};
+pub use config::{Checks, Config, ConfigError, Settings};
 pub use probe::Probe;
+pub use prober::{Network, NetworkError};
 /// What an operator does to a directory whose node does not run.
 pub use rollcall_replica::offline;
 pub use secret::Secret;

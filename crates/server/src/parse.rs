@@ -1,5 +1,6 @@
 //! Request bodies, checked. What comes out is well formed in every respect that can be judged without the roll.
 
+mod check;
 mod laid_down;
 mod place;
 
@@ -17,7 +18,8 @@ use serde_json::{Map, Value};
 use crate::fault::{Faults, Fields, LEASE_WANTED};
 use crate::params;
 
-pub(crate) use laid_down::{is_stepped, order, ranking, stepped_rule, trust};
+pub(crate) use check::checks;
+pub(crate) use laid_down::{is_stepped, order, quota, ranking, stepped_rule, trust};
 
 /// Long enough for signed URLs; browsers and proxies refuse much longer ones.
 pub(crate) const URL_BYTES_MAX: usize = 2_048;
@@ -148,6 +150,9 @@ fn register_fields(mut fields: Fields<'_>, limits: TtlLimits) -> Option<Register
     let weight = fields.number("weight", 0, WEIGHT_MAX);
     let ttl_ms = fields.number("ttl_ms", limits.ttl_ms_min, limits.ttl_ms_max);
     let reap_after_ms = fields.number("reap_after_ms", 0, REAP_AFTER_MS_MAX);
+    let lease_ms = ttl_ms.unwrap_or(limits.ttl_ms_default);
+    let health_check = fields.open_member("health_check");
+    let health_check = health_check.map(|fields| check::health_check(fields, url.as_deref(), lease_ms));
     let signature = fields.text("signature");
     let public_key = fields.text("public_key");
     fields.finish();
@@ -171,6 +176,7 @@ fn register_fields(mut fields: Fields<'_>, limits: TtlLimits) -> Option<Register
         weight,
         ttl_ms,
         reap_after_ms,
+        health_check,
         signature,
         public_key,
     })

@@ -5,9 +5,9 @@ use std::time::Duration;
 use axum::body::Body;
 use axum::http::{HeaderMap, HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
-use rollcall_api::{Problem, WriteOutcome, header as names};
+use rollcall_api::{Problem, QuotaExceeded, WriteOutcome, header as names};
 use rollcall_registry::{
-    AccessTokenRefusal, DefinitionRefusal, FederationRefusal, JoinTokenRefusal, NameError, Refusal, Revision,
+    AccessTokenRefusal, DefinitionRefusal, FederationRefusal, JoinTokenRefusal, NameError, QuotaKind, Refusal, Revision,
     SignatureRefusal,
 };
 use rollcall_replica::{BarrierError, DigestError, Freshness, SubmitError};
@@ -15,9 +15,13 @@ use rollcall_replica::{BarrierError, DigestError, Freshness, SubmitError};
 use serde_json::Value;
 
 use crate::fault::Faults;
+use crate::translate;
 
 /// Try again after this long when nothing better is known.
 const RETRY_AFTER_MS: u64 = 1_000;
+
+/// Room on the roll comes when something goes, and not by asking often.
+const QUOTA_RETRY_AFTER: Duration = Duration::from_secs(10);
 
 /// What a read shows, told in the headers of its answer.
 #[derive(Clone, Copy, Debug)]
@@ -38,6 +42,7 @@ struct Parts {
     errors: Vec<rollcall_api::Fault>,
     retry_after_ms: Option<u64>,
     current_revision: Option<u64>,
+    quota: Option<QuotaExceeded>,
     outcome: Option<WriteOutcome>,
     shown: Option<Shown>,
     /// What the router or a layer around it put beside the failure.
@@ -55,6 +60,7 @@ impl Failure {
             errors: Vec::new(),
             retry_after_ms: (status == StatusCode::SERVICE_UNAVAILABLE).then_some(RETRY_AFTER_MS),
             current_revision: None,
+            quota: None,
             outcome: None,
             shown: None,
             headers: HeaderMap::new(),
@@ -118,6 +124,14 @@ impl Failure {
         failure
     }
 
+    /// A tenant has, or sends, as much as it may.
+    pub(crate) fn quota_exceeded(kind: QuotaKind, limit: u64, used: u64, wait: Duration, detail: String) -> Self {
+        let mut failure = Self::new(StatusCode::TOO_MANY_REQUESTS, "quota_exceeded", detail);
+        failure.0.retry_after_ms = Some(u64::try_from(wait.as_millis()).unwrap_or(u64::MAX).max(1));
+        failure.0.quota = Some(QuotaExceeded { quota: translate::quota_kind_out(kind), limit, used });
+        failure
+    }
+
     pub(crate) fn revision_compacted(detail: String) -> Self {
         Self::new(StatusCode::GONE, "revision_compacted", detail)
     }
@@ -159,6 +173,11 @@ impl Failure {
         self.0.code
     }
 
+    /// Which quota is used up, if that is why.
+    pub(crate) fn quota(&self) -> Option<QuotaExceeded> {
+        self.0.quota
+    }
+
     pub(crate) fn detail(&self) -> &str {
         &self.0.detail
     }
@@ -178,6 +197,7 @@ impl Failure {
             errors: parts.errors.clone(),
             retry_after_ms: parts.retry_after_ms,
             current_revision: parts.current_revision,
+            quota: parts.quota,
         }
     }
 
@@ -312,6 +332,11 @@ impl From<Refusal> for Failure {
             Refusal::NotYours => (StatusCode::FORBIDDEN, "forbidden"),
             Refusal::Signature(refusal) => of_signature(refusal),
             Refusal::Federation(refusal) => of_federation(refusal),
+            Refusal::QuotaExceeded { kind, limit, used } => {
+                return Self::quota_exceeded(kind, limit, used, QUOTA_RETRY_AFTER, refusal.to_string());
+            }
+            // One of another tenant has to be taken back first.
+            Refusal::TooManyQuotas { .. } => (StatusCode::CONFLICT, "too_many_quotas"),
         };
         let detail = match refusal {
             Refusal::NotYours => format!(
@@ -338,6 +363,8 @@ impl From<Refusal> for Failure {
             | Refusal::RulingOutOfBounds
             | Refusal::Signature(_)
             | Refusal::Federation(_)
+            | Refusal::QuotaExceeded { .. }
+            | Refusal::TooManyQuotas { .. }
             | Refusal::StaleTerm { .. } => {}
         }
         failure
@@ -454,6 +481,8 @@ mod tests {
             (Refusal::TooManyRulings { max: 10_000 }, 409, "too_many_rulings"),
             (SignatureRefusal::OwnerSigns.into(), 403, "signature_required"),
             (SignatureRefusal::Replayed.into(), 403, "signature_replayed"),
+            (Refusal::QuotaExceeded { kind: QuotaKind::Bytes, limit: 1, used: 1 }, 429, "quota_exceeded"),
+            (Refusal::TooManyQuotas { max: 1 }, 409, "too_many_quotas"),
             (Refusal::StaleTerm { proposed: Term(1), entry: Term(2) }, 500, "internal"),
         ];
         for (refusal, status, code) in refusals {

@@ -12,9 +12,10 @@ use rollcall_replica::Course;
 use tokio::time::Instant;
 
 use crate::auth::{Identity, Principal};
-use crate::edge::InWork;
+use crate::edge::{self, InWork};
 use crate::fault::Faults;
-use crate::native::Native;
+use crate::native::{self, Native};
+use crate::quotas::Sort;
 use crate::reply::Failure;
 
 const TIMEOUT_MS_DEFAULT: u64 = 10_000;
@@ -116,6 +117,11 @@ impl Context {
         }
         let work = parts.extensions.get::<InWork>().cloned().expect("the edge gives every request its work");
         work.of(&tenant);
+        if parts.uri.path() != native::QUOTA {
+            let sort =
+                if edge::is_heartbeat(&parts.method, parts.uri.path()) { Sort::Heartbeat } else { Sort::Other };
+            native.quotas.admit(&tenant, sort)?;
+        }
         let viewer = identity.0.as_ref().map_or(Viewer::All, |principal| principal.viewer());
         Ok(Self { tenant, identity, viewer, deadline: Instant::now() + timeout, timeout, work })
     }

@@ -17,7 +17,7 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::{AbortOnDropHandle, TaskTracker};
 
 use crate::auth::{self, Attendance, Auth, FirstToken, FirstTokenSender, Gate, JwtConfigError};
-use crate::config::{Config, Founding, NodeRole, Signatures};
+use crate::config::{Checks, Config, Founding, NodeRole, Signatures};
 use crate::edge::Edge;
 use crate::faces::soorma;
 use crate::federation;
@@ -28,6 +28,7 @@ use crate::native::{Ends, Faces, Native, Surroundings};
 use crate::parse::TtlLimits;
 use crate::peer::{self, PeerEdge, Wires};
 use crate::probe::Probe;
+use crate::prober::CheckTerms;
 use crate::slow::SlowLog;
 use crate::telemetry;
 use crate::tls::{Reload, Tls, TlsError};
@@ -170,12 +171,15 @@ impl Server {
         let scheme = if self.tls.clients.is_some() { "https" } else { "http" };
         let url = format!("{scheme}://{client_address}");
         let (tls, notices) = (self.tls.clone(), OnceLock::new());
-        let surroundings = Arc::new(Surroundings { data_dir, url, metrics: metrics.clone(), tls, notices });
         let auth = Auth::new(self.config.jwt.as_ref(), self.config.auth).map_err(RunError::Jwt)?;
+        let tell_tenants = auth.is_enforced() && !self.config.metrics_open;
+        let surroundings = Surroundings { data_dir, url, metrics: metrics.clone(), tls, tell_tenants, notices };
+        let surroundings = Arc::new(surroundings);
         let faces = Faces {
             auth: auth.clone(),
             protolink_ttl_ms: self.config.protolink_ttl_ms,
             signatures: signatures(&self.config),
+            checks: checks(&self.config),
             soorma: soorma::Terms {
                 ttl_ms: self.config.soorma_ttl_ms,
                 reap_after_ms: self.config.soorma_reap_after_ms,
@@ -240,6 +244,7 @@ impl Server {
                 };
                 chores.spawn(auth::attend(attendance, stop_peers.clone()));
                 chores.spawn(federation::attend(replica.clone(), native.links.clone(), stop_peers.clone()));
+                chores.spawn(native.checker.clone().run(draining.clone()));
                 edge.open(native, gate);
                 let surroundings = surroundings.clone();
                 chores.spawn_blocking(move || surroundings.look());
@@ -341,6 +346,11 @@ fn signatures(config: &Config) -> SignatureMode {
         Signatures::Accepted => SignatureMode::Accepted,
         Signatures::Required => SignatureMode::Required,
     }
+}
+
+fn checks(config: &Config) -> CheckTerms {
+    let (allowed, ca) = (config.check_allow.clone(), config.check_ca.clone());
+    CheckTerms { enabled: config.checks == Checks::On, allowed, ca }
 }
 
 fn watchers(config: &Config) -> WatcherLimits {

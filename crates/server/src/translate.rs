@@ -4,9 +4,9 @@
 use rollcall_api as api;
 use rollcall_registry::registration::{Capability, Extras, JsonText};
 use rollcall_registry::{
-    Coordinates, Instance, InstanceId, Kind, Metadata, MetadataValue, Order, Orders, PackedRegistration, Protocol,
-    RankWeights, RankWeightsError, Registered, Registration, Seldom, ServiceName, SignatureMode, Status, TenantId,
-    Trust, View, Visibility,
+    CheckScope, Coordinates, Instance, InstanceId, Kind, Metadata, MetadataValue, Order, Orders, PackedRegistration,
+    Protocol, Quota, QuotaKind, RankWeights, RankWeightsError, Registered, Registration, Seldom, ServiceName,
+    SignatureMode, Status, TenantId, Trust, Usage, Verdict, View, Visibility,
 };
 use rollcall_replica::{AutopilotReport, ClusterStatus, Finding, Kept, MemberStatus};
 use serde::Serialize;
@@ -54,6 +54,7 @@ pub(crate) fn registration(
             coordinates: locality.latitude.zip(locality.longitude).map(|(latitude, longitude)| {
                 Coordinates::from_degrees([latitude, longitude]).expect("a parsed request has a place on Earth")
             }),
+            health_check: request.health_check.map(|check| json_text(&check)),
         },
     }
 }
@@ -191,6 +192,31 @@ pub(crate) fn rank_weights_out(weights: RankWeights) -> api::RankWeights {
     api::RankWeights { capability, health, proximity, trust }
 }
 
+pub(crate) fn quota_in(limits: api::QuotaLimits) -> Quota {
+    let api::QuotaLimits { registrations, bytes, watchers, requests_per_second } = limits;
+    Quota { registrations, bytes, watchers, requests_per_second }
+}
+
+pub(crate) fn quota_out(quota: Quota) -> api::QuotaLimits {
+    let Quota { registrations, bytes, watchers, requests_per_second } = quota;
+    api::QuotaLimits { registrations, bytes, watchers, requests_per_second }
+}
+
+pub(crate) fn quota_kind_out(kind: QuotaKind) -> api::QuotaKind {
+    match kind {
+        QuotaKind::Registrations => api::QuotaKind::Registrations,
+        QuotaKind::Bytes => api::QuotaKind::Bytes,
+        QuotaKind::Watchers => api::QuotaKind::Watchers,
+        QuotaKind::RequestsPerSecond => api::QuotaKind::RequestsPerSecond,
+    }
+}
+
+/// With the watchers of this node.
+pub(crate) fn usage_out(usage: Usage, watchers: usize) -> api::QuotaUsage {
+    let Usage { registrations, bytes } = usage;
+    api::QuotaUsage { registrations, bytes, watchers: watchers as u64 }
+}
+
 pub(crate) fn trust_out(trust: Trust) -> f64 {
     f64::from(trust.hundredths()) / 1e2
 }
@@ -211,6 +237,30 @@ pub(crate) fn status_out(status: Status) -> api::Status {
         Status::Maintenance => api::Status::Maintenance,
         Status::Error => api::Status::Error,
         Status::Offline => api::Status::Offline,
+    }
+}
+
+pub(crate) fn check_scope_in(scope: api::CheckScope) -> CheckScope {
+    match scope {
+        api::CheckScope::Nobody => CheckScope::Nobody,
+        api::CheckScope::Asked => CheckScope::Asked,
+        api::CheckScope::All => CheckScope::All,
+    }
+}
+
+pub(crate) fn check_scope_out(scope: CheckScope) -> api::CheckScope {
+    match scope {
+        CheckScope::Nobody => api::CheckScope::Nobody,
+        CheckScope::Asked => api::CheckScope::Asked,
+        CheckScope::All => api::CheckScope::All,
+    }
+}
+
+pub(crate) fn verdict_out(verdict: Verdict) -> api::Verdict {
+    match verdict {
+        Verdict::Healthy => api::Verdict::Healthy,
+        Verdict::Degraded => api::Verdict::Degraded,
+        Verdict::Error => api::Verdict::Error,
     }
 }
 

@@ -2,6 +2,7 @@
 
 mod backups;
 mod bad_input;
+mod checks;
 mod failover;
 mod federation;
 mod guarded;
@@ -11,6 +12,7 @@ mod leases;
 mod operate;
 mod operators;
 mod paused;
+mod quotas;
 mod reads;
 mod restart;
 mod secured;

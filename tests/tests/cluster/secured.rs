@@ -112,6 +112,39 @@ async fn certificates_are_replaced_under_a_running_cluster() {
     cluster.digests_agree().await;
 }
 
+/// A node is started at another host, with a certificate for that one and no other: it is believed that it has moved, and is
+/// a member there, though nobody knew it by that certificate before.
+#[tokio::test]
+async fn a_node_moves_to_another_host_with_a_certificate_for_that() {
+    let mut cluster = Cluster::start_secured(3).await;
+    let directory = cluster.certificates().to_owned();
+    certify(&directory, "moved,127.0.0.2");
+    for place in [cluster.follower().await, cluster.leader().await] {
+        cluster.nodes[place].term();
+        assert!(cluster.nodes[place].exit(DEADLINE).await.success(), "{}", cluster.nodes[place].log_tail());
+        for name in ["peer.pem", "peer.key"] {
+            let own = directory.join(format!("node-{}", place + 1)).join(name);
+            std::fs::copy(directory.join("moved").join(name), own).expect("a file");
+        }
+        let elsewhere = cluster.nodes[place].peer_address().replace("127.0.0.1", "127.0.0.2");
+        let data_dir = cluster.nodes[place].data_dir();
+        cluster.nodes[place].start_on(&data_dir, &elsewhere);
+        cluster.nodes[place].ready(DEADLINE).await;
+        for node in &cluster.nodes {
+            wait_until("all reach it at its new address", DEADLINE, || async {
+                let status = node.api.status().await?;
+                let members = status["members"].as_array()?;
+                let there = members.iter().any(|member| member["peer_address"] == elsewhere.as_str());
+                (there && members.iter().all(|member| member["reachable"] == true)).then_some(())
+            })
+            .await;
+        }
+        // It takes part: what it is told to write is written.
+        cluster.nodes[place].api.register(&format!("by-{place}"), 60_000).await;
+    }
+    cluster.digests_agree().await;
+}
+
 /// Waits until each node has read its peer certificates so many times.
 async fn reloaded(cluster: &Cluster, times: usize) {
     for node in &cluster.nodes {

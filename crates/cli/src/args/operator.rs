@@ -1,7 +1,7 @@
-//! `rollcall maintenance | drain | trust | ranking | pick`.
+//! `rollcall maintenance | drain | trust | ranking | checks | tenant | pick`.
 
 use clap::{Args, Subcommand};
-use rollcall_api::{RankWeights, Strategy};
+use rollcall_api::{CheckScope, QuotaLimits, RankWeights, Strategy};
 use rollcall_client::{Consistency, PickQuery, RankBy};
 
 use super::{FilterFlags, Freshness};
@@ -54,6 +54,63 @@ pub(crate) enum Ranking {
         weights: RankWeights,
     },
     /// Rank by the default again
+    Reset,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum Tenant {
+    /// Say how much it may have of the cluster
+    #[command(subcommand)]
+    Quota(Quota),
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum Quota {
+    /// Show the limits, and what the tenant has
+    Show,
+    /// Set the limits, in the place of those before; what is left out is not limited
+    Set(Limits),
+    /// Let the tenant have as much as it will
+    Clear,
+}
+
+#[derive(Args, Debug)]
+#[group(required = true, multiple = true)]
+pub(crate) struct Limits {
+    /// Instances on the roll, offline ones too
+    #[arg(long, value_name = "COUNT")]
+    registrations: Option<u64>,
+    /// Of registrations, and of the metadata that heartbeats reported
+    #[arg(long, value_name = "BYTES")]
+    bytes: Option<u64>,
+    /// At each node, in the place of its own tenant_watchers_max
+    #[arg(long, value_name = "COUNT")]
+    watchers: Option<u64>,
+    /// At each node; heartbeats have an allowance of their own
+    #[arg(long, value_name = "COUNT")]
+    requests_per_second: Option<u64>,
+}
+
+impl From<Limits> for QuotaLimits {
+    fn from(limits: Limits) -> Self {
+        let Limits { registrations, bytes, watchers, requests_per_second } = limits;
+        Self { registrations, bytes, watchers, requests_per_second }
+    }
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum Checks {
+    /// Show which of the tenant's instances the nodes check
+    Show,
+    /// Say which are checked
+    Set {
+        /// none, asked (those that ask) or all (those whose URL can be checked)
+        scope: CheckScope,
+        /// How often those are checked that do not say it themselves, in milliseconds
+        #[arg(long, value_name = "MS")]
+        interval_ms: Option<u32>,
+    },
+    /// Check those that ask again
     Reset,
 }
 

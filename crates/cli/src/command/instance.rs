@@ -1,6 +1,6 @@
 //! `rollcall heartbeat | deregister | get | discover`: one request each.
 
-use rollcall_api::{HeartbeatRequest, OrderInfo, ServiceObject};
+use rollcall_api::{CheckResult, HeartbeatRequest, OrderInfo, ServiceObject};
 use rollcall_client::{Consistency, DiscoverQuery};
 use serde_json::Value;
 
@@ -89,6 +89,11 @@ pub(super) fn describe(service: &ServiceObject) -> String {
         })
     };
     let health = service.health.as_ref().map(|health| format!("{} since {}", health.verdict, health.since));
+    let checked = service.check.as_ref().map(|check| {
+        let (check_type, interval_ms) = (check.check_type, check.interval_ms);
+        format!("by {check_type} every {interval_ms} ms, from node {} at {}", check.prober, check.prober_address)
+    });
+    let latest = service.check.as_ref().and_then(|check| check.latest.as_ref());
     let place = |(latitude, longitude): (f64, f64)| format!("{latitude},{longitude}");
     let pairs = [
         ("id", service.id.clone()),
@@ -99,6 +104,8 @@ pub(super) fn describe(service: &ServiceObject) -> String {
         ("maintenance", order(operator.maintenance)),
         ("drain", order(operator.drain)),
         ("checks find", health.unwrap_or_default()),
+        ("is checked", checked.unwrap_or_default()),
+        ("last check", latest.map(last_check).unwrap_or_default()),
         ("rank", service.rank.as_ref().map(rank).unwrap_or_default()),
         ("url", service.url.clone()),
         ("protocol", service.protocol.to_string()),
@@ -118,6 +125,16 @@ pub(super) fn describe(service: &ServiceObject) -> String {
         ("heartbeat", service.heartbeat.clone()),
     ];
     output::fields(&pairs.into_iter().filter(|(_, value)| !value.is_empty()).collect::<Vec<_>>())
+}
+
+fn last_check(latest: &CheckResult) -> String {
+    let score = latest.score.map_or_else(String::new, |score| format!(", score {score}"));
+    let took = latest.response_time_ms.map_or_else(String::new, |ms| format!(", {ms} ms"));
+    let issues = match latest.issues.is_empty() {
+        true => String::new(),
+        false => format!(": {}", latest.issues.join("; ")),
+    };
+    format!("{} {} times in a row{score}{took}, at {}{issues}", latest.result, latest.in_a_row, latest.checked_at)
 }
 
 /// Names only; the details are in the JSON.

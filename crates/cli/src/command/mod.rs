@@ -57,6 +57,8 @@ pub(crate) fn run(cli: Cli) -> Result<u8, Failure> {
         Command::Trust(args) => block_on(operator::trust(&global, args)).map(done),
         Command::Ranking(args) => block_on(operator::ranking(&global, args)).map(done),
         Command::Federation(args) => block_on(federation::run(&global, args)).map(done),
+        Command::Tenant(args) => block_on(operator::tenant(&global, args)).map(done),
+        Command::Checks(args) => block_on(operator::checks(&global, args)).map(done),
         Command::Watch(args) => block_on(watch::run(&global, *args)).map(done),
         Command::Token(args) => block_on(token::run(&global, args)).map(done),
         Command::Audit(args) => audit::run(&global, &args).map(done),

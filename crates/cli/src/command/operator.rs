@@ -1,10 +1,13 @@
-//! `rollcall maintenance | drain | trust | ranking | pick`.
+//! `rollcall maintenance | drain | trust | ranking | checks | tenant | pick`.
 
-use rollcall_api::{OperatorOrders, OrderResponse, OrdersResponse, RankInfo, RankingResponse, TrustsResponse};
+use rollcall_api::{
+    CheckScope, ChecksRequest, ChecksResponse, OperatorOrders, OrderResponse, OrdersResponse, QuotaResponse,
+    RankInfo, RankingResponse, TrustsResponse,
+};
 use rollcall_client::{Consistency, Order, PickQuery};
 
 use super::{attempt, client, instance};
-use crate::args::{Drain, Global, Maintenance, Pick, Ranking, Trust};
+use crate::args::{Checks, Drain, Global, Maintenance, Pick, Quota, Ranking, Tenant, Trust};
 use crate::failure::Failure;
 use crate::output::{self, Table};
 
@@ -127,6 +130,53 @@ pub(super) async fn ranking(global: &Global, args: Ranking) -> Result<(), Failur
             ("proximity", weights.proximity.to_string()),
             ("trust", weights.trust.to_string()),
             ("chosen by", if *default { "nobody: the default" } else { "an operator" }.to_owned()),
+        ];
+        output::fields(&pairs)
+    })
+}
+
+pub(super) async fn tenant(global: &Global, Tenant::Quota(args): Tenant) -> Result<(), Failure> {
+    let client = client(global)?;
+    let quota = match args {
+        Quota::Show => attempt("show the quota", client.quota().await)?,
+        Quota::Set(limits) => attempt("set the quota", client.set_quota(Some(limits.into())).await)?,
+        Quota::Clear => attempt("clear the quota", client.set_quota(None).await)?,
+    };
+    output::show(global.output, &quota, |QuotaResponse { tenant, limits, used }| {
+        let mut table = Table::new(&["QUOTA", "LIMIT", "IN USE"]);
+        for (name, limit, used) in [
+            ("registrations", limits.registrations, Some(used.registrations)),
+            ("bytes", limits.bytes, Some(used.bytes)),
+            ("watchers at a node", limits.watchers, Some(used.watchers)),
+            ("requests/s at a node", limits.requests_per_second, None),
+        ] {
+            let told = |number: Option<u64>| number.map_or_else(|| "-".to_owned(), |number| number.to_string());
+            table.row(vec![name.to_owned(), told(limit), told(used)]);
+        }
+        format!("tenant {}\n{}", output::printable(tenant), table.render())
+    })
+}
+pub(super) async fn checks(global: &Global, args: Checks) -> Result<(), Failure> {
+    let client = client(global)?;
+    let checks = match args {
+        Checks::Show => attempt("show who is checked", client.checks().await)?,
+        Checks::Set { scope, interval_ms } => {
+            let wanted = ChecksRequest { scope, interval_ms };
+            attempt("set who is checked", client.set_checks(Some(wanted)).await)?
+        }
+        Checks::Reset => attempt("reset who is checked", client.set_checks(None).await)?,
+    };
+    output::show(global.output, &checks, |ChecksResponse { scope, interval_ms, default, enabled }| {
+        let whom = match scope {
+            CheckScope::Nobody => "nobody",
+            CheckScope::Asked => "those that ask",
+            CheckScope::All => "all that have a URL that can be checked",
+        };
+        let pairs = [
+            ("checked", whom.to_owned()),
+            ("every", interval_ms.map_or("as each asks".to_owned(), |ms| format!("{ms} ms, or as each asks"))),
+            ("chosen by", if *default { "nobody: the default" } else { "an operator" }.to_owned()),
+            ("this node", if *enabled { "checks its share" } else { "checks nothing: checks = off" }.to_owned()),
         ];
         output::fields(&pairs)
     })

@@ -162,6 +162,9 @@ fn document(file: Option<&Path>, fields: RegistrationFields) -> Result<Value, Fa
     for (key, value) in texts.chain(numbers).chain(lists) {
         document.insert(key.to_owned(), value);
     }
+    if let Some(health_check) = fields.health_check {
+        document.insert("health_check".to_owned(), Value::Object(health_check));
+    }
     if !fields.metadata.is_empty() {
         let mut metadata = match document.remove("metadata") {
             Some(Value::Object(metadata)) => metadata,

@@ -77,6 +77,92 @@ fn trust_and_ranking_are_said_and_shown() {
 }
 
 #[test]
+fn quotas_are_set_shown_and_cleared() {
+    let stub = Stub::start(|line: &str| {
+        let limits = if line.starts_with("DELETE") { json!({}) } else { json!({"registrations": 3}) };
+        let used = json!({"registrations": 2, "bytes": 80, "watchers": 1});
+        (200, json!({"tenant": "acme", "limits": limits, "used": used}))
+    });
+    let say = |arguments: &[&str]| {
+        let all = ["tenant", "quota"].into_iter().chain(arguments.iter().copied()).collect::<Vec<_>>();
+        run(rollcall(&all).args(["--endpoint", &stub.endpoint]))
+    };
+    let table = "tenant acme\n\
+                 QUOTA                 LIMIT  IN USE\n\
+                 registrations         3      2\n\
+                 bytes                 -      80\n\
+                 watchers at a node    -      1\n\
+                 requests/s at a node  -      -\n";
+    assert_eq!(say(&["set", "--registrations", "3"]), (Some(0), table.to_owned(), String::new()));
+    assert_eq!(say(&["show"]).1, table);
+    assert!(say(&["clear"]).1.contains("registrations         -      2\n"));
+    let (code, out, _) = say(&["show", "-o", "json"]);
+    let shown: Value = serde_json::from_str(&out).expect("JSON");
+    assert_eq!((code, &shown["limits"]), (Some(0), &json!({"registrations": 3})));
+    let asked: Vec<_> = stub.requests.try_iter().collect();
+    assert_eq!(asked, ["PUT /api/quota", "GET /api/quota", "DELETE /api/quota", "GET /api/quota"]);
+    assert_eq!(say(&["set"]).0, Some(2), "no limit is named");
+}
+
+#[test]
+fn a_quota_that_is_used_up_is_told_and_has_its_exit_code() {
+    let stub = Stub::start(|_: &str| {
+        let mut body = problem(429, "quota_exceeded");
+        body["detail"] = json!("the tenant's quota allows no more registrations: 3 of 3 are in use");
+        (429, body)
+    });
+    let arguments = ["register", "--name", "web", "--url", "http://a", "--endpoint", &stub.endpoint];
+    let (code, _, err) = run(&mut rollcall(&arguments));
+    assert_eq!(code, Some(6), "{err}");
+    assert!(err.contains("3 of 3 are in use") && err.contains("quota_exceeded"), "{err}");
+}
+
+#[test]
+fn who_is_checked_is_said_and_what_checks_find_is_shown() {
+    let stub = Stub::start(|line: &str| match line {
+        _ if line.starts_with("POST") => (400, problem(400, "invalid_request")),
+        _ if line.contains("/services/") => {
+            let mut checked = service("web-1");
+            checked["health"] = json!({"verdict": "degraded", "since": "2026-01-01T00:00:00Z"});
+            checked["check"] = json!({"type": "http", "interval_ms": 10_000, "prober": 2, "prober_address": "b:7900",
+                "latest": {"checked_at": "2026-01-01T00:01:00Z", "result": "degraded", "in_a_row": 4, "score": 0.667,
+                "response_time_ms": 8, "parts": [], "issues": ["endpoint: HTTP code 500"]}});
+            (200, checked)
+        }
+        _ if line.starts_with("PUT") => {
+            (200, json!({"scope": "all", "interval_ms": 5_000, "default": false, "enabled": true}))
+        }
+        _ => (200, json!({"scope": "asked", "default": true, "enabled": false})),
+    });
+    let say = |arguments: &[&str]| {
+        let (code, out, err) = run(rollcall(arguments).args(["--endpoint", &stub.endpoint]));
+        assert_eq!(code, Some(0), "{arguments:?}: {err}");
+        out
+    };
+    let usual = say(&["checks", "show"]);
+    for part in ["those that ask", "as each asks", "nobody: the default", "checks nothing"] {
+        assert!(usual.contains(part), "{part} in {usual}");
+    }
+    let all = say(&["checks", "set", "all", "--interval-ms", "5000"]);
+    assert!(all.contains("all that have a URL") && all.contains("5000 ms, or as each asks"), "{all}");
+    assert_eq!(say(&["checks", "reset"]), usual);
+    let shown = say(&["get", "web-1"]);
+    for part in [
+        "by http every 10000 ms, from node 2 at b:7900",
+        "degraded 4 times in a row, score 0.667, 8 ms, at 2026-01-01T00:01:00Z: endpoint: HTTP code 500",
+    ] {
+        assert!(shown.contains(part), "{part} in {shown}");
+    }
+    let asked: Vec<_> = stub.requests.try_iter().collect();
+    assert_eq!(asked[..3], ["GET /api/checks", "PUT /api/checks", "DELETE /api/checks"]);
+    let (code, _, err) = run(&mut rollcall(&["checks", "set", "some"]));
+    assert_eq!(code, Some(2), "{err}");
+    let register = ["register", "--name", "n", "--url", "http://a", "--health-check", "[]"];
+    let (code, _, err) = run(&mut rollcall(&register));
+    assert_eq!((code, err.contains("expected a JSON object")), (Some(2), true), "{err}");
+}
+
+#[test]
 fn one_is_picked_and_shown_with_its_rank() {
     let stub = Stub::start(|line: &str| {
         if line.contains("name=nobody") {

@@ -3,6 +3,7 @@
 use super::State;
 use crate::digest::{self, RowSum};
 use crate::index::Index;
+use crate::quota::bytes_of_instance;
 
 impl State {
     /// # Panics
@@ -48,6 +49,8 @@ impl State {
         assert_eq!(self.rows, sum, "the digest strayed from the rows");
         for (name, tenant) in &self.tenants {
             assert!(!tenant.ids.is_empty(), "tenant {name} is kept without instances");
+            let bytes: u64 = tenant.ids.values().map(|slot| bytes_of_instance(self.instance(*slot))).sum();
+            assert_eq!(bytes, tenant.bytes, "tenant {name}: its bytes are counted wrong");
             let mut index = Index::new(self.options.seed);
             tenant.ids.values().for_each(|slot| index.insert(*slot, self.instance(*slot)));
             assert_eq!(index.all(), tenant.index.all(), "tenant {name}: the index knows other instances");

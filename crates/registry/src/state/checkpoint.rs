@@ -22,6 +22,7 @@ use crate::federation::{FederationKey, FederationRow, Foreign, ForeignKey};
 use crate::ids::{ClusterTime, Edition, Epoch, InstanceId, LeaseId, Revision, TenantId, WallTime};
 use crate::index::{IndexBuilder, Slot};
 use crate::instance::{Instance, SUPERSEDED_MAX};
+use crate::quota::bytes_of_instance;
 use crate::ruling::{Ruling, RulingKey};
 
 /// What names an instance's row.
@@ -230,11 +231,12 @@ struct RestoringTenant {
     name: TenantId,
     ids: Vec<(ById, Slot)>,
     index: IndexBuilder,
+    bytes: u64,
 }
 
 impl RestoringTenant {
     fn new(name: TenantId, seed: u64) -> Self {
-        Self { name, ids: Vec::new(), index: IndexBuilder::new(seed) }
+        Self { name, ids: Vec::new(), index: IndexBuilder::new(seed), bytes: 0 }
     }
 }
 
@@ -282,6 +284,7 @@ impl Restoring {
         let seed = self.state.options.seed;
         let tenant = self.tenant.get_or_insert_with(|| RestoringTenant::new(instance.tenant.clone(), seed));
         instance.tenant = tenant.name.clone();
+        tenant.bytes += bytes_of_instance(&instance);
         let (slot, instance) = (self.state.slot_new(), Arc::new(instance));
         tenant.ids.push((ById(instance.registration.clone()), slot));
         tenant.index.insert(slot, &instance);
@@ -384,8 +387,9 @@ impl Restoring {
     }
 
     fn end_tenant(&mut self) {
-        if let Some(RestoringTenant { name, ids, index }) = self.tenant.take() {
-            self.state.tenants.insert(name, Tenant { ids: BTreeMap::from_iter(ids), index: index.finish() });
+        if let Some(RestoringTenant { name, ids, index, bytes }) = self.tenant.take() {
+            let tenant = Tenant { ids: BTreeMap::from_iter(ids), index: index.finish(), bytes };
+            self.state.tenants.insert(name, tenant);
         }
     }
 

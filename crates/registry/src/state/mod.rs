@@ -16,6 +16,7 @@ mod foreign;
 mod join_tokens;
 mod once;
 mod past;
+mod quotas;
 mod rulings;
 mod schedule;
 mod signatures;
@@ -25,6 +26,7 @@ mod write;
 use std::borrow::Borrow;
 use std::cmp::Ordering;
 use std::collections::BTreeMap;
+use std::ops::Bound;
 use std::sync::Arc;
 
 use hashbrown::HashTable;
@@ -55,6 +57,7 @@ use crate::ids::{ClusterTime, Epoch, InstanceId, LeaseId, Revision, TenantId, Te
 use crate::index::{Index, Mark, Slot};
 use crate::instance::Instance;
 use crate::query::View;
+use crate::quota::bytes_of_instance;
 use crate::registration::PackedRegistration;
 use crate::tally::Tally;
 use schedule::Schedule;
@@ -103,6 +106,8 @@ pub struct State {
 struct Tenant {
     ids: BTreeMap<ById, Slot>,
     index: Index,
+    /// What its quota counts, of all its instances.
+    bytes: u64,
 }
 
 /// A registration ordered by its id, which so is kept but once.
@@ -265,6 +270,9 @@ impl State {
             }
             Command::Signatures(command) => self.change_signatures(command),
             Command::Federation(command) => self.federation(command),
+            Command::Unchecked { tenant, id, lease } => {
+                self.forget_observed(tenant, id, *lease).map(|revision| Outcome::Observed { revision })
+            }
         };
         answer.unwrap_or_else(Outcome::Refused)
     }
@@ -343,6 +351,23 @@ impl State {
     /// Goes on counting from here: from nothing, or from what the state before this one had counted.
     pub fn count_from(&mut self, tally: Tally) {
         self.tally = tally;
+    }
+
+    /// Instances of all tenants after one of them, by tenant and id: to go through the roll a piece at a time.
+    pub fn instances_after<'a>(
+        &'a self,
+        after: Option<&(TenantId, InstanceId)>,
+    ) -> impl Iterator<Item = &'a Arc<Instance>> + use<'a> {
+        let rest = after.and_then(|(tenant, id)| {
+            let ids = &self.tenants.get(tenant)?.ids;
+            Some(ids.range::<str, _>((Bound::Excluded(id.as_str()), Bound::Unbounded)))
+        });
+        let others = match after {
+            Some((tenant, _)) => self.tenants.range::<TenantId, _>((Bound::Excluded(tenant), Bound::Unbounded)),
+            None => self.tenants.range::<TenantId, _>(..),
+        };
+        let others = others.flat_map(|(_, tenant)| tenant.ids.iter());
+        rest.into_iter().flatten().chain(others).map(|(_, slot)| self.instance(*slot))
     }
 
     pub fn get(&self, tenant: &TenantId, id: &InstanceId) -> Option<View> {
@@ -448,10 +473,12 @@ impl State {
     fn seat_new(&mut self, instance: Arc<Instance>, deadline: ClusterTime) -> Slot {
         let slot = self.free.pop().unwrap_or_else(|| self.slot_new());
         let seed = self.options.seed;
-        let tenant = self
-            .tenants
-            .entry(instance.tenant.clone())
-            .or_insert_with(|| Tenant { ids: BTreeMap::new(), index: Index::new(seed) });
+        let tenant = self.tenants.entry(instance.tenant.clone()).or_insert_with(|| Tenant {
+            ids: BTreeMap::new(),
+            index: Index::new(seed),
+            bytes: 0,
+        });
+        tenant.bytes += bytes_of_instance(&instance);
         tenant.ids.insert(ById(instance.registration.clone()), slot);
         tenant.index.insert(slot, &instance);
         self.seat_at(slot, instance, deadline);
@@ -496,6 +523,7 @@ impl State {
             forgotten.for_each(|lease| self.forget_lease(*lease));
         }
         let tenant = self.tenants.get_mut(&instance.tenant).expect("a seated instance has a tenant");
+        tenant.bytes = tenant.bytes - bytes_of_instance(&before) + bytes_of_instance(&instance);
         if !instance.registration.is_same(&before.registration) {
             // The key must not keep the old registration alive.
             tenant.ids.remove(before.id());
@@ -517,6 +545,7 @@ impl State {
             self.forget_lease(*lease);
         }
         let tenant = self.tenants.get_mut(&instance.tenant).expect("a seated instance has a tenant");
+        tenant.bytes -= bytes_of_instance(&instance);
         let mark = tenant.index.remove(slot, &instance);
         tenant.ids.remove(instance.id());
         if tenant.ids.is_empty() {

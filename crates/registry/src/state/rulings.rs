@@ -11,11 +11,12 @@ use super::checkpoint::RestoreError;
 use super::touched::{TableDelta, Touched};
 use crate::command::Refusal;
 use crate::digest::{self, RowSum};
-use crate::health::{Order, OrderKind, Orders, REASON_BYTES_MAX};
+use crate::health::{Order, OrderKind, Orders, REASON_BYTES_MAX, TenantChecks};
 use crate::history::ChangeKind;
 use crate::ids::{InstanceId, OwnerName, TenantId};
 use crate::index::Slot;
 use crate::instance::Instance;
+use crate::quota::{QUOTAS_MAX, Quota};
 use crate::rank::{RankWeights, Ranker, Ranking, Trust};
 use crate::registration::Status;
 use crate::ruling::{RULINGS_MAX, Ruled, Ruling, RulingChange, RulingContent, RulingKey};
@@ -26,6 +27,10 @@ use crate::visibility::Viewer;
 pub struct Rulings {
     tenants: BTreeMap<TenantId, OfTenant>,
     touched: Touched<(TenantId, RulingKey)>,
+    /// Tenants that have a quota.
+    quotas: usize,
+    /// Of the rows of quotas.
+    quotas_sum: RowSum,
 }
 
 #[derive(Debug, Default)]
@@ -38,12 +43,19 @@ struct OfTenant {
     /// Of the rows of trust.
     trust_sum: RowSum,
     ranking: Option<RankWeights>,
+    quota: Option<Quota>,
+    checks: Option<TenantChecks>,
 }
 
 impl OfTenant {
     fn is_empty(&self) -> bool {
-        let Self { absent, in_maintenance, trust, trust_sum: _, ranking } = self;
-        absent.is_empty() && *in_maintenance == 0 && trust.is_empty() && ranking.is_none()
+        let Self { absent, in_maintenance, trust, trust_sum: _, ranking, quota, checks } = self;
+        absent.is_empty()
+            && *in_maintenance == 0
+            && trust.is_empty()
+            && ranking.is_none()
+            && quota.is_none()
+            && checks.is_none()
     }
 
     fn get(&self, key: &RulingKey) -> Option<RulingContent> {
@@ -55,13 +67,18 @@ impl OfTenant {
                 self.trust.get(owner).map(|trust| RulingContent::Trust { owner: owner.clone(), trust: *trust })
             }
             RulingKey::Ranking => self.ranking.map(RulingContent::Ranking),
+            RulingKey::Quota => self.quota.map(RulingContent::Quota),
+            RulingKey::Checks => self.checks.map(RulingContent::Checks),
         }
     }
 
     fn contents(&self) -> impl Iterator<Item = RulingContent> {
         let orders = self.absent.keys().cloned().map(RulingKey::Order);
         let trust = self.trust.keys().cloned().map(RulingKey::Trust);
-        orders.chain(trust).chain([RulingKey::Ranking]).filter_map(|key| self.get(&key))
+        orders
+            .chain(trust)
+            .chain([RulingKey::Ranking, RulingKey::Quota, RulingKey::Checks])
+            .filter_map(|key| self.get(&key))
     }
 }
 
@@ -81,6 +98,31 @@ impl Rulings {
     /// The weights that operators gave to a tenant.
     pub fn ranking(&self, tenant: &TenantId) -> Option<RankWeights> {
         self.tenants.get(tenant)?.ranking
+    }
+
+    /// What operators let a tenant have.
+    pub fn quota(&self, tenant: &TenantId) -> Option<Quota> {
+        self.tenants.get(tenant)?.quota
+    }
+
+    /// All quotas, by tenant.
+    pub fn quotas(&self) -> impl Iterator<Item = (&TenantId, Quota)> {
+        self.tenants.iter().filter_map(|(tenant, own)| Some((tenant, own.quota?)))
+    }
+
+    /// Differs where quotas are others.
+    pub fn quotas_mark(&self) -> u128 {
+        self.quotas_sum.mark()
+    }
+
+    /// What operators said of a tenant's checks.
+    pub fn checks(&self, tenant: &TenantId) -> Option<TenantChecks> {
+        self.tenants.get(tenant)?.checks
+    }
+
+    /// The tenants of whose checks operators said anything.
+    pub fn all_checks(&self) -> impl Iterator<Item = (&TenantId, TenantChecks)> {
+        self.tenants.iter().filter_map(|(tenant, own)| Some((tenant, own.checks?)))
     }
 
     /// Maintenance of ids that are off the roll, by id.
@@ -129,6 +171,12 @@ impl Rulings {
                 own.trust.insert(owner, trust);
             }
             RulingContent::Ranking(weights) => own.ranking = Some(weights),
+            RulingContent::Quota(quota) => {
+                own.quota = Some(quota);
+                self.quotas += 1;
+                self.quotas_sum.add(sum);
+            }
+            RulingContent::Checks(checks) => own.checks = Some(checks),
         }
         self.touched.touch((tenant.clone(), key));
     }
@@ -146,6 +194,12 @@ impl Rulings {
                 own.trust.remove(owner);
             }
             RulingKey::Ranking => own.ranking = None,
+            RulingKey::Quota => {
+                own.quota = None;
+                self.quotas -= 1;
+                self.quotas_sum.remove(sum);
+            }
+            RulingKey::Checks => own.checks = None,
         }
         self.touched.touch((tenant.clone(), key.clone()));
         self.forget_if_empty(tenant);
@@ -228,6 +282,16 @@ impl State {
             }
             RulingChange::Ranking(Some(weights)) => Ok(self.lay_down(tenant, RulingContent::Ranking(*weights))),
             RulingChange::Ranking(None) => Ok(self.take_back(tenant, &RulingKey::Ranking)),
+            RulingChange::Quota(Some(quota)) => {
+                let is_new = self.quota(tenant).is_none();
+                if is_new && self.rulings.quotas >= QUOTAS_MAX {
+                    return Err(Refusal::TooManyQuotas { max: QUOTAS_MAX as u32 });
+                }
+                Ok(self.lay_down(tenant, RulingContent::Quota(*quota)))
+            }
+            RulingChange::Quota(None) => Ok(self.take_back(tenant, &RulingKey::Quota)),
+            RulingChange::Checks(Some(checks)) => Ok(self.lay_down(tenant, RulingContent::Checks(*checks))),
+            RulingChange::Checks(None) => Ok(self.take_back(tenant, &RulingKey::Checks)),
         }
     }
 
@@ -344,7 +408,11 @@ impl State {
         let fault = match &content {
             _ if self.rulings.get(&tenant, &key).is_some() => Some("it has two rows"),
             RulingContent::Order { order, .. } if order.since > self.wall => Some("it was given later than now"),
-            RulingContent::Order { .. } | RulingContent::Trust { .. } | RulingContent::Ranking(_) => None,
+            RulingContent::Order { .. }
+            | RulingContent::Trust { .. }
+            | RulingContent::Ranking(_)
+            | RulingContent::Quota(_)
+            | RulingContent::Checks(_) => None,
         };
         if let Some(fault) = fault {
             return Err(RestoreError::Ruling { tenant, key, fault });
@@ -394,7 +462,7 @@ impl State {
                         *in_maintenance.entry(tenant).or_default() += 1;
                     }
                     RulingContent::Trust { .. } => trust_sum.add(row),
-                    RulingContent::Ranking(_) => {}
+                    RulingContent::Ranking(_) | RulingContent::Quota(_) | RulingContent::Checks(_) => {}
                 }
             }
             assert_eq!(own.trust_sum, trust_sum, "tenant {tenant}: the sum of trust strayed");
@@ -403,6 +471,7 @@ impl State {
             let counted = in_maintenance.remove(tenant).unwrap_or(0);
             assert_eq!(own.in_maintenance, counted, "tenant {tenant}: ids under maintenance are counted wrong");
         }
+        assert_eq!(self.rulings.quotas, self.rulings.quotas().count(), "quotas are counted wrong");
         assert!(in_maintenance.is_empty(), "ids under maintenance are not counted");
     }
 }

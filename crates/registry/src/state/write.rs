@@ -13,6 +13,7 @@ use crate::ids::{ClusterTime, InstanceId, LeaseId, PrincipalId, Revision, Tenant
 use crate::index::Slot;
 use crate::instance::{Instance, Seldom};
 use crate::metadata::Metadata;
+use crate::quota::bytes_of;
 use crate::registration::{PackedRegistration, Status};
 
 /// Most bytes of keys and values that heartbeats may merge into one instance: as much as a whole registration may
@@ -49,6 +50,7 @@ impl State {
         self.check(slot, condition)?;
         let registered_by = by.map(|actor| actor.principal.clone());
         let Some(slot) = slot else {
+            self.check_quota(tenant, None, bytes_of(registration, None))?;
             let registered = self.register_new(tenant, registration, registered_by);
             self.pin(tenant, view.owner, signing);
             return Ok(registered);
@@ -59,6 +61,7 @@ impl State {
         if is_same && condition != Condition::Anew {
             self.renew_slot(slot);
         } else {
+            self.check_quota(tenant, Some(slot), bytes_of(registration, None))?;
             self.retire(slot, view.signed_document());
             self.supersede(slot, registration, registered_by);
         }
@@ -146,6 +149,9 @@ impl State {
             Some(patch) if changes(before, patch) => Some(merge_reported(before.seldom.reported_metadata(), patch)?),
             _ => None,
         };
+        if let Some(reported) = &reported {
+            self.check_quota(tenant, Some(slot), bytes_of(&before.registration, Some(reported)))?;
+        }
         if status == before.reported_status && reported.is_none() {
             self.renew_slot(slot);
         } else {
@@ -175,11 +181,31 @@ impl State {
             return Ok(before.revision);
         }
         let observed = Some(Observed { verdict, since: self.wall });
+        Ok(self.change_observed(slot, observed))
+    }
+
+    /// Forgets what checks found.
+    pub(super) fn forget_observed(
+        &mut self,
+        tenant: &TenantId,
+        id: &InstanceId,
+        lease: LeaseId,
+    ) -> Result<Revision, Refusal> {
+        let slot = self.slot(tenant, id.as_str()).ok_or(Refusal::NotRegistered)?;
+        self.check_lease(slot, Some(lease))?;
+        match self.instance(slot).seldom.observed() {
+            None => Ok(self.instance(slot).revision),
+            Some(_) => Ok(self.change_observed(slot, None)),
+        }
+    }
+
+    fn change_observed(&mut self, slot: Slot, observed: Option<Observed>) -> Revision {
+        let before = self.instance(slot);
         let instance = Instance { seldom: before.seldom.with_observed(observed), ..Instance::clone(before) };
         let kind = change_kind(before, &instance);
         let (deadline, revision) = (self.seat(slot).deadline, self.next_revision());
         self.change(slot, Instance { revision, ..instance }, deadline, kind);
-        Ok(revision)
+        revision
     }
 
     pub(super) fn deregister(

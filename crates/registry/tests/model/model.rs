@@ -156,7 +156,8 @@ impl Model {
                 self.define(tenant, change).map(Outcome::Defined).map_err(Refusal::Definition)
             }
             Command::Rule { tenant, change } => self.rule(tenant, change),
-            Command::Observe { tenant, id, lease, verdict } => self.observe(tenant, id, *lease, *verdict),
+            Command::Observe { tenant, id, lease, verdict } => self.observe(tenant, id, *lease, Some(*verdict)),
+            Command::Unchecked { tenant, id, lease } => self.observe(tenant, id, *lease, None),
         }
     }
 
@@ -183,6 +184,7 @@ impl Model {
                     after.reported.insert(name, value);
                 }
                 if metadata_changed {
+                    self.check_quota(&key, rulings::bytes(&after))?;
                     self.change_within(&key, &before, after);
                 } else if after.status != before.status {
                     after.reported.clone_from(&before.reported);
@@ -218,6 +220,7 @@ impl Model {
         if let Some(before) = &before {
             check_actor(before, by)?;
         }
+        self.check_quota(&key, rulings::registered_bytes(&registration))?;
         let registered = self.register(key.clone(), registration.clone(), condition == Condition::Anew, by);
         if let Some(before) = before.filter(|before| before.lease != registered.lease) {
             self.signatures.withdrawn(tenant, &before.registration, Some(&registration));

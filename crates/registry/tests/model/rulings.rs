@@ -3,9 +3,9 @@
 use std::collections::BTreeMap;
 
 use rollcall_registry::{
-    ChangeKind, Command, InstanceId, LeaseId, Observed, Order, OrderKind, Orders, Outcome, OwnerName, Place,
-    RankWeights, Ranking, Refusal, Ruled, Ruling, RulingChange, RulingContent, State, Status, TenantId, Trust,
-    Verdict,
+    ChangeKind, CheckScope, Command, InstanceId, LeaseId, Observed, Order, OrderKind, Orders, Outcome, OwnerName,
+    Place, Quota, QuotaKind, RankWeights, Ranking, Refusal, Registration, Ruled, Ruling, RulingChange, RulingContent,
+    State, Status, TenantChecks, TenantId, Trust, Verdict,
 };
 
 use crate::model::{Entry, Key, Model, check_lease};
@@ -17,6 +17,8 @@ pub(crate) struct Rulings {
     absent: BTreeMap<Key, Order>,
     trust: BTreeMap<(TenantId, OwnerName), Trust>,
     ranking: BTreeMap<TenantId, RankWeights>,
+    quotas: BTreeMap<TenantId, Quota>,
+    checks: BTreeMap<TenantId, TenantChecks>,
 }
 
 impl Rulings {
@@ -33,7 +35,15 @@ impl Rulings {
             .ranking
             .iter()
             .map(|(tenant, weights)| Ruling { tenant: tenant.clone(), content: RulingContent::Ranking(*weights) });
-        let mut expected: Vec<_> = orders.chain(trust).chain(ranking).collect();
+        let quotas = self
+            .quotas
+            .iter()
+            .map(|(tenant, quota)| Ruling { tenant: tenant.clone(), content: RulingContent::Quota(*quota) });
+        let checks = self
+            .checks
+            .iter()
+            .map(|(tenant, checks)| Ruling { tenant: tenant.clone(), content: RulingContent::Checks(*checks) });
+        let mut expected: Vec<_> = orders.chain(trust).chain(ranking).chain(quotas).chain(checks).collect();
         let mut found: Vec<_> = state.all_rulings().collect();
         let key = |ruling: &Ruling| (ruling.tenant.clone(), ruling.content.key());
         expected.sort_by_key(key);
@@ -82,6 +92,16 @@ impl Model {
                 weights.map(|weights| rulings.ranking.insert(tenant.clone(), weights));
                 Ok(unless_same(before == *weights))
             }
+            RulingChange::Quota(quota) => {
+                let before = rulings.quotas.remove(tenant);
+                quota.map(|quota| rulings.quotas.insert(tenant.clone(), quota));
+                Ok(unless_same(before == *quota))
+            }
+            RulingChange::Checks(checks) => {
+                let before = rulings.checks.remove(tenant);
+                checks.map(|checks| rulings.checks.insert(tenant.clone(), checks));
+                Ok(unless_same(before == *checks))
+            }
             RulingChange::Give { id, kind, reason } => {
                 let reason = reason.clone();
                 self.order(tenant, id, *kind, |before, wall| {
@@ -124,16 +144,35 @@ impl Model {
         tenant: &TenantId,
         id: &InstanceId,
         lease: LeaseId,
-        verdict: Verdict,
+        verdict: Option<Verdict>,
     ) -> Result<Outcome, Refusal> {
         let key = (tenant.clone(), id.clone());
         let entry = self.roll.get(&key).ok_or(Refusal::NotRegistered)?.clone();
         check_lease(&entry, Some(lease))?;
-        if entry.observed.map(|observed| observed.verdict) != Some(verdict) {
-            let observed = Some(Observed { verdict, since: self.wall });
+        if entry.observed.map(|observed| observed.verdict) != verdict {
+            let observed = verdict.map(|verdict| Observed { verdict, since: self.wall });
             self.change_within(&key, &entry, Entry { observed, ..entry.clone() });
         }
         Ok(Outcome::Observed { revision: self.roll[&key].revision })
+    }
+
+    /// Whether so many bytes may stand in the place of what stands there. All of the tenant's entries are counted anew.
+    pub(crate) fn check_quota(&self, key: &Key, after: u64) -> Result<(), Refusal> {
+        let Some(quota) = self.rulings.quotas.get(&key.0) else { return Ok(()) };
+        let own: Vec<_> = self.roll.iter().filter(|((tenant, _), _)| *tenant == key.0).collect();
+        let before = self.roll.get(key).map_or(0, bytes);
+        let (count, sum) = (own.len() as u64, own.into_iter().map(|(_, entry)| bytes(entry)).sum::<u64>());
+        let is_new = !self.roll.contains_key(key);
+        let judged = [
+            (QuotaKind::Registrations, quota.registrations, count, count + u64::from(is_new), is_new),
+            (QuotaKind::Bytes, quota.bytes, sum, sum + after - before, after > before),
+        ];
+        for (kind, limit, used, wanted, grows) in judged {
+            if let Some(limit) = limit.filter(|limit| grows && wanted > *limit) {
+                return Err(Refusal::QuotaExceeded { kind, limit, used });
+            }
+        }
+        Ok(())
     }
 
     pub(crate) fn change_within(&mut self, key: &Key, before: &Entry, after: Entry) {
@@ -201,6 +240,22 @@ pub(crate) fn ranking(random: &mut Random) -> Ranking {
     Ranking { weights: random.once_in(3).then(|| weights(random)), preferred, requester }
 }
 
+pub(crate) fn bytes(entry: &Entry) -> u64 {
+    let reported = entry.reported.iter().map(|(key, (value, _))| key.len() + value.len()).sum::<usize>() as u64;
+    registered_bytes(&entry.registration) + reported
+}
+
+pub(crate) fn registered_bytes(registration: &Registration) -> u64 {
+    registration.pack().bytes() as u64
+}
+
+/// Tight enough that a handful of entries comes to it.
+fn quota(random: &mut Random) -> Quota {
+    let registrations = random.once_in(2).then(|| random.below(8));
+    let bytes = random.once_in(2).then(|| random.below(600));
+    Quota { registrations, bytes, watchers: None, requests_per_second: random.once_in(3).then_some(7) }
+}
+
 fn weights(random: &mut Random) -> RankWeights {
     let each = [(); 4].map(|()| random.pick(&[0, 1, 500, 1_000]));
     RankWeights::try_from(each).unwrap_or_default()
@@ -208,9 +263,12 @@ fn weights(random: &mut Random) -> RankWeights {
 
 pub(crate) fn command(random: &mut Random, revision: u64) -> Command {
     let (tenant, kind) = (tenant(random), random.pick(OrderKind::ALL));
-    let change = match random.below(8) {
+    let change = match random.below(11) {
         0 | 1 => {
             let lease = LeaseId((revision + 1).saturating_sub(random.below(12)));
+            if random.once_in(4) {
+                return Command::Unchecked { tenant, id: id(random), lease };
+            }
             return Command::Observe { tenant, id: id(random), lease, verdict: random.pick(Verdict::ALL) };
         }
         2 | 3 => {
@@ -222,6 +280,12 @@ pub(crate) fn command(random: &mut Random, revision: u64) -> Command {
             owner: OwnerName::parse(random.pick(OWNERS)).expect("a plain name"),
             trust: random.once_in(3).then(|| Trust::try_from(random.pick(&[0, 400, 1_000])).expect("up to ten")),
         },
+        // Now and then none, so that there are times without.
+        7 => RulingChange::Quota((!random.once_in(3)).then(|| quota(random))),
+        8 => RulingChange::Checks(random.once_in(2).then(|| TenantChecks {
+            scope: random.pick(CheckScope::ALL),
+            interval_ms: random.pick(&[None, Some(1_000)]),
+        })),
         _ => RulingChange::Ranking(random.once_in(2).then(|| weights(random))),
     };
     Command::Rule { tenant, change }

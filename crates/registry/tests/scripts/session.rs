@@ -7,8 +7,7 @@ use rollcall_registry::state::{Delta, Header, InstanceKey, Past, Restoring};
 use rollcall_registry::{
     Change, ChangeKind, ClusterTime, Command, Condition, Definition, DefinitionKey, Digest, Draw, HistoryLimits,
     Instance, LeaseId, LeaseSet, MetadataValue, Once, Options, Origin, Outcome, Page, Picked, Position, Proposal,
-    Query, Ranking, Refusal, Registration, Revision, Score, ServiceName, Sort, State, TenantId, Term, View, WallTime,
-    Write,
+    Query, Ranking, Registration, Revision, Score, ServiceName, Sort, State, TenantId, Term, View, WallTime, Write,
 };
 
 use access::KeptAccess;
@@ -19,6 +18,7 @@ use tokens::KeptTokens;
 mod access;
 mod arguments;
 mod definitions;
+mod refusals;
 mod rulings;
 mod signatures;
 mod tokens;
@@ -39,7 +39,8 @@ mod tokens;
 ///   services= verbs=]`, `withdraw ID [within=]`, `use tokens=1,2`, `reset ID secret=`: access tokens; `within` is how far
 ///   whoever asks may go
 /// - `by=PRINCIPAL [power=own|tenant|PREFIX,…]` at a write of the roll: on whose behalf it is
-/// - `order ID kind= [reason=]`, `lift ID kind=`, `trust OWNER [hundredths=]`, `ranking [weights=]`;
+/// - `order ID kind= [reason=]`, `lift ID kind=`, `trust OWNER [hundredths=]`, `ranking [weights=]`,
+///   `quota [registrations= bytes= watchers= requests=]`;
 ///   `observe ID lease= verdict=` is what checks say
 /// - `signatures MODE|default`, `put-key OWNER key=`, `remove-key OWNER`; `register … [mode= key= document= signature=]` and
 ///   `deregister … [mode= key=]` are signed by whom they name
@@ -51,7 +52,7 @@ mod tokens;
 ///
 /// Questions: `get ID`, `query [filters] [sort= limit= at=]`, which ranks by `weights= prefer= near_region= near_zone=
 /// near=`, `next` (the page after the last one), `pick [filters] draw=best|turn|weighted [n=]`, `count`, `changes after=`,
-/// `tokens`, `keys [after=]`, `grants`, `admit ID secret=`, `definitions`, `latest NAME`, `rulings`, `now`, `digest`,
+/// `tokens`, `keys [after=]`, `grants`, `admit ID secret=`, `definitions`, `latest NAME`, `rulings`, `usage`, `now`, `digest`,
 /// `remember NAME` and `compare NAME` (digests).
 pub(crate) struct Session {
     state: State,
@@ -106,7 +107,7 @@ impl Session {
             "register" | "heartbeat" | "beat" | "deregister" | "expire" | "create-token" | "spend-token"
             | "revoke-token" | "grant" | "rotate" | "withdraw" | "use" | "reset" | "define_event"
             | "define_schema" | "set_compatibility" | "undefine" | "order" | "lift" | "trust" | "ranking"
-            | "observe" | "signatures" | "put-key" | "remove-key" => {
+            | "quota" | "observe" | "unchecked" | "checks" | "signatures" | "put-key" | "remove-key" => {
                 let command = self.write(&verb, &mut arguments)?;
                 match &mut self.entry {
                     Some(entry) => {
@@ -164,6 +165,7 @@ impl Session {
             "next" => self.next()?,
             "pick" => self.pick(&mut arguments)?,
             "rulings" => rulings::list(&self.state, &arguments.tenant()?),
+            "usage" => rulings::usage(&self.state, &arguments.tenant()?),
             "count" => {
                 let tenant = arguments.tenant()?;
                 vec![format!("{} of {} instances", self.state.tenant_len(&tenant), self.state.len())]
@@ -517,23 +519,7 @@ fn answer_lines(command: &Command, outcome: &Outcome, before: Revision) -> Vec<S
         (_, Outcome::Ruled(ruled)) => rulings::answer(*ruled),
         (_, Outcome::Observed { revision }) if *revision <= before => vec![format!("no change at r{revision}")],
         (_, Outcome::Refused(refusal)) => {
-            let name = match refusal {
-                Refusal::NotRegistered => "not_registered",
-                Refusal::LeaseNotFound => "lease_not_found",
-                Refusal::Superseded { .. } => "superseded",
-                Refusal::ConditionFailed { .. } => "condition_failed",
-                Refusal::StaleTerm { .. } => "stale_term",
-                Refusal::BatchOutdated => "batch_outdated",
-                Refusal::MetadataTooLarge { .. } => "metadata_too_large",
-                Refusal::JoinToken(_) => "join_token",
-                Refusal::Definition(_) => "definition",
-                Refusal::AccessToken(_) => "access_token",
-                Refusal::NotYours => "not_yours",
-                Refusal::TooManyRulings { .. } => "too_many_rulings",
-                Refusal::RulingOutOfBounds => "ruling_out_of_bounds",
-                Refusal::Signature(_) => "signature",
-                Refusal::Federation(_) => "federation",
-            };
+            let name = refusals::name(refusal);
             vec![format!("refused, {name}: {refusal}")]
         }
         _ => Vec::new(),

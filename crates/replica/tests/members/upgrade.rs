@@ -8,7 +8,7 @@ use super::*;
 /// A command of the newest level.
 fn newer() -> Command {
     let tenant = TenantId::parse("default").expect("a valid tenant");
-    Command::Rule { tenant, change: RulingChange::Ranking(Some(RankWeights::default())) }
+    Command::Rule { tenant, change: RulingChange::Quota(Some(Quota::default())) }
 }
 
 async fn try_start(wires: &Wires, dir: &TempDir, name: &str, start: StartMode) -> StartError {

@@ -40,6 +40,8 @@ const DEFINE: Access = needs(AccessRole::Agent, Verb::Define);
 const ADMINISTER: Access = needs(AccessRole::Admin, Verb::Administer);
 /// Counts and digests tell of all tenants.
 const READ_ALL: Access = everywhere(AccessRole::Reader, Verb::Read);
+/// What tells of all of a tenant's, seen by whoever asks or not.
+const AUDIT_TENANT: Access = needs(AccessRole::Operator, Verb::Read);
 const OPERATE: Access = everywhere(AccessRole::Operator, Verb::Operate);
 /// What an operator says of a tenant's own.
 const DIRECT: Access = needs(AccessRole::Operator, Verb::Operate);
@@ -64,6 +66,8 @@ const TABLE: &[(&str, &[(&str, Access)])] = &[
     ("/api/trust", &[("GET", READ)]),
     ("/api/trust/{owner}", &[("PUT", DIRECT), ("DELETE", DIRECT)]),
     ("/api/ranking", &[("GET", READ), ("PUT", DIRECT), ("DELETE", DIRECT)]),
+    ("/api/quota", &[("GET", AUDIT_TENANT), ("PUT", OPERATE), ("DELETE", OPERATE)]),
+    ("/api/checks", &[("GET", READ), ("PUT", DIRECT), ("DELETE", DIRECT)]),
     ("/api/services/watch", &[("GET", WATCH)]),
     ("/ws/registry", &[("GET", WATCH)]),
     ("/api/services/{id}", &[("GET", READ), ("DELETE", DEREGISTER)]),

@@ -52,6 +52,16 @@ pub enum Signatures {
     Required,
 }
 
+/// Whether a node checks instances.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, ValueEnum)]
+#[serde(rename_all = "lowercase")]
+pub enum Checks {
+    Off,
+    /// Those that ask, or whose tenant does.
+    #[default]
+    On,
+}
+
 /// What a node does that was removed from its cluster.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, ValueEnum)]
 #[serde(rename_all = "lowercase")]
@@ -220,6 +230,16 @@ settings! {
     /// [default: accepted].
     #[arg(long, value_enum, value_name = "MODE", env = "ROLLCALL_SIGNATURES")]
     signatures: Signatures,
+    /// Whether this node checks instances that ask for it, or whose tenant does: say the same at all nodes [default: on].
+    #[arg(long, value_enum, value_name = "WHETHER", env = "ROLLCALL_CHECKS")]
+    checks: Checks,
+    /// Networks that are checked although they are not on the public internet, as 10.1.0.0/16. Say the same at all nodes
+    /// [default: none].
+    #[arg(long, value_name = "NETWORK,…", value_delimiter = ',', env = "ROLLCALL_CHECK_ALLOW")]
+    check_allow: Vec<String>,
+    /// Authorities (PEM) whose certificates checks believe, beside those of this machine.
+    #[arg(long, value_name = "FILE", env = "ROLLCALL_CHECK_CA")]
+    check_ca: PathBuf,
     /// TTL of agents that register by the Soorma contract, which has no word for it [default: 300000].
     #[arg(long, value_name = "MS", env = "ROLLCALL_SOORMA_TTL_MS")]
     soorma_ttl_ms: u64,

@@ -32,6 +32,8 @@ const ROUTES: &[&str] = &[
     "/api/trust",
     "/api/trust/{owner}",
     "/api/ranking",
+    "/api/quota",
+    "/api/checks",
     "/ws/registry",
     "/api/services/{id}",
     "/api/tokens",

@@ -7,6 +7,7 @@ mod http;
 mod node;
 #[cfg(target_os = "linux")]
 mod process;
+mod tenants;
 mod tls;
 
 use prometheus_client::encoding::EncodeLabelSet;
@@ -27,6 +28,7 @@ pub(crate) use http::{Http, Route};
 pub(crate) struct Metrics {
     registry: Registry,
     pub(crate) watch: WatchMetrics,
+    pub(crate) checks: CheckMetrics,
 }
 
 /// What is counted around every request and connection, before the replica runs too.
@@ -34,6 +36,7 @@ pub(crate) struct Metrics {
 pub(crate) struct EdgeMetrics {
     pub(crate) http: Http,
     pub(crate) refusals: Family<Refused, Counter>,
+    pub(crate) quota_refusals: Family<Exceeded, Counter>,
     pub(crate) in_work: Gauge,
     pub(crate) client_connections: Gauge,
     pub(crate) peer_connections: Gauge,
@@ -43,6 +46,12 @@ pub(crate) struct EdgeMetrics {
 #[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
 pub(crate) struct Refused {
     pub(crate) code: &'static str,
+}
+
+/// Which quota was used up. Whose it was is told to nobody else.
+#[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
+pub(crate) struct Exceeded {
+    pub(crate) quota: &'static str,
 }
 
 /// Cheap to clone; clones count together.
@@ -55,9 +64,27 @@ pub(crate) struct WatchMetrics {
     pub(crate) resyncs: Counter,
 }
 
+/// Of the checks that this node makes. Cheap to clone; clones count together.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct CheckMetrics {
+    pub(crate) checks: Family<Checked, Counter>,
+    pub(crate) targets: Gauge,
+    pub(crate) in_work: Gauge,
+    pub(crate) late: Counter,
+    pub(crate) refused: Counter,
+    pub(crate) verdicts: Counter,
+}
+
+/// By what was checked, and what that found.
+#[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
+pub(crate) struct Checked {
+    pub(crate) kind: &'static str,
+    pub(crate) result: &'static str,
+}
+
 impl Metrics {
     pub(crate) fn new(replica: Replica, links: Links, surroundings: &Surroundings) -> Self {
-        let Surroundings { metrics: edge, data_dir, tls, .. } = surroundings;
+        let Surroundings { metrics: edge, data_dir, tls, tell_tenants, .. } = surroundings;
         let mut whole = Registry::default();
         let registry = whole.sub_registry_with_prefix("rollcall");
         let watch = WatchMetrics::default();
@@ -71,7 +98,20 @@ impl Metrics {
         registry.register("watch_events", "Changes rendered for watchers, once for all that share them", events);
         registry.register("watchers_refused", "Watchers refused with 429 because of a limit", refused);
         registry.register("watch_resyncs", "Watchers that were cut because they were too slow", resyncs);
+        let checks = CheckMetrics::default();
+        let CheckMetrics { checks: made, targets, in_work, late, refused, verdicts } = checks.clone();
+        registry.register("checks", "Checks that this node made, by what was tried and what that found", made);
+        registry.register("check_targets", "Instances that this node checks: its share", targets);
+        registry.register("checks_in_work", "Checks under way", in_work);
+        registry.register("checks_late", "Checks that began more than a second after they were due", late);
+        registry.register("check_targets_refused", "Instances not checked because this node has too many", refused);
+        registry.register("check_verdicts", "Verdicts that this node brought into the log", verdicts);
         registry.register("refusals", "Answers that say no, by the code of the problem", edge.refusals.clone());
+        registry.register(
+            "quota_refusals",
+            "Answers of 429 because a tenant has, or sends, as much as its quota allows",
+            edge.quota_refusals.clone(),
+        );
         registry.register(
             "http_requests_in_work",
             "Requests being answered, without those that wait",
@@ -85,11 +125,14 @@ impl Metrics {
         );
         registry.register_collector(Box::new(http::Collected(edge.clone())));
         registry.register_collector(Box::new(federation::Collected { replica: replica.clone(), links }));
+        if *tell_tenants {
+            registry.register_collector(Box::new(tenants::Collected(replica.clone())));
+        }
         registry.register_collector(Box::new(node::Collected { replica, data_dir: data_dir.clone() }));
         registry.register_collector(Box::new(tls::Collected(tls.clone())));
         #[cfg(target_os = "linux")]
         whole.register_collector(Box::new(process::Collected));
-        Self { registry: whole, watch }
+        Self { registry: whole, watch, checks }
     }
 
     /// In the text format of OpenMetrics, which Prometheus reads. Looks at files: blocks for a moment.

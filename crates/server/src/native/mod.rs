@@ -2,6 +2,7 @@
 
 mod access_tokens;
 mod backup;
+mod checks;
 mod cluster;
 mod discovery;
 mod federation;
@@ -14,6 +15,7 @@ mod openapi;
 mod orders;
 mod pages;
 mod pick;
+mod quota;
 mod ranking;
 mod services;
 mod signatures;
@@ -48,6 +50,8 @@ use crate::federation::Links;
 use crate::limits::{BACKUPS_MAX, BODIES_KIB_MAX, BODY_BYTES_MAX};
 use crate::metrics::{EdgeMetrics, Metrics};
 use crate::parse::TtlLimits;
+use crate::prober::{CheckTerms, Checker};
+use crate::quotas::Quotas;
 use crate::render::Renderer;
 use crate::reply::Failure;
 use crate::request::Context;
@@ -57,6 +61,9 @@ use crate::tls::Tls;
 use crate::watch::{Hub, Places, WatcherLimits};
 
 pub(crate) use health::{Health, alive, readyz};
+
+/// Where operators say how much a tenant may have. No quota stands in the way to it.
+pub(crate) const QUOTA: &str = "/api/quota";
 
 /// What the handlers share. Cheap to clone.
 #[derive(Clone)]
@@ -80,12 +87,14 @@ pub(crate) struct Native {
     renderer: Arc<Renderer>,
     hub: Hub,
     places: Places,
+    pub(crate) quotas: Quotas,
     metrics: Arc<Metrics>,
     pub(crate) surroundings: Arc<Surroundings>,
     /// In KiB.
     bodies: Arc<Semaphore>,
     backups: Arc<Semaphore>,
     turns: Arc<pick::Turns>,
+    pub(crate) checker: Checker,
     /// Set when shutdown was asked for.
     draining: CancellationToken,
     sockets: TaskTracker,
@@ -108,6 +117,7 @@ pub(crate) struct Faces {
     pub(crate) soorma: soorma::Terms,
     pub(crate) protolink_ttl_ms: u32,
     pub(crate) signatures: SignatureMode,
+    pub(crate) checks: CheckTerms,
 }
 
 /// What a node stands on.
@@ -117,6 +127,8 @@ pub(crate) struct Surroundings {
     pub(crate) url: String,
     pub(crate) metrics: Arc<EdgeMetrics>,
     pub(crate) tls: Tls,
+    /// Whoever reads the metrics may know which tenants there are.
+    pub(crate) tell_tenants: bool,
     /// What hurts, once it was looked at.
     pub(crate) notices: OnceLock<Vec<Notice>>,
 }
@@ -137,7 +149,7 @@ impl Native {
     pub(crate) fn new(
         replica: Replica,
         tenants: &[TenantId],
-        Faces { auth, soorma, protolink_ttl_ms, signatures }: Faces,
+        Faces { auth, soorma, protolink_ttl_ms, signatures, checks }: Faces,
         ttl: TtlLimits,
         watchers: WatcherLimits,
         surroundings: Arc<Surroundings>,
@@ -146,9 +158,12 @@ impl Native {
         let links = Links::default();
         let metrics = Metrics::new(replica.clone(), links.clone(), &surroundings);
         let renderer = Arc::<Renderer>::default();
+        let quotas = Quotas::start(replica.clone());
         Self {
             hub: Hub::start(replica.clone(), renderer.clone(), metrics.watch.clone(), broken),
-            places: Places::new(watchers, metrics.watch.clone()),
+            places: Places::new(watchers, quotas.clone(), metrics.watch.clone()),
+            quotas,
+            checker: Checker::new(replica.clone(), checks, metrics.checks.clone()),
             metrics: Arc::new(metrics),
             surroundings,
             replica,
@@ -184,7 +199,9 @@ impl Native {
             .route("/api/orders", get(orders::list))
             .route("/api/trust", get(ranking::trusted))
             .route("/api/trust/{owner}", put(ranking::trust).delete(ranking::forget_trust))
+            .route("/api/checks", get(checks::show).put(checks::set).delete(checks::reset))
             .route("/api/ranking", get(ranking::show).put(ranking::set).delete(ranking::reset))
+            .route(QUOTA, get(quota::show).put(quota::set).delete(quota::clear))
             .route("/api/services/{id}/signature", get(signatures::of_service))
             .route("/api/signatures", get(signatures::mode).put(signatures::set_mode).delete(signatures::unset_mode))
             .route("/api/owner-keys", get(signatures::owner_keys))

@@ -14,8 +14,7 @@ use utoipa::openapi::{self, ContentBuilder, Ref, RefOr, Required, ResponseBuilde
 use utoipa::{Modify, OpenApi};
 
 use super::{
-    access_tokens, backup, cluster, discovery, federation, health, heartbeats, join_tokens, klp, members, orders,
-    pages, pick, ranking, services, signatures, socket, watch,
+    access_tokens, backup, checks, cluster, discovery, federation, health, heartbeats, join_tokens, klp, members, orders, pages, pick, quota, ranking, services, signatures, socket, watch,
 };
 use crate::auth;
 use crate::faces::protolink;
@@ -55,6 +54,12 @@ use crate::faces::soorma::{self, agents, events, schemas};
         ranking::show,
         ranking::set,
         ranking::reset,
+        quota::show,
+        quota::set,
+        quota::clear,
+        checks::show,
+        checks::set,
+        checks::reset,
         cluster::status,
         cluster::digest,
         members::add,
@@ -176,7 +181,7 @@ impl Modify for Conventions {
 
 const BEARER: &str = "A token of the cluster (`rctoken-…`) or a JSON Web Token, where `auth` is set.";
 
-/// Says what is said to whoever may not, where the cluster wants to know who asks.
+/// Says what is said to whoever may not, where the cluster wants to know who asks, and to whoever has enough.
 fn close(operation: &mut Operation) {
     let bearer = SecurityRequirement::new::<_, [String; 0], String>("bearer", []);
     operation.security = Some(vec![bearer, SecurityRequirement::default()]);
@@ -186,9 +191,11 @@ fn close(operation: &mut Operation) {
         true => "`{\"error\": …}`: who asks is not known",
         false => "`token_missing`, `token_invalid`, `token_expired`, `token_revoked`: who asks is not known",
     };
-    for (status, description) in
-        [("401", unknown), ("403", "`forbidden`: who asks may not; the detail names what is needed")]
-    {
+    for (status, description) in [
+        ("401", unknown),
+        ("403", "`forbidden`: who asks may not; the detail names what is needed"),
+        ("429", "`quota_exceeded`: the tenant has, or sends, as much as it may"),
+    ] {
         let said = ResponseBuilder::new().description(description);
         let said = match of_soorma || of_protolink && status == "401" {
             true => said,

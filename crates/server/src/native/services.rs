@@ -127,15 +127,16 @@ pub(super) async fn get(
     let consistency = params::read(&uri)?;
     let freshness = native.replica.barrier(consistency, context.deadline).await?;
     let cluster_time = native.replica.cluster_time();
-    let (view, revision, moment) = native
-        .replica
-        .roll()
-        .read(|state| (state.get(&context.tenant, &id), state.revision(), Moment::of(state, cluster_time)));
+    let (view, checks, revision, moment) = native.replica.roll().read(|state| {
+        let checks = state.rulings().checks(&context.tenant);
+        (state.get(&context.tenant, &id), checks, state.revision(), Moment::of(state, cluster_time))
+    });
     let shown = Shown { revision, freshness };
     let view = view.filter(|view| context.viewer.sees(&view.instance));
     let view = view.ok_or_else(|| Failure::not_found().shown(shown))?;
     let mut text = Vec::new();
-    native.renderer.at(moment).service(&view, &mut text);
+    let check = native.checker.info(&view.instance, checks);
+    native.renderer.at(moment).checked(&view, check.as_ref(), &mut text);
     let mut response = json_text(StatusCode::OK, text);
     response.headers_mut().insert(header::ETAG, entity_tag(view.instance.revision));
     reply::show(&mut response, shown);

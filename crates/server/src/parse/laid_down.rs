@@ -1,6 +1,6 @@
-//! What operators lay down: orders, trust and rank weights.
+//! What operators lay down: orders, trust, rank weights and quotas.
 
-use rollcall_api::{OrderRequest, RankWeights, RankingRequest, TrustRequest};
+use rollcall_api::{OrderRequest, QuotaLimits, RankWeights, RankingRequest, TrustRequest};
 use rollcall_registry::health::REASON_BYTES_MAX;
 use rollcall_registry::ids::check_name;
 use serde_json::Value;
@@ -52,6 +52,27 @@ pub(crate) fn ranking(body: Value) -> Result<RankingRequest, Faults> {
     });
     request.filter(|_| faults.is_empty()).ok_or(faults)
 }
+
+/// The body that says how much a tenant may have.
+pub(crate) fn quota(body: Value) -> Result<QuotaLimits, Faults> {
+    let mut faults = Faults::default();
+    let limits = Fields::open("", body, &mut faults).map(|mut fields| {
+        let mut number = |member, min, max| fields.number(member, min, max).map(u64::from);
+        let registrations = number("registrations", 0, u32::MAX);
+        let watchers = number("watchers", 0, u32::MAX);
+        let requests_per_second = number("requests_per_second", 1, REQUESTS_PER_SECOND_MAX);
+        let limits = QuotaLimits { registrations, bytes: fields.whole("bytes"), watchers, requests_per_second };
+        if limits == QuotaLimits::default() && fields.faults.is_empty() {
+            fields.fault("", "must name a limit; DELETE takes all of them back");
+        }
+        fields.finish();
+        limits
+    });
+    limits.filter(|_| faults.is_empty()).ok_or(faults)
+}
+
+/// More than a node answers.
+const REQUESTS_PER_SECOND_MAX: u32 = 1_000_000;
 
 fn weights_of(mut fields: Fields<'_>) -> RankWeights {
     let mut weight = |member| stepped(&mut fields, member, 1, 1_000).flatten().unwrap_or(0.0);
@@ -121,6 +142,22 @@ mod tests {
             fields(ranking(json!({"weights": {"health": 2, "speed": 1}}))),
             ["weights.health", "weights.speed"]
         );
+    }
+
+    #[test]
+    fn a_quota_names_limits() {
+        let limits = quota(json!({"registrations": 0, "bytes": u64::MAX, "requests_per_second": 1})).unwrap();
+        let expected = QuotaLimits {
+            registrations: Some(0),
+            bytes: Some(u64::MAX),
+            watchers: None,
+            requests_per_second: Some(1),
+        };
+        assert_eq!(limits, expected);
+        assert_eq!(fields(quota(json!({}))), [""]);
+        assert_eq!(fields(quota(json!({"watchers": null}))), [""]);
+        let bad = json!({"registrations": -1, "bytes": 1.5, "watchers": "1", "requests_per_second": 0, "x": 1});
+        assert_eq!(fields(quota(bad)), ["registrations", "watchers", "requests_per_second", "bytes", "x"]);
     }
 
     #[test]

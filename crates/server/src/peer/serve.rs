@@ -301,8 +301,10 @@ async fn connection<M: Member>(
                 contact.appends |= request.from_member && route == Some(PeerRoute::Append);
                 if let Some(reason) = edge.judge(caller.as_mut(), request.tag, request.body.as_ref()) {
                     tracing::warn!(?from, reason, "a peer's request was refused");
+                    // Whatever else is in work on this connection goes on: a node that has moved calls on all sorts, and
+                    // is believed in nothing but that it has.
                     send(&mut writer, frame(number, Verdict::Refused.code(), reason.into()), STALL_TIMEOUT).await?;
-                    return Ok(());
+                    continue;
                 }
                 if route == Some(PeerRoute::Snapshot) {
                     let (verdict, body) = edge.snapshot(request, &mut requests).await;

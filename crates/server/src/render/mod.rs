@@ -15,6 +15,7 @@ use std::time::Duration;
 
 use quick_cache::Weighter;
 use quick_cache::sync::Cache;
+use rollcall_api::CheckInfo;
 use rollcall_registry::ForeignOrigin as Origin;
 use rollcall_registry::{
     ClusterTime, Coordinates, Epoch, Instance, MetadataValue, Orders, Page, Registered, Revision, Score, State, View,
@@ -131,6 +132,16 @@ impl Rendering<'_> {
     pub(crate) fn ranked(&mut self, view: &View, score: &Score, out: &mut Vec<u8>) {
         self.service(view, out);
         ranked(score, out);
+    }
+
+    /// As [`Self::service`], with who checks it.
+    pub(crate) fn checked(&mut self, view: &View, check: Option<&CheckInfo>, out: &mut Vec<u8>) {
+        self.service(view, out);
+        let Some(check) = check else { return };
+        assert_eq!(out.pop(), Some(b'}'), "an object ends with a brace");
+        Json(out).raw(r#","check":"#);
+        serde_json::to_writer(&mut *out, check).expect("writing into memory does not fail");
+        Json(out).raw("}");
     }
 
     /// As [`Self::service`], of an instance that nobody asked for yet, or whose like never was on the roll.
@@ -384,5 +395,8 @@ fn write_said(json: &mut Json<'_>, instance: &Instance) {
     json.raw(r#"},"weight":"#).number(registration.weight.into());
     json.raw(r#","ttl_ms":"#).number(registration.ttl_ms.into());
     json.raw(r#","reap_after_ms":"#).number(registration.reap_after_ms.into());
+    if let Some(health_check) = extras.health_check {
+        json.raw(r#","health_check":"#).raw(health_check);
+    }
     json.option(r#","signature":"#, extras.signature).option(r#","public_key":"#, extras.public_key);
 }

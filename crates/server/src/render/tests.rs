@@ -69,6 +69,7 @@ fn service_object(view: &View, moment: Moment) -> api::ServiceObject {
         weight: registration.weight,
         ttl_ms: registration.ttl_ms,
         reap_after_ms: registration.reap_after_ms,
+        health_check: extras.health_check.map(json),
         signature: text(extras.signature),
         public_key: text(extras.public_key),
         status: instance.status().as_str().parse().unwrap(),
@@ -90,6 +91,7 @@ fn service_object(view: &View, moment: Moment) -> api::ServiceObject {
         origin: None,
         stale: None,
         rank: None,
+        check: None,
     }
 }
 
@@ -197,6 +199,7 @@ fn any_body() -> impl Strategy<Value = Value> {
             ("reap_after_ms", numbers.2.into()),
             ("signature", signature),
             ("public_key", public_key),
+            ("health_check", json!({"type": "tcp", "interval_ms": numbers.1.clamp(1_000, 3_600_000)})),
         ];
         let members = members.into_iter().enumerate().filter(|(n, _)| there >> n & 1 == 1);
         let mut body: Map<_, _> = members.map(|(_, (name, value))| (name.to_owned(), value)).collect();

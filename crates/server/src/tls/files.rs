@@ -352,7 +352,8 @@ fn private_key(path: &Path) -> Result<PrivateKeyDer<'static>, FileFault> {
     })
 }
 
-fn authorities(path: &Path) -> Result<RootCertStore, FileFault> {
+/// The authorities that a file names.
+pub(crate) fn authorities(path: &Path) -> Result<RootCertStore, FileFault> {
     let mut roots = RootCertStore::empty();
     for certificate in certificates(Part::Ca, path)? {
         roots.add(certificate).map_err(|error| {

@@ -2,12 +2,17 @@
 
 use std::collections::HashMap;
 use std::sync::Arc;
+use std::time::Duration;
 
 use parking_lot::Mutex;
-use rollcall_registry::TenantId;
+use rollcall_registry::{QuotaKind, TenantId};
 
 use crate::metrics::WatchMetrics;
+use crate::quotas::Quotas;
 use crate::reply::Failure;
+
+/// Watchers go of themselves, sooner or later.
+const WATCHERS_RETRY_AFTER: Duration = Duration::from_secs(1);
 
 /// Counts watchers against their limits. A long poll is one while it waits; so are a WebSocket connection and each of
 /// its subscriptions.
@@ -18,11 +23,13 @@ pub(crate) struct Places(Arc<Shared>);
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct WatcherLimits {
     pub(crate) node_max: usize,
+    /// Of a tenant whose quota says nothing else.
     pub(crate) tenant_max: usize,
 }
 
 struct Shared {
     limits: WatcherLimits,
+    quotas: Quotas,
     taken: Mutex<Taken>,
     metrics: WatchMetrics,
 }
@@ -35,31 +42,39 @@ struct Taken {
 }
 
 impl Places {
-    pub(crate) fn new(limits: WatcherLimits, metrics: WatchMetrics) -> Self {
-        Self(Arc::new(Shared { limits, taken: Mutex::default(), metrics }))
+    pub(crate) fn new(limits: WatcherLimits, quotas: Quotas, metrics: WatchMetrics) -> Self {
+        Self(Arc::new(Shared { limits, quotas, taken: Mutex::default(), metrics }))
     }
 
     pub(crate) fn take(&self, tenant: &TenantId) -> Result<Place, Failure> {
+        let quota = self.0.quotas.now(tenant).and_then(|quota| quota.watchers);
         let mut taken = self.0.taken.lock();
         let of_tenant = taken.by_tenant.get(tenant).copied().unwrap_or(0);
         let WatcherLimits { node_max, tenant_max } = self.0.limits;
+        let has = |whose: &str, max: u64| format!("{whose} has {max} watchers already, as many as it may have");
         let refused = if taken.all >= node_max {
-            Some((node_max, "this node"))
-        } else if of_tenant >= tenant_max {
-            Some((tenant_max, "this tenant on this node"))
+            Some(Failure::too_many_watchers(has("this node", node_max as u64)))
+        } else if let Some(limit) = quota {
+            let detail = || has("this tenant on this node", limit);
+            let used = of_tenant as u64;
+            (used >= limit)
+                .then(|| Failure::quota_exceeded(QuotaKind::Watchers, limit, used, WATCHERS_RETRY_AFTER, detail()))
         } else {
-            None
+            (of_tenant >= tenant_max)
+                .then(|| Failure::too_many_watchers(has("this tenant on this node", tenant_max as u64)))
         };
-        if let Some((max, whose)) = refused {
+        if let Some(failure) = refused {
             self.0.metrics.refused.inc();
-            return Err(Failure::too_many_watchers(format!(
-                "{whose} has {max} watchers already, as many as it may have"
-            )));
+            return Err(failure);
         }
         taken.all += 1;
         taken.by_tenant.insert(tenant.clone(), of_tenant + 1);
         self.0.metrics.watchers.inc();
         Ok(Place { places: self.clone(), tenant: tenant.clone() })
+    }
+
+    pub(crate) fn taken_by(&self, tenant: &TenantId) -> usize {
+        self.0.taken.lock().by_tenant.get(tenant).copied().unwrap_or(0)
     }
 }
 

@@ -9,17 +9,17 @@ use crate::node::{Answer, Node, answer};
 const SECRET: &str = "dev-identity-signing-key";
 
 /// A node that asks for tokens, and one that may do everything.
-async fn guarded() -> (Node, String) {
+pub(crate) async fn guarded() -> (Node, String) {
     guarded_with(Settings::default()).await
 }
 
-async fn guarded_with(settings: Settings) -> (Node, String) {
+pub(crate) async fn guarded_with(settings: Settings) -> (Node, String) {
     let mut node = Node::start_as(Settings { auth: Some(true), ..settings.over(Node::founder()) }).await;
     let admin = node.admin().await;
     (node, admin)
 }
 
-async fn ask(node: &Node, token: &str, method: Method, path: &str) -> Answer {
+pub(crate) async fn ask(node: &Node, token: &str, method: Method, path: &str) -> Answer {
     answer(node.request(method, path).bearer_auth(token)).await
 }
 
@@ -32,7 +32,7 @@ async fn post(node: &Node, token: &str, path: &str, body: &Value) -> Answer {
 }
 
 /// Makes a token of these properties.
-async fn made(node: &Node, admin: &str, properties: Value) -> String {
+pub(crate) async fn made(node: &Node, admin: &str, properties: Value) -> String {
     let made = post(node, admin, "/api/tokens", &properties).await;
     assert_eq!(made.status, 201, "{made:?}");
     assert_eq!(made.header("cache-control"), "no-store");

@@ -1,7 +1,9 @@
 //! The HTTP API of real nodes: real sockets, real replicas, real directories.
 
+mod agent;
 mod auth;
 mod backup;
+mod checks;
 mod cluster;
 mod discovery;
 mod events;
@@ -13,6 +15,7 @@ mod observability;
 mod operations;
 mod pages;
 mod protolink;
+mod quotas;
 mod ranking;
 mod refusals;
 mod signatures;

@@ -7,13 +7,7 @@ use openraft::entry::RaftEntry;
 use openraft::storage::{RaftLogStorage, RaftLogStorageExt, RaftSnapshotBuilder, RaftStateMachine};
 use openraft::{Membership, RaftLogReader};
 use rollcall_registry::{
-    AccessRole, AccessTokenCommand, AccessTokenId, Admission, ClusterKey, ClusterSeed, ClusterTime, Command,
-    Condition, DefinitionChange, DefinitionName, Digest, Direction, Epoch, EventDefinition, FeatureLevel,
-    FederationCommand, ForeignBatch, ForeignChange, ForeignMessage, Grant, InstanceId, JoinTokenCommand, JoinTokenId,
-    LeaseId, LeaseSet, Metadata, MetadataValue, NewAccessToken, Offered, Options, OrderKind, OwnerKey, OwnerName,
-    PackedRegistration, PeerName, PeerTerms, PrincipalId, Proposal, RankWeights, Reach, Registration, Revision,
-    RulingChange, Scopes, SecretDigest, ServiceName, SignatureCommand, SignatureMode, Signing, State, Status, Stream,
-    TenantId, TenantPair, Term, Told, Trust, Verb, Verdict, Visibility, WallTime,
+    AccessRole, AccessTokenCommand, AccessTokenId, Admission, CheckScope, ClusterKey, ClusterSeed, ClusterTime, Command, Condition, DefinitionChange, DefinitionName, Digest, Direction, Epoch, EventDefinition, FeatureLevel, FederationCommand, ForeignBatch, ForeignChange, ForeignMessage, Grant, InstanceId, JoinTokenCommand, JoinTokenId, LeaseId, LeaseSet, Metadata, MetadataValue, NewAccessToken, Offered, Options, OrderKind, OwnerKey, OwnerName, PackedRegistration, PeerName, PeerTerms, PrincipalId, Proposal, Quota, RankWeights, Reach, Registration, Revision, RulingChange, Scopes, SecretDigest, ServiceName, SignatureCommand, SignatureMode, Signing, State, Status, Stream, TenantChecks, TenantId, TenantPair, Term, Told, Trust, Verb, Verdict, Visibility, WallTime,
 };
 use rollcall_storage::{
     ClusterId, DataDir, Identity, LogEntry, LogId, Member, Payload, Snapshot, Stores, TypeConfig,
@@ -90,6 +84,14 @@ fn about_rulings(n: u64, earlier: u64) -> Vec<Command> {
         3 => vec![rule(RulingChange::Lift { id: id(earlier), kind: OrderKind::Maintenance })],
         5 => vec![rule(RulingChange::Trust { owner, trust: Trust::try_from(n as u16).ok() })],
         7 if n.is_multiple_of(2) => vec![rule(RulingChange::Ranking(Some(RankWeights::default())))],
+        // Far more than is ever there.
+        6 => vec![rule(RulingChange::Quota(
+            (!n.is_multiple_of(4)).then(|| Quota { registrations: Some(n + 1_000), ..Quota::default() }),
+        ))],
+        7 => vec![rule(RulingChange::Checks(Some(TenantChecks {
+            scope: CheckScope::All,
+            interval_ms: Some(n as u32),
+        })))],
         8 => {
             // Of whoever has this lease, if anybody has.
             let lease = LeaseId(n.saturating_sub(1));

@@ -87,12 +87,23 @@ impl Scale {
 /// So many ends of a leader make a median.
 const KILLS_LEAST: u32 = 5;
 
+/// What clients must bring to a cluster of Rollcall.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) enum Guard {
+    #[default]
+    None,
+    Tokens,
+    /// And TLS at all ports.
+    TlsAndTokens,
+}
+
 /// Measurements that share one fresh cluster.
 pub(crate) struct Scenario {
     pub(crate) key: &'static str,
     pub(crate) nodes: usize,
     /// For every node of Rollcall.
     pub(crate) settings: Vec<&'static str>,
+    pub(crate) guard: Guard,
     pub(crate) steps: Vec<Step>,
     /// Minutes rather than seconds; once, not in repetitions.
     pub(crate) long: bool,
@@ -122,7 +133,7 @@ pub(crate) enum Action {
 
 impl Scenario {
     fn new(key: &'static str, steps: Vec<Step>) -> Self {
-        Self { key, nodes: 3, settings: Vec::new(), steps, long: false }
+        Self { key, nodes: 3, settings: Vec::new(), guard: Guard::None, steps, long: false }
     }
 
     /// Whether one of these names means this scenario or a step of it.
@@ -164,6 +175,11 @@ pub(crate) fn scenarios(scale: &Scale) -> Vec<Scenario> {
     let heartbeat = |key: &str, sessions: u16| {
         load(key, format!("heartbeat --sessions {sessions} --instances {instances} {window}")).with_etcd()
     };
+    // The same load and the same roll, so that what differs is what clients bring.
+    let guarded = |key: &'static str, guard: Guard| {
+        let text = format!("heartbeat --sessions {few} --instances {instances} {window}");
+        Scenario { guard, ..Scenario::new(key, vec![load(key, text)]) }
+    };
     let alone = |work: &str, place: &str, more: &str| {
         let node = if place == "leader" { "leader" } else { "followers" };
         let text = format!("{work} --sessions 1 --rate 50 --node {node} {more} {window}");
@@ -204,6 +220,9 @@ pub(crate) fn scenarios(scale: &Scale) -> Vec<Scenario> {
                 ),
             ],
         ),
+        guarded("heartbeat-plain", Guard::None),
+        guarded("heartbeat-tokens", Guard::Tokens),
+        guarded("heartbeat-tls-tokens", Guard::TlsAndTokens),
         Scenario::new(
             "alone",
             vec![

@@ -191,6 +191,17 @@ pub(crate) fn rows() -> Vec<Row> {
         )
         .own(),
     ]);
+    let plain = "heartbeat-plain";
+    rows.push(Row::new(plain, "heartbeat, 64 sessions, without tokens and TLS", PerS, More, Value::Of(per_s)));
+    rows.push(Row::new(plain, "… processor time of all three servers, each", Us, Less, Value::Of(cpu)));
+    for (step, with) in [("heartbeat-tokens", "tokens"), ("heartbeat-tls-tokens", "tokens and TLS at all ports")] {
+        rows.extend([
+            Row::new(step, format!("… with {with}"), PerS, More, Value::Of(per_s)),
+            Row::new(step, "… against without", Times, More, Value::Over { step: plain, of: per_s }),
+            Row::new(step, "… processor time of all three servers, each", Us, Less, Value::Of(cpu)),
+            Row::new(step, "… against without", Times, Less, Value::Over { step: plain, of: cpu }),
+        ]);
+    }
     for (place, most_ms) in [("leader", 1.0), ("follower", 1.5)] {
         for work in ["register", "heartbeat"] {
             let title = format!("{work} alone at the {place}, p50");

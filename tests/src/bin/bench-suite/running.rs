@@ -9,6 +9,7 @@ use rollcall_tests::etcd::{EtcdCluster, range_of_prefix};
 use rollcall_tests::{Cluster, Node, built, rollcall, wait_until};
 use tokio::process::Command;
 
+use crate::plan::Guard;
 use crate::store::Target;
 
 /// A node with a million registrations takes a while.
@@ -32,9 +33,14 @@ impl Running {
         data: &Path,
         nodes: usize,
         settings: &[&str],
+        guard: Guard,
     ) -> Self {
         match target {
-            Target::Rollcall => Self::Rollcall(Cluster::start_in(data, nodes, settings).await),
+            Target::Rollcall => Self::Rollcall(match guard {
+                Guard::None => Cluster::start_in(data, nodes, settings).await,
+                Guard::Tokens => Cluster::start_guarded_in(data, nodes, settings, false).await,
+                Guard::TlsAndTokens => Cluster::start_guarded_in(data, nodes, settings, true).await,
+            }),
             Target::Etcd => {
                 let binary = etcd.expect("etcd is only measured where it is");
                 Self::Etcd(EtcdCluster::start_in(data, nodes, binary).await)
@@ -55,9 +61,22 @@ impl Running {
             Self::Rollcall(cluster) => {
                 let endpoints: Vec<_> = cluster.nodes.iter().map(Node::client_address).collect();
                 let mut command = Command::from(rollcall());
-                let urls: Vec<_> = endpoints.iter().map(|endpoint| format!("http://{endpoint}")).collect();
+                let (ca, token) = cluster.access();
+                let scheme = if ca.is_some() { "https" } else { "http" };
+                let urls: Vec<_> = endpoints.iter().map(|endpoint| format!("{scheme}://{endpoint}")).collect();
                 command.env("ROLLCALL_ENDPOINTS", urls.join(",")).args(["-o", "json", "bench"]);
-                (command, "rollcall -o json bench")
+                if let Some(ca) = &ca {
+                    command.env("ROLLCALL_CA", ca);
+                }
+                if let Some(token) = token {
+                    command.env("ROLLCALL_TOKEN", token);
+                }
+                let name = match (ca, token) {
+                    (None, None) => "rollcall -o json bench",
+                    (None, Some(_)) => "rollcall -o json --token … bench",
+                    (Some(_), _) => "rollcall -o json --ca … --token … bench",
+                };
+                (command, name)
             }
             Self::Etcd(cluster) => {
                 let endpoints: Vec<_> = cluster.nodes.iter().map(|node| node.client_address()).collect();

@@ -170,7 +170,9 @@ impl Suite {
         finished: &Cell<usize>,
         failed: &Cell<usize>,
     ) -> crate::Outcome<()> {
-        let start = |nodes| Running::start(target, self.etcd.as_deref(), &self.data, nodes, &scenario.settings);
+        let start = |nodes| {
+            Running::start(target, self.etcd.as_deref(), &self.data, nodes, &scenario.settings, scenario.guard)
+        };
         let mut running = start(scenario.nodes).await;
         for step in steps {
             let begun = Instant::now();

@@ -4,8 +4,8 @@ use std::collections::BTreeMap;
 
 use rollcall_registry::state::{Restoring, RulingsDelta};
 use rollcall_registry::{
-    Command, Coordinates, OwnerName, Place, RankWeights, Ranking, Ruled, Ruling, RulingChange, RulingContent,
-    RulingKey, Score, State, TenantId, Trust,
+    Command, Coordinates, OwnerName, Place, Quota, QuotaKind, RankWeights, Ranking, Ruled, Ruling, RulingChange,
+    RulingContent, RulingKey, Score, State, TenantChecks, TenantId, Trust, Usage,
 };
 
 use super::arguments::Arguments;
@@ -53,6 +53,18 @@ pub(super) fn command(verb: &str, arguments: &mut Arguments) -> Result<Option<Co
             trust: trust(arguments)?,
         },
         "ranking" => RulingChange::Ranking(weights(arguments)?),
+        "quota" => RulingChange::Quota(quota(arguments)?),
+        "checks" => RulingChange::Checks(match arguments.word("scope")? {
+            Some(scope) => Some(TenantChecks { scope, interval_ms: arguments.number("interval_ms")? }),
+            None => None,
+        }),
+        "unchecked" => {
+            return Ok(Some(Command::Unchecked {
+                tenant: arguments.tenant()?,
+                id: arguments.id()?,
+                lease: rollcall_registry::LeaseId(arguments.number("lease")?.ok_or("a lease is missing")?),
+            }));
+        }
         "observe" => {
             return Ok(Some(Command::Observe {
                 tenant: arguments.tenant()?,
@@ -69,6 +81,17 @@ pub(super) fn command(verb: &str, arguments: &mut Arguments) -> Result<Option<Co
 fn trust(arguments: &mut Arguments) -> Result<Option<Trust>, String> {
     let hundredths: Option<u16> = arguments.number("hundredths")?;
     hundredths.map(|hundredths| Trust::try_from(hundredths).map_err(|error| error.to_string())).transpose()
+}
+
+/// None where no limit is named.
+fn quota(arguments: &mut Arguments) -> Result<Option<Quota>, String> {
+    let quota = Quota {
+        registrations: arguments.number("registrations")?,
+        bytes: arguments.number("bytes")?,
+        watchers: arguments.number("watchers")?,
+        requests_per_second: arguments.number("requests")?,
+    };
+    Ok((quota != Quota::default()).then_some(quota))
 }
 
 /// `weights=400,300,200,100`.
@@ -129,7 +152,19 @@ fn line(content: &RulingContent) -> String {
         }
         RulingContent::Trust { owner, trust } => format!("trust {owner} {}", trust.hundredths()),
         RulingContent::Ranking(weights) => format!("ranking {:?}", <[u16; 4]>::from(*weights)),
+        RulingContent::Quota(quota) => {
+            let limits = QuotaKind::ALL.iter().filter_map(|kind| Some(format!(" {kind}={}", quota.limit(*kind)?)));
+            format!("quota{}", limits.collect::<String>())
+        }
+        RulingContent::Checks(TenantChecks { scope, interval_ms: None }) => format!("checks {scope}"),
+        RulingContent::Checks(TenantChecks { scope, interval_ms: Some(ms) }) => format!("checks {scope} every {ms}"),
     }
+}
+
+/// What a quota counts.
+pub(super) fn usage(state: &State, tenant: &TenantId) -> Vec<String> {
+    let Usage { registrations, bytes } = state.usage(tenant);
+    vec![format!("{registrations} registrations of {bytes} bytes")]
 }
 
 /// What an instance's rank came of.

@@ -138,6 +138,34 @@ async fn a_node_cannot_speak_for_another() {
     assert_eq!(echo.begun.load(SeqCst), 2);
 }
 
+/// A node that has moved calls on everybody in its own name, which is not believed yet, while it tells where it is.
+#[tokio::test]
+async fn a_request_that_is_refused_takes_no_other_with_it() {
+    let nodes = Nodes::new(&["127.0.0.1", "n2"]);
+    let echo = Echo::new(0);
+    let (address, _stop) = nodes.member(&echo).await;
+    let wires = nodes.wires(1, "n2");
+    let sent = Sent::default();
+    let asks = |sender: &str| {
+        let body = Bytes::from(format!("to you from {sender}"));
+        wires.call(&address, PeerRoute::Info, body, PATIENCE, &sent)
+    };
+    let believed = async {
+        let answer = asks("n2:7901").await;
+        answer.expect("the answer to the one that was believed")
+    };
+    let refused = async {
+        echo.has_begun(1).await;
+        for _ in 0..3 {
+            let refusal = asks("n1:7901").await.expect_err("another's name");
+            assert!(matches!(refusal, TransportError::Refused { .. }), "{refusal:?}");
+        }
+        echo.permits.add_permits(1);
+    };
+    let (answer, ()) = tokio::join!(believed, refused);
+    assert_eq!((answer, echo.begun.load(SeqCst)), (Bytes::from_static(b"19"), 1));
+}
+
 #[tokio::test]
 async fn plain_and_secured_nodes_tell_each_other_what_is_wrong() {
     let nodes = Nodes::new(&[MINE]);
