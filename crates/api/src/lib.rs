@@ -8,8 +8,8 @@
 //! - Units stand last in a name: `ttl_ms` is milliseconds. Instants for people are RFC 3339 text in UTC.
 //! - Optional request fields that are absent are not sent at all, because a server refuses fields it does not know.
 //!
-//! Read in this order: [`service`], [`lease`], [`discovery`], [`ranking`], [`operator`], [`watch`], [`cluster`],
-//! [`signature`], then [`problem`] and [`header`].
+//! Read in this order: [`service`], [`lease`], [`discovery`], [`ranking`], [`operator`], [`protection`], [`watch`],
+//! [`cluster`], [`signature`], then [`problem`] and [`header`].
 
 pub mod access_token;
 pub mod cluster;
@@ -19,6 +19,7 @@ pub mod join_token;
 pub mod lease;
 pub mod operator;
 pub mod problem;
+pub mod protection;
 pub mod ranking;
 pub mod service;
 pub mod signature;
@@ -43,6 +44,7 @@ pub use operator::{
     HealthInfo, OperatorOrders, OrderInfo, OrderRequest, OrderResponse, OrdersResponse, StandingOrders, Verdict,
 };
 pub use problem::{Fault, Problem, WriteOutcome};
+pub use protection::{ProtectionRequest, ProtectionResponse, ProtectionRule};
 pub use ranking::{
     PickResponse, RankInfo, RankWeights, RankingRequest, RankingResponse, Strategy, TrustInfo, TrustRequest,
     TrustsResponse,

@@ -18,7 +18,7 @@ use crate::output::Format;
 
 pub(crate) use audit::Audit;
 pub(crate) use cluster::{Backup, Cluster, Follow, JoinToken, JoinTokenStep, Recover, Restore, StatusView, Wait};
-pub(crate) use operator::{Drain, Maintenance, Pick, RankFlags, Ranking, Trust};
+pub(crate) use operator::{Drain, Maintenance, Pick, Protection, RankFlags, Ranking, Trust};
 pub(crate) use sign::{OwnerKey, Sign, SignKey, SignStep, Signatures};
 pub(crate) use tls::{Tls, TlsInit};
 pub(crate) use token::{Token, TokenCreate, TokenReset, TokenRotate};
@@ -107,6 +107,9 @@ pub(crate) enum Command {
     /// Say by what results are ranked
     #[command(subcommand)]
     Ranking(Ranking),
+    /// Hold leases when too many run out at once
+    #[command(subcommand)]
+    Protection(Protection),
     /// Put load on a cluster and measure it
     Bench(Box<Bench>),
     /// Say who may do what, where the cluster runs with tokens

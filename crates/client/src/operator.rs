@@ -1,9 +1,9 @@
-//! What operators say: orders for instances, trust in owners, how results are ranked. And picking one by rank.
+//! What operators say: orders for instances, trust in owners, how results are ranked, when leases are held. And picking one by rank.
 
 use reqwest::Method;
 use rollcall_api::{
-    OrderRequest, OrderResponse, OrdersResponse, PickResponse, RankWeights, RankingRequest, RankingResponse,
-    TrustInfo, TrustRequest, TrustsResponse,
+    OrderRequest, OrderResponse, OrdersResponse, PickResponse, ProtectionRequest, ProtectionResponse, RankWeights,
+    RankingRequest, RankingResponse, TrustInfo, TrustRequest, TrustsResponse,
 };
 
 use crate::client::{Client, addressable};
@@ -30,6 +30,7 @@ impl Order {
 }
 
 const RANKING: [&str; 2] = ["api", "ranking"];
+const PROTECTION: [&str; 2] = ["api", "protection"];
 
 impl Client {
     /// Gives an order for an instance, or another reason for one that stands.
@@ -99,6 +100,35 @@ impl Client {
             None => Request::new(Method::DELETE, &RANKING, Repeat::Safe),
         };
         self.send(&request).await
+    }
+
+    /// How the tenant's protection from a mass expiry stands.
+    ///
+    /// # Errors
+    /// 503 while no leader is known.
+    pub async fn protection(&self) -> Result<ProtectionResponse, Error> {
+        self.send(&Request::new(Method::GET, &PROTECTION, Repeat::Safe)).await
+    }
+
+    /// Says when the tenant's leases are held; `None` is never.
+    ///
+    /// # Errors
+    /// 400 for numbers beyond the bounds.
+    pub async fn set_protection(&self, rule: Option<ProtectionRequest>) -> Result<ProtectionResponse, Error> {
+        let request = match rule {
+            Some(rule) => Request::new(Method::PUT, &PROTECTION, Repeat::Safe).json(&rule)?,
+            None => Request::new(Method::DELETE, &PROTECTION, Repeat::Safe),
+        };
+        self.send(&request).await
+    }
+
+    /// Ends protection that is in force, and has those struck off that are held.
+    ///
+    /// # Errors
+    /// 503 while no leader is known.
+    pub async fn release_suspects(&self) -> Result<ProtectionResponse, Error> {
+        let path = ["api", "protection", "release"];
+        self.send(&Request::new(Method::POST, &path, Repeat::IfNotApplied)).await
     }
 
     /// One of those that fit. For one per call, with nothing to ask meanwhile, see [`Directory`](crate::Directory).

@@ -243,7 +243,7 @@ number! {
 
 /// The level of this program. It is raised by one when something is added that an older program cannot read, with the
 /// level named in [`Command::feature_level`](crate::Command::feature_level).
-pub const FEATURE_LEVEL: FeatureLevel = FeatureLevel(4);
+pub const FEATURE_LEVEL: FeatureLevel = FeatureLevel(5);
 
 impl ClusterTime {
     pub fn plus_ms(self, ms: u64) -> Self {

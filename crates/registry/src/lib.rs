@@ -10,7 +10,8 @@
 //! - A deterministic no is a [`Refusal`]; a broken invariant panics, and the node stops.
 //!
 //! Read in this order: [`registration`], `packed`, `instance`, [`command`], [`state`], then [`query`] over `filter`, `index`
-//! and `slots`, [`rank`], and `interest` for watchers. [`health`] says what a status is worked out from. [`definition`],
+//! and `slots`, [`rank`], and `interest` for watchers. [`health`] says what a status is worked out from,
+//! `protection` what keeps suspects on the roll. [`definition`],
 //! [`access`] and [`ruling`] stand beside the roll. `tally` counts for operators.
 
 pub mod access;
@@ -27,6 +28,7 @@ mod interest;
 mod metadata;
 mod packed;
 mod place;
+mod protection;
 pub mod query;
 pub mod rank;
 pub mod registration;
@@ -56,11 +58,12 @@ pub use ids::{
     ClusterTime, DefinitionName, Edition, Epoch, FEATURE_LEVEL, FeatureLevel, InstanceId, LeaseId, NameError,
     OwnerName, PrincipalId, Revision, ServiceName, TenantId, Term, WallTime,
 };
-pub use instance::{Instance, Seldom};
+pub use instance::{Instance, Presence, Seldom};
 pub use interest::Interests;
 pub use metadata::{Metadata, MetadataValue, Pair, Pairs};
 pub use packed::{Parts, Texts};
 pub use place::{Coordinates, CoordinatesError};
+pub use protection::{Protecting, Protection, ProtectionError, Vigil};
 pub use query::{Draw, Page, Picked, Position, Query, Sort, View};
 pub use rank::{Place, RankWeights, RankWeightsError, Ranking, Score, Trust, TrustError};
 pub use registration::{Kind, PackedRegistration, Protocol, Registration, RegistrationView, Status, Visibility};

@@ -1,10 +1,11 @@
 //! What operators lay down for a tenant and what outlives the instances that it is about: orders for ids that are off the
-//! roll, trust in owners, how results are ranked.
+//! roll, trust in owners, how results are ranked, whether leases are protected.
 
 use serde::{Deserialize, Serialize};
 
 use crate::health::{Order, OrderKind};
 use crate::ids::{InstanceId, OwnerName, Revision, TenantId};
+use crate::protection::{Protection, Vigil};
 use crate::rank::{RankWeights, Trust};
 
 /// Ids of one tenant that may be under maintenance at once, on the roll or off it; as many owners may be trusted. They do
@@ -17,6 +18,8 @@ pub enum RulingKey {
     Order(InstanceId),
     Trust(OwnerName),
     Ranking,
+    Protection,
+    Vigil,
 }
 
 /// A row of the table. Variants are only ever added at the end: the position is the format.
@@ -32,6 +35,9 @@ pub enum RulingContent {
         trust: Trust,
     },
     Ranking(RankWeights),
+    Protection(Protection),
+    /// What is going on about the protection; no operator lays it down.
+    Vigil(Vigil),
 }
 
 impl RulingContent {
@@ -40,6 +46,8 @@ impl RulingContent {
             Self::Order { id, .. } => RulingKey::Order(id.clone()),
             Self::Trust { owner, .. } => RulingKey::Trust(owner.clone()),
             Self::Ranking(_) => RulingKey::Ranking,
+            Self::Protection(_) => RulingKey::Protection,
+            Self::Vigil(_) => RulingKey::Vigil,
         }
     }
 }
@@ -71,6 +79,10 @@ pub enum RulingChange {
     },
     /// None: the default.
     Ranking(Option<RankWeights>),
+    /// None: leases are not protected.
+    Protection(Option<Protection>),
+    /// Ends protection that is in force, and lets those go that are held.
+    Release,
 }
 
 impl RulingChange {
@@ -81,6 +93,8 @@ impl RulingChange {
             Self::Lift { id, .. } => id.as_str().len(),
             Self::Trust { owner, .. } => owner.as_str().len(),
             Self::Ranking(_) => size_of::<RankWeights>(),
+            Self::Protection(_) => size_of::<Protection>(),
+            Self::Release => 0,
         }
     }
 }

@@ -158,6 +158,9 @@ fn ruled(change: &RulingChange) -> (&'static str, String) {
         RulingChange::Trust { owner, trust: None } => ("trust.forget", owner.to_string()),
         RulingChange::Ranking(Some(_)) => ("ranking.set", String::new()),
         RulingChange::Ranking(None) => ("ranking.reset", String::new()),
+        RulingChange::Protection(Some(_)) => ("protection.set", String::new()),
+        RulingChange::Protection(None) => ("protection.reset", String::new()),
+        RulingChange::Release => ("protection.release", String::new()),
     }
 }
 

@@ -4,9 +4,9 @@
 use rollcall_api as api;
 use rollcall_registry::registration::{Capability, Extras, JsonText};
 use rollcall_registry::{
-    Coordinates, Instance, InstanceId, Kind, Metadata, MetadataValue, Order, Orders, PackedRegistration, Protocol,
-    RankWeights, RankWeightsError, Registered, Registration, Seldom, ServiceName, SignatureMode, Status, TenantId,
-    Trust, View, Visibility,
+    Coordinates, Instance, InstanceId, Kind, Metadata, MetadataValue, Order, Orders, PackedRegistration, Presence,
+    Protection, ProtectionError, Protocol, RankWeights, RankWeightsError, Registered, Registration, Seldom,
+    ServiceName, SignatureMode, Status, TenantId, Trust, View, Visibility,
 };
 use rollcall_replica::{AutopilotReport, ClusterStatus, Finding, Kept, MemberStatus};
 use serde::Serialize;
@@ -171,7 +171,7 @@ pub(crate) fn registered_view(tenant: TenantId, registration: PackedRegistration
         registration,
         seldom: Seldom::default(),
         reported_status: Status::Active,
-        lapsed: false,
+        presence: Presence::Present,
         lease: registered.lease,
         revision: registered.revision,
         created_revision: registered.created_revision,
@@ -189,6 +189,24 @@ pub(crate) fn rank_weights_in(weights: api::RankWeights) -> Result<RankWeights, 
 pub(crate) fn rank_weights_out(weights: RankWeights) -> api::RankWeights {
     let [capability, health, proximity, trust] = <[u16; 4]>::from(weights).map(|weight| f64::from(weight) / 1e3);
     api::RankWeights { capability, health, proximity, trust }
+}
+
+/// Numbers that were checked one by one.
+pub(crate) fn protection_in(request: api::ProtectionRequest) -> Result<Protection, ProtectionError> {
+    let api::ProtectionRequest { share, window_ms, release_per_minute, leases_min } = request;
+    let share_permille = (share * 1e3).round() as u32;
+    let rest = [window_ms.unwrap_or(60_000), release_per_minute.unwrap_or(60), leases_min.unwrap_or(10)];
+    let [window_ms, release_per_minute, leases_min] = rest;
+    Protection::try_from([share_permille, window_ms, release_per_minute, leases_min])
+}
+
+pub(crate) fn protection_out(protection: Protection) -> api::ProtectionRule {
+    api::ProtectionRule {
+        share: f64::from(protection.share_permille()) / 1e3,
+        window_ms: protection.window_ms(),
+        release_per_minute: protection.release_per_minute(),
+        leases_min: protection.leases_min(),
+    }
 }
 
 pub(crate) fn trust_out(trust: Trust) -> f64 {

@@ -10,6 +10,7 @@ mod leases;
 mod operate;
 mod operators;
 mod paused;
+mod protection;
 mod reads;
 mod restart;
 mod secured;

@@ -1,4 +1,4 @@
-//! `rollcall maintenance | drain | trust | ranking | pick`.
+//! `rollcall maintenance | drain | trust | ranking | protection | pick`.
 
 use clap::{Args, Subcommand};
 use rollcall_api::{RankWeights, Strategy};
@@ -55,6 +55,31 @@ pub(crate) enum Ranking {
     },
     /// Rank by the default again
     Reset,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum Protection {
+    /// Show when leases are held, and whether they are now
+    Show,
+    /// Say when leases are held
+    Set {
+        /// Hold them when more than this share of the tenant's leases would run out within the window: 0.001 to 0.999
+        #[arg(long)]
+        share: f64,
+        /// In milliseconds [default: 60000]
+        #[arg(long)]
+        window_ms: Option<u32>,
+        /// How many of those held are struck off in a minute at most [default: 60]
+        #[arg(long)]
+        release_per_minute: Option<u32>,
+        /// With fewer leases there is no protection [default: 10]
+        #[arg(long)]
+        leases_min: Option<u32>,
+    },
+    /// Never hold any; who is held is struck off
+    Off,
+    /// End it for now: who is held is struck off, and for one window nobody is held
+    Release,
 }
 
 #[derive(Args, Debug, Default)]

@@ -1,10 +1,13 @@
-//! `rollcall maintenance | drain | trust | ranking | pick`.
+//! `rollcall maintenance | drain | trust | ranking | protection | pick`.
 
-use rollcall_api::{OperatorOrders, OrderResponse, OrdersResponse, RankInfo, RankingResponse, TrustsResponse};
+use rollcall_api::{
+    OperatorOrders, OrderResponse, OrdersResponse, ProtectionRequest, ProtectionResponse, RankInfo, RankingResponse,
+    TrustsResponse,
+};
 use rollcall_client::{Consistency, Order, PickQuery};
 
 use super::{attempt, client, instance};
-use crate::args::{Drain, Global, Maintenance, Pick, Ranking, Trust};
+use crate::args::{Drain, Global, Maintenance, Pick, Protection, Ranking, Trust};
 use crate::failure::Failure;
 use crate::output::{self, Table};
 
@@ -127,6 +130,42 @@ pub(super) async fn ranking(global: &Global, args: Ranking) -> Result<(), Failur
             ("proximity", weights.proximity.to_string()),
             ("trust", weights.trust.to_string()),
             ("chosen by", if *default { "nobody: the default" } else { "an operator" }.to_owned()),
+        ];
+        output::fields(&pairs)
+    })
+}
+
+pub(super) async fn protection(global: &Global, args: Protection) -> Result<(), Failure> {
+    let client = client(global)?;
+    let protection = match args {
+        Protection::Show => attempt("show the protection", client.protection().await)?,
+        Protection::Set { share, window_ms, release_per_minute, leases_min } => {
+            let rule = ProtectionRequest { share, window_ms, release_per_minute, leases_min };
+            attempt("set the protection", client.set_protection(Some(rule)).await)?
+        }
+        Protection::Off => attempt("switch the protection off", client.set_protection(None).await)?,
+        Protection::Release => attempt("end the protection", client.release_suspects().await)?,
+    };
+    output::show(global.output, &protection, |answer: &ProtectionResponse| {
+        let rule = match answer.protection {
+            None => "leases are never held".to_owned(),
+            Some(rule) => format!(
+                "more than {} of at least {} leases within {} ms",
+                rule.share, rule.leases_min, rule.window_ms
+            ),
+        };
+        let rate =
+            answer.protection.map_or_else(String::new, |rule| format!("{} in a minute", rule.release_per_minute));
+        let in_force = match &answer.since {
+            Some(since) => format!("since {since}"),
+            None => "no".to_owned(),
+        };
+        let pairs = [
+            ("held are", rule),
+            ("released are", rate),
+            ("in force", in_force),
+            ("begun", format!("{} times", answer.begun)),
+            ("suspects", format!("{} of {} instances", answer.suspects, answer.instances)),
         ];
         output::fields(&pairs)
     })

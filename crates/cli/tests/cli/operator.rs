@@ -77,6 +77,37 @@ fn trust_and_ranking_are_said_and_shown() {
 }
 
 #[test]
+fn protection_is_said_and_shown() {
+    let stub = Stub::start(|line: &str| {
+        let rule = json!({"share": 0.3, "window_ms": 5000, "release_per_minute": 60, "leases_min": 10});
+        let stands = json!({"protection": rule, "in_force": true, "since": "2026-01-01T00:00:00Z", "begun": 2,
+            "suspects": 5, "instances": 12, "revision": 4});
+        let off = json!({"in_force": false, "begun": 0, "suspects": 0, "instances": 12, "revision": 4});
+        (200, if line.starts_with("DELETE") { off } else { stands })
+    });
+    let say = |arguments: &[&str]| {
+        let (code, out, err) = run(rollcall(arguments).args(["--endpoint", &stub.endpoint]));
+        assert_eq!(code, Some(0), "{arguments:?}: {err}");
+        out
+    };
+    let shown = say(&["protection", "set", "--share", "0.3", "--window-ms", "5000"]);
+    let expected = "held are      more than 0.3 of at least 10 leases within 5000 ms\n\
+                    released are  60 in a minute\n\
+                    in force      since 2026-01-01T00:00:00Z\n\
+                    begun         2 times\n\
+                    suspects      5 of 12 instances\n";
+    assert_eq!(shown, expected);
+    assert_eq!(say(&["protection", "show"]), expected);
+    say(&["protection", "release"]);
+    assert!(say(&["protection", "off"]).starts_with("held are      leases are never held\n"));
+    let asked: Vec<_> = stub.requests.try_iter().collect();
+    let release = "POST /api/protection/release";
+    assert_eq!(asked, ["PUT /api/protection", "GET /api/protection", release, "DELETE /api/protection"]);
+    let (code, _, err) = run(&mut rollcall(&["protection", "set"]));
+    assert_eq!(code, Some(2), "{err}");
+}
+
+#[test]
 fn one_is_picked_and_shown_with_its_rank() {
     let stub = Stub::start(|line: &str| {
         if line.contains("name=nobody") {

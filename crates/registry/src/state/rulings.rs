@@ -4,7 +4,7 @@
 //! when the id is registered again; so it stands in one place at a time. A drain is over when its instance has gone.
 //! The table takes no revision; an order of an instance on the roll is part of that, and a visible change.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use super::State;
 use super::checkpoint::RestoreError;
@@ -16,6 +16,7 @@ use crate::history::ChangeKind;
 use crate::ids::{InstanceId, OwnerName, TenantId};
 use crate::index::Slot;
 use crate::instance::Instance;
+use crate::protection::{Protection, Vigil, WINDOW_PARTS};
 use crate::rank::{RankWeights, Ranker, Ranking, Trust};
 use crate::registration::Status;
 use crate::ruling::{RULINGS_MAX, Ruled, Ruling, RulingChange, RulingContent, RulingKey};
@@ -25,6 +26,8 @@ use crate::visibility::Viewer;
 #[derive(Debug, Default)]
 pub struct Rulings {
     tenants: BTreeMap<TenantId, OfTenant>,
+    /// Those that have a vigil, so that the others need not be looked through all the time.
+    watched: BTreeSet<TenantId>,
     touched: Touched<(TenantId, RulingKey)>,
 }
 
@@ -38,12 +41,15 @@ struct OfTenant {
     /// Of the rows of trust.
     trust_sum: RowSum,
     ranking: Option<RankWeights>,
+    protection: Option<Protection>,
+    vigil: Option<Box<Vigil>>,
 }
 
 impl OfTenant {
     fn is_empty(&self) -> bool {
-        let Self { absent, in_maintenance, trust, trust_sum: _, ranking } = self;
-        absent.is_empty() && *in_maintenance == 0 && trust.is_empty() && ranking.is_none()
+        let Self { absent, in_maintenance, trust, trust_sum: _, ranking, protection, vigil } = self;
+        let nothing = absent.is_empty() && *in_maintenance == 0 && trust.is_empty();
+        nothing && ranking.is_none() && protection.is_none() && vigil.is_none()
     }
 
     fn get(&self, key: &RulingKey) -> Option<RulingContent> {
@@ -55,13 +61,16 @@ impl OfTenant {
                 self.trust.get(owner).map(|trust| RulingContent::Trust { owner: owner.clone(), trust: *trust })
             }
             RulingKey::Ranking => self.ranking.map(RulingContent::Ranking),
+            RulingKey::Protection => self.protection.map(RulingContent::Protection),
+            RulingKey::Vigil => self.vigil.as_deref().cloned().map(RulingContent::Vigil),
         }
     }
 
     fn contents(&self) -> impl Iterator<Item = RulingContent> {
         let orders = self.absent.keys().cloned().map(RulingKey::Order);
         let trust = self.trust.keys().cloned().map(RulingKey::Trust);
-        orders.chain(trust).chain([RulingKey::Ranking]).filter_map(|key| self.get(&key))
+        let of_the_tenant = [RulingKey::Ranking, RulingKey::Protection, RulingKey::Vigil];
+        orders.chain(trust).chain(of_the_tenant).filter_map(|key| self.get(&key))
     }
 }
 
@@ -81,6 +90,20 @@ impl Rulings {
     /// The weights that operators gave to a tenant.
     pub fn ranking(&self, tenant: &TenantId) -> Option<RankWeights> {
         self.tenants.get(tenant)?.ranking
+    }
+
+    /// Whether and how a tenant's leases are protected.
+    pub fn protection(&self, tenant: &TenantId) -> Option<Protection> {
+        self.tenants.get(tenant)?.protection
+    }
+
+    pub(super) fn vigil(&self, tenant: &TenantId) -> Option<&Vigil> {
+        self.tenants.get(tenant)?.vigil.as_deref()
+    }
+
+    /// By tenant.
+    pub(super) fn vigils(&self) -> impl Iterator<Item = (&TenantId, &Vigil)> {
+        self.watched.iter().filter_map(|tenant| Some((tenant, self.vigil(tenant)?)))
     }
 
     /// Maintenance of ids that are off the roll, by id.
@@ -115,7 +138,7 @@ impl Rulings {
         }
     }
 
-    fn put(&mut self, tenant: &TenantId, content: RulingContent, rows: &mut RowSum) {
+    pub(super) fn put(&mut self, tenant: &TenantId, content: RulingContent, rows: &mut RowSum) {
         self.take(tenant, &content.key(), rows);
         let row = Ruling { tenant: tenant.clone(), content };
         let sum = digest::of_ruling(&row);
@@ -129,12 +152,17 @@ impl Rulings {
                 own.trust.insert(owner, trust);
             }
             RulingContent::Ranking(weights) => own.ranking = Some(weights),
+            RulingContent::Protection(protection) => own.protection = Some(protection),
+            RulingContent::Vigil(vigil) => {
+                own.vigil = Some(Box::new(vigil));
+                self.watched.insert(tenant.clone());
+            }
         }
         self.touched.touch((tenant.clone(), key));
     }
 
     /// Takes a row out; none if there was none.
-    fn take(&mut self, tenant: &TenantId, key: &RulingKey, rows: &mut RowSum) -> Option<RulingContent> {
+    pub(super) fn take(&mut self, tenant: &TenantId, key: &RulingKey, rows: &mut RowSum) -> Option<RulingContent> {
         let own = self.tenants.get_mut(tenant)?;
         let content = own.get(key)?;
         let sum = digest::of_ruling(&Ruling { tenant: tenant.clone(), content: content.clone() });
@@ -146,6 +174,11 @@ impl Rulings {
                 own.trust.remove(owner);
             }
             RulingKey::Ranking => own.ranking = None,
+            RulingKey::Protection => own.protection = None,
+            RulingKey::Vigil => {
+                own.vigil = None;
+                self.watched.remove(tenant);
+            }
         }
         self.touched.touch((tenant.clone(), key.clone()));
         self.forget_if_empty(tenant);
@@ -228,10 +261,12 @@ impl State {
             }
             RulingChange::Ranking(Some(weights)) => Ok(self.lay_down(tenant, RulingContent::Ranking(*weights))),
             RulingChange::Ranking(None) => Ok(self.take_back(tenant, &RulingKey::Ranking)),
+            RulingChange::Protection(protection) => Ok(self.protect(tenant, *protection)),
+            RulingChange::Release => Ok(self.free(tenant)),
         }
     }
 
-    fn lay_down(&mut self, tenant: &TenantId, content: RulingContent) -> Ruled {
+    pub(super) fn lay_down(&mut self, tenant: &TenantId, content: RulingContent) -> Ruled {
         let changed = self.rulings.get(tenant, &content.key()).as_ref() != Some(&content);
         if changed {
             let tenant = self.known_tenant(tenant.clone());
@@ -240,7 +275,7 @@ impl State {
         Ruled { changed, revision: self.revision }
     }
 
-    fn take_back(&mut self, tenant: &TenantId, key: &RulingKey) -> Ruled {
+    pub(super) fn take_back(&mut self, tenant: &TenantId, key: &RulingKey) -> Ruled {
         let changed = self.rulings.take(tenant, key, &mut self.rows).is_some();
         Ruled { changed, revision: self.revision }
     }
@@ -344,7 +379,13 @@ impl State {
         let fault = match &content {
             _ if self.rulings.get(&tenant, &key).is_some() => Some("it has two rows"),
             RulingContent::Order { order, .. } if order.since > self.wall => Some("it was given later than now"),
-            RulingContent::Order { .. } | RulingContent::Trust { .. } | RulingContent::Ranking(_) => None,
+            RulingContent::Vigil(vigil) if vigil.since > Some(self.wall) => Some("it began later than now"),
+            RulingContent::Vigil(vigil) if vigil.lapses.len() > WINDOW_PARTS as usize => Some("it counts too much"),
+            RulingContent::Order { .. }
+            | RulingContent::Trust { .. }
+            | RulingContent::Ranking(_)
+            | RulingContent::Protection(_)
+            | RulingContent::Vigil(_) => None,
         };
         if let Some(fault) = fault {
             return Err(RestoreError::Ruling { tenant, key, fault });
@@ -364,6 +405,10 @@ impl State {
                 let (tenant, key) = (tenant.clone(), RulingKey::Order(id.clone()));
                 return Err(RestoreError::Ruling { tenant, key, fault: "the instance is on the roll" });
             }
+        }
+        if let Some(tenant) = self.held.tenants().find(|tenant| self.rulings.vigil(tenant).is_none()) {
+            let (tenant, key) = (tenant.clone(), RulingKey::Vigil);
+            return Err(RestoreError::Ruling { tenant, key, fault: "it is missing, and there are suspects" });
         }
         let maintained =
             self.seats.iter().flatten().filter(|seat| seat.instance.seldom.orders().maintenance.is_some());
@@ -394,10 +439,15 @@ impl State {
                         *in_maintenance.entry(tenant).or_default() += 1;
                     }
                     RulingContent::Trust { .. } => trust_sum.add(row),
-                    RulingContent::Ranking(_) => {}
+                    RulingContent::Ranking(_) | RulingContent::Protection(_) | RulingContent::Vigil(_) => {}
                 }
             }
             assert_eq!(own.trust_sum, trust_sum, "tenant {tenant}: the sum of trust strayed");
+        }
+        let watched: Vec<_> = self.rulings.tenants.iter().filter(|(_, own)| own.vigil.is_some()).collect();
+        assert!(watched.iter().map(|(tenant, _)| *tenant).eq(&self.rulings.watched), "vigils are overlooked");
+        for tenant in self.held.tenants() {
+            assert!(self.rulings.watched.contains(tenant), "tenant {tenant} has suspects and no vigil");
         }
         for (tenant, own) in &self.rulings.tenants {
             let counted = in_maintenance.remove(tenant).unwrap_or(0);
@@ -409,5 +459,6 @@ impl State {
 
 /// What a change within an incarnation is told as.
 pub(super) fn change_kind(before: &Instance, after: &Instance) -> ChangeKind {
-    if before.status() == after.status() { ChangeKind::Updated } else { ChangeKind::StatusChanged }
+    let same = before.status() == after.status() && before.is_suspect() == after.is_suspect();
+    if same { ChangeKind::Updated } else { ChangeKind::StatusChanged }
 }

@@ -4,11 +4,12 @@ use std::collections::BTreeMap;
 
 use rollcall_registry::{
     ChangeKind, Command, InstanceId, LeaseId, Observed, Order, OrderKind, Orders, Outcome, OwnerName, Place,
-    RankWeights, Ranking, Refusal, Ruled, Ruling, RulingChange, RulingContent, State, Status, TenantId, Trust,
-    Verdict,
+    Presence, RankWeights, Ranking, Refusal, Ruled, Ruling, RulingChange, RulingContent, State, Status, TenantId,
+    Trust, Verdict,
 };
 
 use crate::model::{Entry, Key, Model, check_lease};
+use crate::protection::{self, Protections};
 use crate::random::{CAPABILITIES, OWNERS, REGIONS, Random, ZONES, id, tenant};
 
 /// The table beside the roll.
@@ -20,7 +21,7 @@ pub(crate) struct Rulings {
 }
 
 impl Rulings {
-    pub(crate) fn agrees_with(&self, state: &State) {
+    pub(crate) fn agrees_with(&self, protections: &Protections, state: &State) {
         let orders = self.absent.iter().map(|((tenant, id), order)| Ruling {
             tenant: tenant.clone(),
             content: RulingContent::Order { id: id.clone(), order: order.clone() },
@@ -33,7 +34,7 @@ impl Rulings {
             .ranking
             .iter()
             .map(|(tenant, weights)| Ruling { tenant: tenant.clone(), content: RulingContent::Ranking(*weights) });
-        let mut expected: Vec<_> = orders.chain(trust).chain(ranking).collect();
+        let mut expected: Vec<_> = orders.chain(trust).chain(ranking).chain(protections.rows()).collect();
         let mut found: Vec<_> = state.all_rulings().collect();
         let key = |ruling: &Ruling| (ruling.tenant.clone(), ruling.content.key());
         expected.sort_by_key(key);
@@ -55,7 +56,7 @@ pub(crate) fn shown_status(entry: &Entry) -> Status {
     if entry.orders.maintenance.is_some() || entry.orders.drain.is_some() {
         shown = Status::Maintenance;
     }
-    if entry.lapsed { Status::Offline } else { shown }
+    if entry.presence == Presence::Lapsed { Status::Offline } else { shown }
 }
 
 fn set(orders: &mut Orders, kind: OrderKind, order: Option<Order>) {
@@ -82,6 +83,7 @@ impl Model {
                 weights.map(|weights| rulings.ranking.insert(tenant.clone(), weights));
                 Ok(unless_same(before == *weights))
             }
+            RulingChange::Protection(_) | RulingChange::Release => Ok(self.protect(tenant, change)),
             RulingChange::Give { id, kind, reason } => {
                 let reason = reason.clone();
                 self.order(tenant, id, *kind, |before, wall| {
@@ -137,7 +139,8 @@ impl Model {
     }
 
     pub(crate) fn change_within(&mut self, key: &Key, before: &Entry, after: Entry) {
-        let same = before.shown_status() == after.shown_status();
+        let is_suspect = |entry: &Entry| entry.presence == Presence::Suspect;
+        let same = before.shown_status() == after.shown_status() && is_suspect(before) == is_suspect(&after);
         self.change(key, after, if same { ChangeKind::Updated } else { ChangeKind::StatusChanged });
     }
 
@@ -208,7 +211,7 @@ fn weights(random: &mut Random) -> RankWeights {
 
 pub(crate) fn command(random: &mut Random, revision: u64) -> Command {
     let (tenant, kind) = (tenant(random), random.pick(OrderKind::ALL));
-    let change = match random.below(8) {
+    let change = match random.below(10) {
         0 | 1 => {
             let lease = LeaseId((revision + 1).saturating_sub(random.below(12)));
             return Command::Observe { tenant, id: id(random), lease, verdict: random.pick(Verdict::ALL) };
@@ -222,6 +225,7 @@ pub(crate) fn command(random: &mut Random, revision: u64) -> Command {
             owner: OwnerName::parse(random.pick(OWNERS)).expect("a plain name"),
             trust: random.once_in(3).then(|| Trust::try_from(random.pick(&[0, 400, 1_000])).expect("up to ten")),
         },
+        7 | 8 => protection::change(random),
         _ => RulingChange::Ranking(random.once_in(2).then(|| weights(random))),
     };
     Command::Rule { tenant, change }

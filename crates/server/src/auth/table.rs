@@ -64,6 +64,8 @@ const TABLE: &[(&str, &[(&str, Access)])] = &[
     ("/api/trust", &[("GET", READ)]),
     ("/api/trust/{owner}", &[("PUT", DIRECT), ("DELETE", DIRECT)]),
     ("/api/ranking", &[("GET", READ), ("PUT", DIRECT), ("DELETE", DIRECT)]),
+    ("/api/protection", &[("GET", DIRECT), ("PUT", DIRECT), ("DELETE", DIRECT)]),
+    ("/api/protection/release", &[("POST", DIRECT)]),
     ("/api/services/watch", &[("GET", WATCH)]),
     ("/ws/registry", &[("GET", WATCH)]),
     ("/api/services/{id}", &[("GET", READ), ("DELETE", DEREGISTER)]),

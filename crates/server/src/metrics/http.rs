@@ -29,6 +29,8 @@ const ROUTES: &[&str] = &[
     "/api/services/{id}/maintenance",
     "/api/services/{id}/drain",
     "/api/orders",
+    "/api/protection",
+    "/api/protection/release",
     "/api/trust",
     "/api/trust/{owner}",
     "/api/ranking",

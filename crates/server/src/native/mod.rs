@@ -12,6 +12,7 @@ mod openapi;
 mod orders;
 mod pages;
 mod pick;
+mod protection;
 mod ranking;
 mod services;
 mod signatures;
@@ -178,6 +179,8 @@ impl Native {
             .route("/api/trust", get(ranking::trusted))
             .route("/api/trust/{owner}", put(ranking::trust).delete(ranking::forget_trust))
             .route("/api/ranking", get(ranking::show).put(ranking::set).delete(ranking::reset))
+            .route("/api/protection", get(protection::show).put(protection::set).delete(protection::reset))
+            .route("/api/protection/release", post(protection::release))
             .route("/api/services/{id}/signature", get(signatures::of_service))
             .route("/api/signatures", get(signatures::mode).put(signatures::set_mode).delete(signatures::unset_mode))
             .route("/api/owner-keys", get(signatures::owner_keys))

@@ -15,7 +15,7 @@ use utoipa::{Modify, OpenApi};
 
 use super::{
     access_tokens, backup, cluster, discovery, health, heartbeats, join_tokens, members, orders, pages, pick,
-    ranking, services, signatures, socket, watch,
+    protection, ranking, services, signatures, socket, watch,
 };
 use crate::auth;
 use crate::faces::protolink;
@@ -55,6 +55,10 @@ use crate::faces::soorma::{self, agents, events, schemas};
         ranking::show,
         ranking::set,
         ranking::reset,
+        protection::show,
+        protection::set,
+        protection::reset,
+        protection::release,
         cluster::status,
         cluster::digest,
         members::add,

@@ -205,7 +205,10 @@ impl Native {
                 RulingChange::Give { id, .. } | RulingChange::Lift { id, .. } => {
                     self.replica.roll().read(|state| state.get(&context.tenant, id))
                 }
-                RulingChange::Trust { .. } | RulingChange::Ranking(_) => None,
+                RulingChange::Trust { .. }
+                | RulingChange::Ranking(_)
+                | RulingChange::Protection(_)
+                | RulingChange::Release => None,
             };
             // Of whom it is not known what it would be, it is not known that it is within a scope.
             view.map_or_else(

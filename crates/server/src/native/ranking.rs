@@ -174,7 +174,7 @@ pub(super) async fn reset(State(native): State<Native>, context: Context, uri: U
 
 impl Native {
     /// Whoever looks what was laid down must not be shown what was there before.
-    async fn as_laid_down(&self, context: &Context) -> Result<(), Failure> {
+    pub(super) async fn as_laid_down(&self, context: &Context) -> Result<(), Failure> {
         let wanted = Consistency { linearizable: true, ..Consistency::default() };
         self.replica.barrier(wanted, context.deadline).await?;
         Ok(())

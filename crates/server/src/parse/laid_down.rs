@@ -1,6 +1,6 @@
 //! What operators lay down: orders, trust and rank weights.
 
-use rollcall_api::{OrderRequest, RankWeights, RankingRequest, TrustRequest};
+use rollcall_api::{OrderRequest, ProtectionRequest, RankWeights, RankingRequest, TrustRequest};
 use rollcall_registry::health::REASON_BYTES_MAX;
 use rollcall_registry::ids::check_name;
 use serde_json::Value;
@@ -49,6 +49,30 @@ pub(crate) fn ranking(body: Value) -> Result<RankingRequest, Faults> {
         };
         fields.finish();
         Some(RankingRequest { weights: weights? })
+    });
+    request.filter(|_| faults.is_empty()).ok_or(faults)
+}
+
+/// The body that says when a tenant's leases are held.
+pub(crate) fn protection(body: Value) -> Result<ProtectionRequest, Faults> {
+    let mut faults = Faults::default();
+    let request = Fields::open("", body, &mut faults).and_then(|mut fields| {
+        let share = stepped(&mut fields, "share", 1, 1_000);
+        match share {
+            None => fields.missing("share"),
+            Some(Some(0.0 | 1.0)) => {
+                fields.fault("share", "must lie between 0 and 1: it is never all, and never nothing")
+            }
+            Some(_) => {}
+        }
+        let request = ProtectionRequest {
+            share: share.flatten().unwrap_or_default(),
+            window_ms: fields.number("window_ms", 1_000, 3_600_000),
+            release_per_minute: fields.number("release_per_minute", 1, 6_000),
+            leases_min: fields.number("leases_min", 1, 1_000_000),
+        };
+        fields.finish();
+        Some(request)
     });
     request.filter(|_| faults.is_empty()).ok_or(faults)
 }
@@ -121,6 +145,19 @@ mod tests {
             fields(ranking(json!({"weights": {"health": 2, "speed": 1}}))),
             ["weights.health", "weights.speed"]
         );
+    }
+
+    #[test]
+    fn protection_is_within_bounds() {
+        assert_eq!(protection(json!({"share": 0.3})).unwrap().share, 0.3);
+        let whole = json!({"share": 0.001, "window_ms": 1000, "release_per_minute": 6000, "leases_min": 1});
+        assert!(protection(whole).is_ok());
+        assert_eq!(fields(protection(json!({}))), ["share"]);
+        for share in [json!(0), json!(1), json!(0.0005), json!("x")] {
+            assert_eq!(fields(protection(json!({ "share": share }))), ["share"], "{share}");
+        }
+        let bad = json!({"share": 0.3, "window_ms": 999, "release_per_minute": 0, "leases_min": 0, "x": 1});
+        assert_eq!(fields(protection(bad)), ["window_ms", "release_per_minute", "leases_min", "x"]);
     }
 
     #[test]

@@ -11,6 +11,7 @@ mod node;
 mod observability;
 mod operations;
 mod pages;
+mod protection;
 mod protolink;
 mod ranking;
 mod refusals;

@@ -142,6 +142,8 @@ pub(super) fn ruling_key(tenant: &TenantId, key: &RulingKey) -> Vec<u8> {
         RulingKey::Order(id) => (b'o', id.as_str()),
         RulingKey::Trust(owner) => (b't', owner.as_str()),
         RulingKey::Ranking => (b'r', ""),
+        RulingKey::Protection => (b'p', ""),
+        RulingKey::Vigil => (b'v', ""),
     };
     [tenant.as_str().as_bytes(), &[0, sort], name.as_bytes()].concat()
 }

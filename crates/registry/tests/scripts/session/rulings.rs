@@ -4,8 +4,8 @@ use std::collections::BTreeMap;
 
 use rollcall_registry::state::{Restoring, RulingsDelta};
 use rollcall_registry::{
-    Command, Coordinates, OwnerName, Place, RankWeights, Ranking, Ruled, Ruling, RulingChange, RulingContent,
-    RulingKey, Score, State, TenantId, Trust,
+    Command, Coordinates, OwnerName, Place, Protecting, Protection, RankWeights, Ranking, Ruled, Ruling,
+    RulingChange, RulingContent, RulingKey, Score, State, TenantId, Trust, Vigil,
 };
 
 use super::arguments::Arguments;
@@ -53,6 +53,8 @@ pub(super) fn command(verb: &str, arguments: &mut Arguments) -> Result<Option<Co
             trust: trust(arguments)?,
         },
         "ranking" => RulingChange::Ranking(weights(arguments)?),
+        "protect" => RulingChange::Protection(protection(arguments)?),
+        "release" => RulingChange::Release,
         "observe" => {
             return Ok(Some(Command::Observe {
                 tenant: arguments.tenant()?,
@@ -81,6 +83,27 @@ fn weights(arguments: &mut Arguments) -> Result<Option<RankWeights>, String> {
     let numbers: [u16; 4] =
         numbers.map_err(|error| format!("weights: {error}"))?.try_into().map_err(|_| "four weights are wanted")?;
     RankWeights::try_from(numbers).map(Some).map_err(|error| error.to_string())
+}
+
+/// `share=` in thousandths, `window_ms=`, `rate=` per minute, `min=` leases; nothing of it switches it off.
+fn protection(arguments: &mut Arguments) -> Result<Option<Protection>, String> {
+    let given: [Option<u32>; 4] = [
+        arguments.number("share")?,
+        arguments.number("window_ms")?,
+        arguments.number("rate")?,
+        arguments.number("min")?,
+    ];
+    if given.iter().all(Option::is_none) {
+        return Ok(None);
+    }
+    let parts = given.map(|part| part.unwrap_or(1));
+    Protection::try_from(parts).map(Some).map_err(|error| error.to_string())
+}
+
+pub(super) fn protecting(state: &State, tenant: &TenantId) -> String {
+    let Protecting { protection: _, since, begun, suspects } = state.protecting(tenant);
+    let since = since.map_or("not in force".to_owned(), |since| format!("in force since {since}"));
+    format!("{since}, begun {begun} times, {suspects} suspects")
 }
 
 /// By what a query ranks: `weights=`, `prefer=`, `near_region=`, `near_zone=`, `near=LATITUDE,LONGITUDE`.
@@ -129,11 +152,20 @@ fn line(content: &RulingContent) -> String {
         }
         RulingContent::Trust { owner, trust } => format!("trust {owner} {}", trust.hundredths()),
         RulingContent::Ranking(weights) => format!("ranking {:?}", <[u16; 4]>::from(*weights)),
+        RulingContent::Protection(protection) => format!("protection {:?}", <[u32; 4]>::from(*protection)),
+        RulingContent::Vigil(vigil) => {
+            let Vigil { begun, since, next_look, next_release, freed, quiet_until, lapses } = vigil;
+            let since = since.map_or("-".to_owned(), |since| since.to_string());
+            let freed = if *freed { " freed" } else { "" };
+            format!(
+                "vigil begun={begun} since={since} look={next_look} release={next_release} quiet={quiet_until} {lapses:?}{freed}"
+            )
+        }
     }
 }
 
 /// What an instance's rank came of.
 pub(super) fn score(score: &Score) -> String {
-    let Score { total, capability, health, proximity, trust } = score;
+    let Score { total, suspect: _, capability, health, proximity, trust } = score;
     format!(" {total} = capability {capability} health {health} proximity {proximity} trust {trust}")
 }
