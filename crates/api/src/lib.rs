@@ -8,10 +8,11 @@
 //! - Units stand last in a name: `ttl_ms` is milliseconds. Instants for people are RFC 3339 text in UTC.
 //! - Optional request fields that are absent are not sent at all, because a server refuses fields it does not know.
 //!
-//! Read in this order: [`service`], [`lease`], [`discovery`], [`ranking`], [`operator`], [`protection`], [`watch`],
+//! Read in this order: [`service`], [`lease`], [`discovery`], [`ranking`], [`operator`], [`protection`], [`alert`], [`watch`],
 //! [`cluster`], [`signature`], then [`problem`] and [`header`].
 
 pub mod access_token;
+pub mod alert;
 pub mod cluster;
 pub mod discovery;
 pub mod header;
@@ -28,6 +29,10 @@ pub mod watch;
 pub use access_token::{
     AccessRole, CreateTokenRequest, CreatedToken, RevokeTokenResponse, RotateTokenRequest, TokenInfo, TokenStatus,
     TokensResponse, Verb,
+};
+pub use alert::{
+    AlertForm, AlertInfo, AlertKind, AlertTargetInfo, AlertTargetRequest, AlertTargetsResponse, AlertsMessage,
+    RemoveAlertTargetResponse, SetAlertTargetResponse, TestAlertResponse,
 };
 pub use cluster::{
     AddMemberRequest, AutopilotFinding, AutopilotInfo, ClusterChangeResponse, ClusterStatusResponse, DigestResponse,

@@ -18,7 +18,7 @@ use crate::output::Format;
 
 pub(crate) use audit::Audit;
 pub(crate) use cluster::{Backup, Cluster, Follow, JoinToken, JoinTokenStep, Recover, Restore, StatusView, Wait};
-pub(crate) use operator::{Drain, Maintenance, Pick, Protection, RankFlags, Ranking, Trust};
+pub(crate) use operator::{Alerts, Drain, Maintenance, Pick, Protection, RankFlags, Ranking, Trust};
 pub(crate) use sign::{OwnerKey, Sign, SignKey, SignStep, Signatures};
 pub(crate) use tls::{Tls, TlsInit};
 pub(crate) use token::{Token, TokenCreate, TokenReset, TokenRotate};
@@ -107,6 +107,9 @@ pub(crate) enum Command {
     /// Say by what results are ranked
     #[command(subcommand)]
     Ranking(Ranking),
+    /// Say who is told when something goes wrong
+    #[command(subcommand)]
+    Alerts(Alerts),
     /// Hold leases when too many run out at once
     #[command(subcommand)]
     Protection(Protection),

@@ -1,9 +1,11 @@
-//! What operators say: orders for instances, trust in owners, how results are ranked, when leases are held. And picking one by rank.
+//! What operators say: orders for instances, trust in owners, how results are ranked, when leases are held,
+//! where alerts go. And picking one by rank.
 
 use reqwest::Method;
 use rollcall_api::{
-    OrderRequest, OrderResponse, OrdersResponse, PickResponse, ProtectionRequest, ProtectionResponse, RankWeights,
-    RankingRequest, RankingResponse, TrustInfo, TrustRequest, TrustsResponse,
+    AlertTargetRequest, AlertTargetsResponse, OrderRequest, OrderResponse, OrdersResponse, PickResponse,
+    ProtectionRequest, ProtectionResponse, RankWeights, RankingRequest, RankingResponse, RemoveAlertTargetResponse,
+    SetAlertTargetResponse, TestAlertResponse, TrustInfo, TrustRequest, TrustsResponse,
 };
 
 use crate::client::{Client, addressable};
@@ -128,6 +130,47 @@ impl Client {
     /// 503 while no leader is known.
     pub async fn release_suspects(&self) -> Result<ProtectionResponse, Error> {
         let path = ["api", "protection", "release"];
+        self.send(&Request::new(Method::POST, &path, Repeat::IfNotApplied)).await
+    }
+
+    /// Where the tenant's alerts go.
+    ///
+    /// # Errors
+    /// 503 while no leader is known.
+    pub async fn alert_targets(&self) -> Result<AlertTargetsResponse, Error> {
+        self.send(&Request::new(Method::GET, &["api", "alerts"], Repeat::Safe)).await
+    }
+
+    /// Has alerts sent somewhere. A secret that is made up is told in the answer and nowhere else.
+    ///
+    /// # Errors
+    /// 400 for an address to which alerts may not go; 409 `too_many_rulings`.
+    pub async fn set_alert_target(
+        &self,
+        name: &str,
+        target: &AlertTargetRequest,
+    ) -> Result<SetAlertTargetResponse, Error> {
+        let path = ["api", "alerts", addressable(name)?];
+        // Repeated, a secret that was made up is no longer told.
+        let repeat = if target.secret.is_some() { Repeat::Safe } else { Repeat::IfNotApplied };
+        self.send(&Request::new(Method::PUT, &path, repeat).json(target)?).await
+    }
+
+    /// Sends alerts there no more.
+    ///
+    /// # Errors
+    /// 503 while no leader is known.
+    pub async fn remove_alert_target(&self, name: &str) -> Result<RemoveAlertTargetResponse, Error> {
+        let path = ["api", "alerts", addressable(name)?];
+        self.send(&Request::new(Method::DELETE, &path, Repeat::IfNotApplied)).await
+    }
+
+    /// Sends a test alert, once.
+    ///
+    /// # Errors
+    /// 404 `not_found` when there is no such target.
+    pub async fn test_alert_target(&self, name: &str) -> Result<TestAlertResponse, Error> {
+        let path = ["api", "alerts", addressable(name)?, "test"];
         self.send(&Request::new(Method::POST, &path, Repeat::IfNotApplied)).await
     }
 

@@ -199,7 +199,14 @@ impl Command {
             Self::JoinToken(_) | Self::Define { .. } => FeatureLevel(2),
             Self::By { write: Write::RegisterSigned { .. } | Write::DeregisterSigned { .. }, .. } => FeatureLevel(4),
             Self::AccessToken(_) | Self::By { .. } => FeatureLevel(3),
-            Self::Rule { change: RulingChange::Protection(_) | RulingChange::Release, .. } => FeatureLevel(5),
+            Self::Rule {
+                change:
+                    RulingChange::Protection(_)
+                    | RulingChange::Release
+                    | RulingChange::Target { .. }
+                    | RulingChange::Told { .. },
+                ..
+            } => FeatureLevel(5),
             Self::Rule { .. }
             | Self::Observe { .. }
             | Self::RegisterSigned { .. }

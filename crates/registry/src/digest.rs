@@ -7,6 +7,7 @@ use serde::{Deserialize, Serialize};
 use xxhash_rust::xxh3::{Xxh3, xxh3_128};
 
 use crate::access::{AccessToken, Reach, Scopes, SecretDigest};
+use crate::alerting::{AlertTarget, Told};
 use crate::definition::{Definition, DefinitionContent, EventDefinition, SchemaDefinition};
 use crate::health::{Observed, Order, Orders};
 use crate::ids::{ClusterTime, LeaseId, PrincipalId, TENANT_BYTES_MAX};
@@ -124,6 +125,14 @@ pub(crate) fn of_ruling(ruling: &Ruling) -> u128 {
         RulingContent::Protection(protection) => {
             row.number(4);
             <[u32; 4]>::from(*protection).into_iter().for_each(|part| row.number(part.into()));
+        }
+        RulingContent::Target { name, target, told } => {
+            let AlertTarget { url, form, secret, interval_ms } = target;
+            let Told { revision, begun, in_force } = told;
+            row.number(6);
+            [name.as_str(), url, form.as_str(), secret.expose()].into_iter().for_each(|text| row.text(text));
+            let numbers = [u64::from(*interval_ms), revision.0, *begun, u64::from(*in_force)];
+            numbers.into_iter().for_each(|number| row.number(number));
         }
         RulingContent::Vigil(vigil) => {
             let Vigil { begun, since, next_look, next_release, freed, quiet_until, lapses } = vigil;

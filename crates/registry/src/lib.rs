@@ -15,6 +15,7 @@
 //! [`access`] and [`ruling`] stand beside the roll. `tally` counts for operators.
 
 pub mod access;
+mod alerting;
 pub mod command;
 pub mod definition;
 pub mod digest;
@@ -43,6 +44,10 @@ pub use access::{
     AccessDenied, AccessRole, AccessToken, AccessTokenCommand, AccessTokenId, AccessTokenRefusal, Actor,
     FormerSecret, Grant, NewAccessToken, Power, Reach, Scopes, SecretDigest, TokenIdError, Verb,
 };
+pub use alerting::{
+    AlertForm, AlertSecret, AlertTarget, TARGET_INTERVAL_MS_MAX, TARGET_SECRET_BYTES, TARGET_URL_BYTES_MAX,
+    TARGETS_MAX, Told,
+};
 pub use command::{
     Beaten, Command, Condition, LeaseSet, Once, Origin, Outcome, Proposal, Refusal, Registered, Write,
 };
@@ -56,7 +61,7 @@ pub use health::{Observed, Order, OrderKind, Orders, Verdict};
 pub use history::{Change, ChangeKind, HistoryLimits};
 pub use ids::{
     ClusterTime, DefinitionName, Edition, Epoch, FEATURE_LEVEL, FeatureLevel, InstanceId, LeaseId, NameError,
-    OwnerName, PrincipalId, Revision, ServiceName, TenantId, Term, WallTime,
+    OwnerName, PrincipalId, Revision, ServiceName, TargetName, TenantId, Term, WallTime,
 };
 pub use instance::{Instance, Presence, Seldom};
 pub use interest::Interests;

@@ -1,10 +1,12 @@
 //! What operators lay down for a tenant and what outlives the instances that it is about: orders for ids that are off the
-//! roll, trust in owners, how results are ranked, whether leases are protected.
+//! roll, trust in owners, how results are ranked, whether leases are protected,
+//! where alerts go.
 
 use serde::{Deserialize, Serialize};
 
+use crate::alerting::{AlertTarget, Told};
 use crate::health::{Order, OrderKind};
-use crate::ids::{InstanceId, OwnerName, Revision, TenantId};
+use crate::ids::{InstanceId, OwnerName, Revision, TargetName, TenantId};
 use crate::protection::{Protection, Vigil};
 use crate::rank::{RankWeights, Trust};
 
@@ -20,6 +22,7 @@ pub enum RulingKey {
     Ranking,
     Protection,
     Vigil,
+    Target(TargetName),
 }
 
 /// A row of the table. Variants are only ever added at the end: the position is the format.
@@ -38,6 +41,12 @@ pub enum RulingContent {
     Protection(Protection),
     /// What is going on about the protection; no operator lays it down.
     Vigil(Vigil),
+    /// Where alerts go, and how far they went.
+    Target {
+        name: TargetName,
+        target: AlertTarget,
+        told: Told,
+    },
 }
 
 impl RulingContent {
@@ -48,6 +57,7 @@ impl RulingContent {
             Self::Ranking(_) => RulingKey::Ranking,
             Self::Protection(_) => RulingKey::Protection,
             Self::Vigil(_) => RulingKey::Vigil,
+            Self::Target { name, .. } => RulingKey::Target(name.clone()),
         }
     }
 }
@@ -83,6 +93,16 @@ pub enum RulingChange {
     Protection(Option<Protection>),
     /// Ends protection that is in force, and lets those go that are held.
     Release,
+    /// None: nothing is told there any more. A new target is told what changes from now on.
+    Target {
+        name: TargetName,
+        target: Option<AlertTarget>,
+    },
+    /// A target was told of everything up to there. Only forward.
+    Told {
+        name: TargetName,
+        told: Told,
+    },
 }
 
 impl RulingChange {
@@ -95,6 +115,11 @@ impl RulingChange {
             Self::Ranking(_) => size_of::<RankWeights>(),
             Self::Protection(_) => size_of::<Protection>(),
             Self::Release => 0,
+            Self::Target { name, target } => {
+                let text = |target: &AlertTarget| target.url.len() + target.secret.expose().len();
+                name.as_str().len() + target.as_ref().map_or(0, text) + size_of::<AlertTarget>()
+            }
+            Self::Told { name, .. } => name.as_str().len() + size_of::<Told>(),
         }
     }
 }

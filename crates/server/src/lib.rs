@@ -13,8 +13,9 @@
 //!
 //! Read in this order: [`config`], [`Server`], [`Probe`], `listener`, [`tls`], `edge`, `native`, `watch`; then `request`, `params`,
 //! `body`, `json`, `fault`, `parse`, `signing` for what comes in, `translate`, [`render`], `cursor`, `reply` for what goes out, `faces` with
-//! `auth` and `schema`, and `peer`.
+//! `auth` and `schema`, `alerts` over `outbound`, and `peer`.
 
+mod alerts;
 pub mod audit;
 mod auth;
 mod body;
@@ -28,6 +29,7 @@ mod limits;
 mod listener;
 mod metrics;
 mod native;
+mod outbound;
 mod params;
 mod parse;
 mod peer;
@@ -48,6 +50,7 @@ mod watch;
 
 pub use auth::{ADMIN_TOKEN, FirstToken, JwtConfig, JwtConfigError, RESET_REQUEST, SetError};
 pub use config::{Config, ConfigError, Settings};
+pub use outbound::{Network, NetworkError};
 pub use probe::Probe;
 /// What an operator does to a directory whose node does not run.
 pub use rollcall_replica::offline;

@@ -16,6 +16,8 @@ use tokio::runtime::Handle;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::{AbortOnDropHandle, TaskTracker};
 
+use crate::alerts;
+use crate::alerts::webhook::Poster;
 use crate::auth::{self, Attendance, Auth, FirstToken, FirstTokenSender, Gate, JwtConfigError};
 use crate::config::{Config, Founding, NodeRole, Signatures};
 use crate::edge::Edge;
@@ -49,6 +51,8 @@ pub enum RunError {
     },
     #[error("load the keys that tokens are checked with")]
     Jwt(#[source] JwtConfigError),
+    #[error("make a client that alerts are sent with")]
+    Alerts(#[source] reqwest::Error),
     #[error("secure the ports")]
     Tls(#[from] TlsError),
     #[error("start the replica")]
@@ -67,7 +71,7 @@ impl RunError {
         match self {
             Self::Start(error) => error.is_removed(),
             Self::Broke(failure) => failure.is_removed(),
-            Self::Bind { .. } | Self::Jwt(_) | Self::Tls(_) | Self::Peers | Self::Watches => false,
+            Self::Bind { .. } | Self::Jwt(_) | Self::Alerts(_) | Self::Tls(_) | Self::Peers | Self::Watches => false,
         }
     }
 }
@@ -171,7 +175,9 @@ impl Server {
         let (tls, notices) = (self.tls.clone(), OnceLock::new());
         let surroundings = Arc::new(Surroundings { data_dir, url, metrics: metrics.clone(), tls, notices });
         let auth = Auth::new(self.config.jwt.as_ref(), self.config.auth).map_err(RunError::Jwt)?;
+        let poster = Poster::new(&self.config.alert_allow).map_err(RunError::Alerts)?;
         let faces = Faces {
+            poster: poster.clone(),
             auth: auth.clone(),
             protolink_ttl_ms: self.config.protolink_ttl_ms,
             signatures: signatures(&self.config),
@@ -237,6 +243,8 @@ impl Server {
                     first: self.first_token.filter(|_| is_founder),
                     data_dir: surroundings.data_dir.clone(),
                 };
+                let (alerts, ends) = (native.alert_metrics(), draining.clone());
+                chores.spawn(alerts::run(replica.clone(), poster, alerts, ends));
                 chores.spawn(auth::attend(attendance, stop_peers.clone()));
                 edge.open(native, gate);
                 let surroundings = surroundings.clone();

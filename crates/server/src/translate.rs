@@ -4,8 +4,8 @@
 use rollcall_api as api;
 use rollcall_registry::registration::{Capability, Extras, JsonText};
 use rollcall_registry::{
-    Coordinates, Instance, InstanceId, Kind, Metadata, MetadataValue, Order, Orders, PackedRegistration, Presence,
-    Protection, ProtectionError, Protocol, RankWeights, RankWeightsError, Registered, Registration, Seldom,
+    AlertForm, Coordinates, Instance, InstanceId, Kind, Metadata, MetadataValue, Order, Orders, PackedRegistration,
+    Presence, Protection, ProtectionError, Protocol, RankWeights, RankWeightsError, Registered, Registration, Seldom,
     ServiceName, SignatureMode, Status, TenantId, Trust, View, Visibility,
 };
 use rollcall_replica::{AutopilotReport, ClusterStatus, Finding, Kept, MemberStatus};
@@ -206,6 +206,20 @@ pub(crate) fn protection_out(protection: Protection) -> api::ProtectionRule {
         window_ms: protection.window_ms(),
         release_per_minute: protection.release_per_minute(),
         leases_min: protection.leases_min(),
+    }
+}
+
+pub(crate) fn alert_form_in(form: api::AlertForm) -> AlertForm {
+    match form {
+        api::AlertForm::Json => AlertForm::Json,
+        api::AlertForm::Alertmanager => AlertForm::Alertmanager,
+    }
+}
+
+pub(crate) fn alert_form_out(form: AlertForm) -> api::AlertForm {
+    match form {
+        AlertForm::Json => api::AlertForm::Json,
+        AlertForm::Alertmanager => api::AlertForm::Alertmanager,
     }
 }
 

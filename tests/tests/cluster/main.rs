@@ -1,5 +1,6 @@
 //! Whole clusters under faults. A test that holds a promise of the design bears its number.
 
+mod alerts;
 mod backups;
 mod bad_input;
 mod failover;

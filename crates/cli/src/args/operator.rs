@@ -1,7 +1,9 @@
-//! `rollcall maintenance | drain | trust | ranking | protection | pick`.
+//! `rollcall maintenance | drain | trust | ranking | protection | alerts | pick`.
 
 use clap::{Args, Subcommand};
-use rollcall_api::{RankWeights, Strategy};
+use std::path::PathBuf;
+
+use rollcall_api::{AlertForm, RankWeights, Strategy};
 use rollcall_client::{Consistency, PickQuery, RankBy};
 
 use super::{FilterFlags, Freshness};
@@ -80,6 +82,33 @@ pub(crate) enum Protection {
     Off,
     /// End it for now: who is held is struck off, and for one window nobody is held
     Release,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum Alerts {
+    /// Show where alerts go
+    List,
+    /// Have alerts sent somewhere
+    Set {
+        /// What it is called here
+        name: String,
+        /// Where alerts are posted
+        #[arg(long)]
+        url: String,
+        /// json, or alertmanager for its API v2 [default: json]
+        #[arg(long)]
+        format: Option<AlertForm>,
+        /// A file with the secret that signs them [default: the one that it has, else one is made up and shown]
+        #[arg(long, value_name = "FILE")]
+        secret_file: Option<PathBuf>,
+        /// Between two alerts about one instance at least, in milliseconds [default: 60000]
+        #[arg(long)]
+        interval_ms: Option<u32>,
+    },
+    /// Send alerts there no more
+    Remove { name: String },
+    /// Send a test alert; ends with 1 if it is not taken
+    Test { name: String },
 }
 
 #[derive(Args, Debug, Default)]

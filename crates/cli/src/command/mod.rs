@@ -55,6 +55,7 @@ pub(crate) fn run(cli: Cli) -> Result<u8, Failure> {
         Command::Drain(args) => block_on(operator::drain(&global, args)).map(done),
         Command::Trust(args) => block_on(operator::trust(&global, args)).map(done),
         Command::Ranking(args) => block_on(operator::ranking(&global, args)).map(done),
+        Command::Alerts(args) => block_on(operator::alerts(&global, args)).map(done),
         Command::Protection(args) => block_on(operator::protection(&global, args)).map(done),
         Command::Watch(args) => block_on(watch::run(&global, *args)).map(done),
         Command::Token(args) => block_on(token::run(&global, args)).map(done),

@@ -108,6 +108,40 @@ fn protection_is_said_and_shown() {
 }
 
 #[test]
+fn targets_of_alerts_are_set_listed_tested_and_removed() {
+    let stub = Stub::start(|line: &str| {
+        let target =
+            json!({"name": "pager", "url": "https://a/b", "format": "json", "interval_ms": 0, "told_revision": 7});
+        let answer = match line.split(' ').next() {
+            Some("PUT") => json!({"target": target, "secret": "made up"}),
+            Some("DELETE") => json!({"name": "pager", "removed": true}),
+            Some("POST") if line.contains("bad") => {
+                json!({"name": "bad", "delivered": false, "error": "answered 503", "status": 503})
+            }
+            Some("POST") => json!({"name": "pager", "delivered": true, "status": 200}),
+            _ => json!({"targets": [target]}),
+        };
+        (200, answer)
+    });
+    let say = |arguments: &[&str]| run(rollcall(arguments).args(["--endpoint", &stub.endpoint]));
+    let (code, out, err) = say(&["alerts", "set", "pager", "--url", "https://a/b", "--format", "json"]);
+    assert_eq!(code, Some(0), "{err}");
+    assert!(out.ends_with("told only now:\nmade up\n"), "{out}");
+    let (_, listed, _) = say(&["alerts", "list"]);
+    let expected = "NAME   FORMAT  INTERVAL  TOLD UP TO  URL\npager  json    0 ms      7           https://a/b\n";
+    assert_eq!(listed, expected);
+    assert_eq!(say(&["alerts", "test", "pager"]).1, "pager took a test alert\n");
+    let (code, _, err) = say(&["alerts", "test", "bad"]);
+    assert_eq!(code, Some(1));
+    assert!(err.contains("answered 503"), "{err}");
+    assert_eq!(say(&["alerts", "remove", "pager"]).1, "alerts do not go to pager\n");
+    let asked: Vec<_> = stub.requests.try_iter().collect();
+    let tests = ["POST /api/alerts/pager/test", "POST /api/alerts/bad/test"];
+    assert_eq!(asked[..2], ["PUT /api/alerts/pager", "GET /api/alerts"]);
+    assert_eq!((&asked[2..4], &*asked[4]), (&tests.map(str::to_owned)[..], "DELETE /api/alerts/pager"));
+}
+
+#[test]
 fn one_is_picked_and_shown_with_its_rank() {
     let stub = Stub::start(|line: &str| {
         if line.contains("name=nobody") {

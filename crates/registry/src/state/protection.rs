@@ -75,6 +75,11 @@ impl State {
         }
     }
 
+    /// Tenants whose protection ever came into force since it was switched on, by name.
+    pub fn protections(&self) -> impl Iterator<Item = (&TenantId, Protecting)> {
+        self.rulings.vigils().map(|(tenant, _)| (tenant, self.protecting(tenant)))
+    }
+
     /// Suspects of all tenants.
     pub fn suspects(&self) -> usize {
         self.held.len()

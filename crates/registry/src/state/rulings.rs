@@ -9,11 +9,12 @@ use std::collections::{BTreeMap, BTreeSet};
 use super::State;
 use super::checkpoint::RestoreError;
 use super::touched::{TableDelta, Touched};
+use crate::alerting::{AlertTarget, TARGETS_MAX, Told};
 use crate::command::Refusal;
 use crate::digest::{self, RowSum};
 use crate::health::{Order, OrderKind, Orders, REASON_BYTES_MAX};
 use crate::history::ChangeKind;
-use crate::ids::{InstanceId, OwnerName, TenantId};
+use crate::ids::{InstanceId, OwnerName, TargetName, TenantId};
 use crate::index::Slot;
 use crate::instance::Instance;
 use crate::protection::{Protection, Vigil, WINDOW_PARTS};
@@ -28,6 +29,8 @@ pub struct Rulings {
     tenants: BTreeMap<TenantId, OfTenant>,
     /// Those that have a vigil, so that the others need not be looked through all the time.
     watched: BTreeSet<TenantId>,
+    /// Those that have targets.
+    alerted: BTreeSet<TenantId>,
     touched: Touched<(TenantId, RulingKey)>,
 }
 
@@ -43,13 +46,14 @@ struct OfTenant {
     ranking: Option<RankWeights>,
     protection: Option<Protection>,
     vigil: Option<Box<Vigil>>,
+    targets: BTreeMap<TargetName, (AlertTarget, Told)>,
 }
 
 impl OfTenant {
     fn is_empty(&self) -> bool {
-        let Self { absent, in_maintenance, trust, trust_sum: _, ranking, protection, vigil } = self;
+        let Self { absent, in_maintenance, trust, trust_sum: _, ranking, protection, vigil, targets } = self;
         let nothing = absent.is_empty() && *in_maintenance == 0 && trust.is_empty();
-        nothing && ranking.is_none() && protection.is_none() && vigil.is_none()
+        nothing && ranking.is_none() && protection.is_none() && vigil.is_none() && targets.is_empty()
     }
 
     fn get(&self, key: &RulingKey) -> Option<RulingContent> {
@@ -63,6 +67,11 @@ impl OfTenant {
             RulingKey::Ranking => self.ranking.map(RulingContent::Ranking),
             RulingKey::Protection => self.protection.map(RulingContent::Protection),
             RulingKey::Vigil => self.vigil.as_deref().cloned().map(RulingContent::Vigil),
+            RulingKey::Target(name) => self.targets.get(name).map(|(target, told)| RulingContent::Target {
+                name: name.clone(),
+                target: target.clone(),
+                told: *told,
+            }),
         }
     }
 
@@ -70,7 +79,8 @@ impl OfTenant {
         let orders = self.absent.keys().cloned().map(RulingKey::Order);
         let trust = self.trust.keys().cloned().map(RulingKey::Trust);
         let of_the_tenant = [RulingKey::Ranking, RulingKey::Protection, RulingKey::Vigil];
-        orders.chain(trust).chain(of_the_tenant).filter_map(|key| self.get(&key))
+        let targets = self.targets.keys().cloned().map(RulingKey::Target);
+        orders.chain(trust).chain(of_the_tenant).chain(targets).filter_map(|key| self.get(&key))
     }
 }
 
@@ -95,6 +105,21 @@ impl Rulings {
     /// Whether and how a tenant's leases are protected.
     pub fn protection(&self, tenant: &TenantId) -> Option<Protection> {
         self.tenants.get(tenant)?.protection
+    }
+
+    /// Where a tenant's alerts go, and how far they went, by name.
+    pub fn targets(&self, tenant: &TenantId) -> impl Iterator<Item = (&TargetName, &AlertTarget, Told)> {
+        let own = self.tenants.get(tenant).into_iter().flat_map(|own| own.targets.iter());
+        own.map(|(name, (target, told))| (name, target, *told))
+    }
+
+    pub fn target(&self, tenant: &TenantId, name: &TargetName) -> Option<&AlertTarget> {
+        self.tenants.get(tenant)?.targets.get(name).map(|(target, _)| target)
+    }
+
+    /// Tenants that have targets, by name.
+    pub fn alerted(&self) -> impl Iterator<Item = &TenantId> {
+        self.alerted.iter()
     }
 
     pub(super) fn vigil(&self, tenant: &TenantId) -> Option<&Vigil> {
@@ -157,6 +182,10 @@ impl Rulings {
                 own.vigil = Some(Box::new(vigil));
                 self.watched.insert(tenant.clone());
             }
+            RulingContent::Target { name, target, told } => {
+                own.targets.insert(name, (target, told));
+                self.alerted.insert(tenant.clone());
+            }
         }
         self.touched.touch((tenant.clone(), key));
     }
@@ -178,6 +207,12 @@ impl Rulings {
             RulingKey::Vigil => {
                 own.vigil = None;
                 self.watched.remove(tenant);
+            }
+            RulingKey::Target(name) => {
+                own.targets.remove(name);
+                if own.targets.is_empty() {
+                    self.alerted.remove(tenant);
+                }
             }
         }
         self.touched.touch((tenant.clone(), key.clone()));
@@ -263,7 +298,45 @@ impl State {
             RulingChange::Ranking(None) => Ok(self.take_back(tenant, &RulingKey::Ranking)),
             RulingChange::Protection(protection) => Ok(self.protect(tenant, *protection)),
             RulingChange::Release => Ok(self.free(tenant)),
+            RulingChange::Target { name, target } => self.set_target(tenant, name, target.as_ref()),
+            RulingChange::Told { name, told } => Ok(self.note_told(tenant, name, *told)),
         }
+    }
+
+    fn set_target(
+        &mut self,
+        tenant: &TenantId,
+        name: &TargetName,
+        target: Option<&AlertTarget>,
+    ) -> Result<Ruled, Refusal> {
+        let Some(target) = target else { return Ok(self.take_back(tenant, &RulingKey::Target(name.clone()))) };
+        if !target.is_within_bounds() {
+            return Err(Refusal::RulingOutOfBounds);
+        }
+        let told = match self.rulings.tenants.get(tenant).and_then(|own| own.targets.get(name)) {
+            Some((_, told)) => *told,
+            None if self.rulings.targets(tenant).count() >= TARGETS_MAX => {
+                return Err(Refusal::TooManyRulings { max: TARGETS_MAX as u32 });
+            }
+            None => {
+                let protecting = self.protecting(tenant);
+                Told { revision: self.revision, begun: protecting.begun, in_force: protecting.since.is_some() }
+            }
+        };
+        Ok(self.lay_down(tenant, RulingContent::Target { name: name.clone(), target: target.clone(), told }))
+    }
+
+    /// Nothing is untold: who led before may still say what it knew.
+    fn note_told(&mut self, tenant: &TenantId, name: &TargetName, told: Told) -> Ruled {
+        let unchanged = Ruled { changed: false, revision: self.revision };
+        let Some((target, before)) = self.rulings.tenants.get(tenant).and_then(|own| own.targets.get(name)) else {
+            return unchanged;
+        };
+        if told.revision < before.revision || told.revision > self.revision {
+            return unchanged;
+        }
+        let target = target.clone();
+        self.lay_down(tenant, RulingContent::Target { name: name.clone(), target, told })
     }
 
     pub(super) fn lay_down(&mut self, tenant: &TenantId, content: RulingContent) -> Ruled {
@@ -381,7 +454,11 @@ impl State {
             RulingContent::Order { order, .. } if order.since > self.wall => Some("it was given later than now"),
             RulingContent::Vigil(vigil) if vigil.since > Some(self.wall) => Some("it began later than now"),
             RulingContent::Vigil(vigil) if vigil.lapses.len() > WINDOW_PARTS as usize => Some("it counts too much"),
+            RulingContent::Target { told, .. } if told.revision > self.revision => {
+                Some("it was told what is not yet")
+            }
             RulingContent::Order { .. }
+            | RulingContent::Target { .. }
             | RulingContent::Trust { .. }
             | RulingContent::Ranking(_)
             | RulingContent::Protection(_)
@@ -439,13 +516,18 @@ impl State {
                         *in_maintenance.entry(tenant).or_default() += 1;
                     }
                     RulingContent::Trust { .. } => trust_sum.add(row),
-                    RulingContent::Ranking(_) | RulingContent::Protection(_) | RulingContent::Vigil(_) => {}
+                    RulingContent::Ranking(_)
+                    | RulingContent::Protection(_)
+                    | RulingContent::Vigil(_)
+                    | RulingContent::Target { .. } => {}
                 }
             }
             assert_eq!(own.trust_sum, trust_sum, "tenant {tenant}: the sum of trust strayed");
         }
         let watched: Vec<_> = self.rulings.tenants.iter().filter(|(_, own)| own.vigil.is_some()).collect();
         assert!(watched.iter().map(|(tenant, _)| *tenant).eq(&self.rulings.watched), "vigils are overlooked");
+        let alerted: Vec<_> = self.rulings.tenants.iter().filter(|(_, own)| !own.targets.is_empty()).collect();
+        assert!(alerted.iter().map(|(tenant, _)| *tenant).eq(&self.rulings.alerted), "targets are overlooked");
         for tenant in self.held.tenants() {
             assert!(self.rulings.watched.contains(tenant), "tenant {tenant} has suspects and no vigil");
         }

@@ -37,6 +37,11 @@ fn after(now: ClusterTime, protection: Protection) -> ClusterTime {
 }
 
 impl Protections {
+    /// How often a tenant's began, and whether it is in force.
+    pub(crate) fn stands(&self, tenant: &TenantId) -> (u64, bool) {
+        self.watches.get(tenant).map_or((0, false), |watch| (watch.begun, watch.since.is_some()))
+    }
+
     pub(crate) fn rows(&self) -> impl Iterator<Item = Ruling> {
         let laid_down = self.laid_down.iter().map(|(tenant, protection)| Ruling {
             tenant: tenant.clone(),

@@ -3,9 +3,9 @@
 use std::collections::BTreeMap;
 
 use rollcall_registry::{
-    ChangeKind, Command, InstanceId, LeaseId, Observed, Order, OrderKind, Orders, Outcome, OwnerName, Place,
-    Presence, RankWeights, Ranking, Refusal, Ruled, Ruling, RulingChange, RulingContent, State, Status, TenantId,
-    Trust, Verdict,
+    AlertForm, AlertSecret, AlertTarget, ChangeKind, Command, InstanceId, LeaseId, Observed, Order, OrderKind,
+    Orders, Outcome, OwnerName, Place, Presence, RankWeights, Ranking, Refusal, Revision, Ruled, Ruling,
+    RulingChange, RulingContent, State, Status, TargetName, TenantId, Told, Trust, Verdict,
 };
 
 use crate::model::{Entry, Key, Model, check_lease};
@@ -18,6 +18,7 @@ pub(crate) struct Rulings {
     absent: BTreeMap<Key, Order>,
     trust: BTreeMap<(TenantId, OwnerName), Trust>,
     ranking: BTreeMap<TenantId, RankWeights>,
+    targets: BTreeMap<(TenantId, TargetName), (AlertTarget, Told)>,
 }
 
 impl Rulings {
@@ -34,7 +35,12 @@ impl Rulings {
             .ranking
             .iter()
             .map(|(tenant, weights)| Ruling { tenant: tenant.clone(), content: RulingContent::Ranking(*weights) });
-        let mut expected: Vec<_> = orders.chain(trust).chain(ranking).chain(protections.rows()).collect();
+        let targets = self.targets.iter().map(|((tenant, name), (target, told))| Ruling {
+            tenant: tenant.clone(),
+            content: RulingContent::Target { name: name.clone(), target: target.clone(), told: *told },
+        });
+        let mut expected: Vec<_> =
+            orders.chain(trust).chain(ranking).chain(targets).chain(protections.rows()).collect();
         let mut found: Vec<_> = state.all_rulings().collect();
         let key = |ruling: &Ruling| (ruling.tenant.clone(), ruling.content.key());
         expected.sort_by_key(key);
@@ -84,6 +90,24 @@ impl Model {
                 Ok(unless_same(before == *weights))
             }
             RulingChange::Protection(_) | RulingChange::Release => Ok(self.protect(tenant, change)),
+            RulingChange::Target { name, target: None } => {
+                Ok(unless_same(rulings.targets.remove(&(tenant.clone(), name.clone())).is_none()))
+            }
+            RulingChange::Target { name, target: Some(target) } => {
+                let (begun, in_force) = self.protections.stands(tenant);
+                let key = (tenant.clone(), name.clone());
+                let before = rulings.targets.get(&key).cloned();
+                let told = before.as_ref().map_or(Told { revision, begun, in_force }, |(_, told)| *told);
+                rulings.targets.insert(key, (target.clone(), told));
+                Ok(unless_same(before.is_some_and(|(before, _)| before == *target)))
+            }
+            RulingChange::Told { name, told } => {
+                let own = rulings.targets.get_mut(&(tenant.clone(), name.clone()));
+                let own = own.filter(|own| (own.1.revision..=revision).contains(&told.revision) && own.1 != *told);
+                let same = own.is_none();
+                own.into_iter().for_each(|own| own.1 = *told);
+                Ok(unless_same(same))
+            }
             RulingChange::Give { id, kind, reason } => {
                 let reason = reason.clone();
                 self.order(tenant, id, *kind, |before, wall| {
@@ -209,9 +233,25 @@ fn weights(random: &mut Random) -> RankWeights {
     RankWeights::try_from(each).unwrap_or_default()
 }
 
+fn target(random: &mut Random, revision: u64) -> RulingChange {
+    let name = TargetName::parse(random.pick(&["pager", "chat"])).expect("a plain name");
+    if random.once_in(2) {
+        let revision = Revision((revision + 1).saturating_sub(random.below(12)));
+        let told = Told { revision, begun: random.below(2), in_force: random.once_in(2) };
+        return RulingChange::Told { name, told };
+    }
+    let target = AlertTarget {
+        url: random.pick(&["http://a", "http://b"]).into(),
+        form: random.pick(AlertForm::ALL),
+        secret: AlertSecret::parse("a secret of some length").expect("long enough"),
+        interval_ms: random.pick(&[0, 60_000]),
+    };
+    RulingChange::Target { name, target: (!random.once_in(4)).then_some(target) }
+}
+
 pub(crate) fn command(random: &mut Random, revision: u64) -> Command {
     let (tenant, kind) = (tenant(random), random.pick(OrderKind::ALL));
-    let change = match random.below(10) {
+    let change = match random.below(12) {
         0 | 1 => {
             let lease = LeaseId((revision + 1).saturating_sub(random.below(12)));
             return Command::Observe { tenant, id: id(random), lease, verdict: random.pick(Verdict::ALL) };
@@ -226,6 +266,7 @@ pub(crate) fn command(random: &mut Random, revision: u64) -> Command {
             trust: random.once_in(3).then(|| Trust::try_from(random.pick(&[0, 400, 1_000])).expect("up to ten")),
         },
         7 | 8 => protection::change(random),
+        9 => target(random, revision),
         _ => RulingChange::Ranking(random.once_in(2).then(|| weights(random))),
     };
     Command::Rule { tenant, change }

@@ -42,7 +42,8 @@ mod tokens;
 ///   services= verbs=]`, `withdraw ID [within=]`, `use tokens=1,2`, `reset ID secret=`: access tokens; `within` is how far
 ///   whoever asks may go
 /// - `by=PRINCIPAL [power=own|tenant|PREFIX,…]` at a write of the roll: on whose behalf it is
-/// - `order ID kind= [reason=]`, `lift ID kind=`, `trust OWNER [hundredths=]`, `ranking [weights=]`, `protect [share= window_ms= rate= min=]`, `release`;
+/// - `order ID kind= [reason=]`, `lift ID kind=`, `trust OWNER [hundredths=]`, `ranking [weights=]`, `protect [share= window_ms= rate= min=]`, `release`,
+///   `target NAME [url= form= secret= interval_ms=]`, `told NAME up_to=rN [begun= in_force=]`;
 ///   `observe ID lease= verdict=` is what checks say
 /// - `signatures MODE|default`, `put-key OWNER key=`, `remove-key OWNER`; `register … [mode= key= document= signature=]` and
 ///   `deregister … [mode= key=]` are signed by whom they name
@@ -109,7 +110,7 @@ impl Session {
             "register" | "heartbeat" | "beat" | "deregister" | "expire" | "create-token" | "spend-token"
             | "revoke-token" | "grant" | "rotate" | "withdraw" | "use" | "reset" | "define_event"
             | "define_schema" | "set_compatibility" | "undefine" | "order" | "lift" | "trust" | "ranking"
-            | "protect" | "release" | "observe" | "signatures" | "put-key" | "remove-key" => {
+            | "protect" | "release" | "target" | "told" | "observe" | "signatures" | "put-key" | "remove-key" => {
                 let command = self.write(&verb, &mut arguments)?;
                 match &mut self.entry {
                     Some(entry) => {

@@ -25,6 +25,7 @@ pub(crate) use http::{Http, Route};
 pub(crate) struct Metrics {
     registry: Registry,
     pub(crate) watch: WatchMetrics,
+    pub(crate) alerts: AlertMetrics,
 }
 
 /// What is counted around every request and connection, before the replica runs too.
@@ -53,6 +54,16 @@ pub(crate) struct WatchMetrics {
     pub(crate) resyncs: Counter,
 }
 
+/// Cheap to clone; clones count together.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct AlertMetrics {
+    pub(crate) targets: Gauge,
+    pub(crate) waiting: Gauge,
+    pub(crate) failing: Gauge,
+    pub(crate) sent: Counter,
+    pub(crate) failures: Counter,
+}
+
 impl Metrics {
     pub(crate) fn new(replica: Replica, surroundings: &Surroundings) -> Self {
         let Surroundings { metrics: edge, data_dir, tls, .. } = surroundings;
@@ -69,6 +80,17 @@ impl Metrics {
         registry.register("watch_events", "Changes rendered for watchers, once for all that share them", events);
         registry.register("watchers_refused", "Watchers refused with 429 because of a limit", refused);
         registry.register("watch_resyncs", "Watchers that were cut because they were too slow", resyncs);
+        let alerts = AlertMetrics::default();
+        let AlertMetrics { targets, waiting, failing, sent, failures } = alerts.clone();
+        registry.register("alert_targets", "At the leader: targets that are told of alerts, of all tenants", targets);
+        registry.register("alerts_waiting", "At the leader: alerts found that a target was not told of yet", waiting);
+        registry.register("alert_targets_failing", "At the leader: targets that could not be told last", failing);
+        registry.register("alerts_sent", "Alerts that targets took from this node", sent);
+        registry.register(
+            "alert_failures",
+            "Requests to targets that failed; what was in them is sent again",
+            failures,
+        );
         registry.register("refusals", "Answers that say no, by the code of the problem", edge.refusals.clone());
         registry.register(
             "http_requests_in_work",
@@ -86,7 +108,7 @@ impl Metrics {
         registry.register_collector(Box::new(tls::Collected(tls.clone())));
         #[cfg(target_os = "linux")]
         whole.register_collector(Box::new(process::Collected));
-        Self { registry: whole, watch }
+        Self { registry: whole, watch, alerts }
     }
 
     /// In the text format of OpenMetrics, which Prometheus reads. Looks at files: blocks for a moment.

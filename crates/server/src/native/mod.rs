@@ -1,6 +1,7 @@
 //! The native face: `/api/…` and the routes that operators and orchestrators watch.
 
 mod access_tokens;
+mod alerts;
 mod backup;
 mod cluster;
 mod discovery;
@@ -38,13 +39,14 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
+use crate::alerts::webhook::Poster;
 use crate::audit::{self, Deed};
 use crate::auth::{Auth, Leash, Leashes};
 use crate::body::{self, JsonBody, TextBody};
 use crate::faces::{protolink, soorma};
 use crate::fault::Faults;
 use crate::limits::{BACKUPS_MAX, BODIES_KIB_MAX, BODY_BYTES_MAX};
-use crate::metrics::{EdgeMetrics, Metrics};
+use crate::metrics::{AlertMetrics, EdgeMetrics, Metrics};
 use crate::parse::TtlLimits;
 use crate::render::Renderer;
 use crate::reply::Failure;
@@ -72,6 +74,8 @@ pub(crate) struct Native {
     pub(crate) protolink_ttl_ms: u32,
     /// How signatures are taken by tenants that say nothing of their own.
     signatures: SignatureMode,
+    /// Sends alerts.
+    poster: Poster,
     ttl: TtlLimits,
     renderer: Arc<Renderer>,
     hub: Hub,
@@ -104,6 +108,7 @@ pub(crate) struct Faces {
     pub(crate) soorma: soorma::Terms,
     pub(crate) protolink_ttl_ms: u32,
     pub(crate) signatures: SignatureMode,
+    pub(crate) poster: Poster,
 }
 
 /// What a node stands on.
@@ -133,7 +138,7 @@ impl Native {
     pub(crate) fn new(
         replica: Replica,
         tenants: &[TenantId],
-        Faces { auth, soorma, protolink_ttl_ms, signatures }: Faces,
+        Faces { auth, soorma, protolink_ttl_ms, signatures, poster }: Faces,
         ttl: TtlLimits,
         watchers: WatcherLimits,
         surroundings: Arc<Surroundings>,
@@ -153,6 +158,7 @@ impl Native {
             soorma,
             protolink_ttl_ms,
             signatures,
+            poster,
             validators: Arc::default(),
             ttl,
             renderer,
@@ -162,6 +168,10 @@ impl Native {
             draining,
             sockets,
         }
+    }
+
+    pub(crate) fn alert_metrics(&self) -> AlertMetrics {
+        self.metrics.alerts.clone()
     }
 
     pub(crate) fn router(self) -> Router {
@@ -181,6 +191,9 @@ impl Native {
             .route("/api/ranking", get(ranking::show).put(ranking::set).delete(ranking::reset))
             .route("/api/protection", get(protection::show).put(protection::set).delete(protection::reset))
             .route("/api/protection/release", post(protection::release))
+            .route("/api/alerts", get(alerts::list))
+            .route("/api/alerts/{name}", put(alerts::set).delete(alerts::remove))
+            .route("/api/alerts/{name}/test", post(alerts::test))
             .route("/api/services/{id}/signature", get(signatures::of_service))
             .route("/api/signatures", get(signatures::mode).put(signatures::set_mode).delete(signatures::unset_mode))
             .route("/api/owner-keys", get(signatures::owner_keys))

@@ -14,7 +14,7 @@ use utoipa::openapi::{self, ContentBuilder, Ref, RefOr, Required, ResponseBuilde
 use utoipa::{Modify, OpenApi};
 
 use super::{
-    access_tokens, backup, cluster, discovery, health, heartbeats, join_tokens, members, orders, pages, pick,
+    access_tokens, alerts, backup, cluster, discovery, health, heartbeats, join_tokens, members, orders, pages, pick,
     protection, ranking, services, signatures, socket, watch,
 };
 use crate::auth;
@@ -55,6 +55,10 @@ use crate::faces::soorma::{self, agents, events, schemas};
         ranking::show,
         ranking::set,
         ranking::reset,
+        alerts::list,
+        alerts::set,
+        alerts::remove,
+        alerts::test,
         protection::show,
         protection::set,
         protection::reset,

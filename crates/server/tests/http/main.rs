@@ -1,5 +1,6 @@
 //! The HTTP API of real nodes: real sockets, real replicas, real directories.
 
+mod alerts;
 mod auth;
 mod backup;
 mod cluster;

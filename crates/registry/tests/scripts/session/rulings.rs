@@ -4,8 +4,9 @@ use std::collections::BTreeMap;
 
 use rollcall_registry::state::{Restoring, RulingsDelta};
 use rollcall_registry::{
-    Command, Coordinates, OwnerName, Place, Protecting, Protection, RankWeights, Ranking, Ruled, Ruling,
-    RulingChange, RulingContent, RulingKey, Score, State, TenantId, Trust, Vigil,
+    AlertForm, AlertSecret, AlertTarget, Command, Coordinates, OwnerName, Place, Protecting, Protection, RankWeights,
+    Ranking, Ruled, Ruling, RulingChange, RulingContent, RulingKey, Score, State, TargetName, TenantId, Told, Trust,
+    Vigil,
 };
 
 use super::arguments::Arguments;
@@ -55,6 +56,15 @@ pub(super) fn command(verb: &str, arguments: &mut Arguments) -> Result<Option<Co
         "ranking" => RulingChange::Ranking(weights(arguments)?),
         "protect" => RulingChange::Protection(protection(arguments)?),
         "release" => RulingChange::Release,
+        "target" => RulingChange::Target { name: target_name(arguments)?, target: target(arguments)? },
+        "told" => RulingChange::Told {
+            name: target_name(arguments)?,
+            told: Told {
+                revision: arguments.revision("up_to")?.ok_or("a revision is missing")?,
+                begun: arguments.number("begun")?.unwrap_or(0),
+                in_force: arguments.take("in_force").is_some(),
+            },
+        },
         "observe" => {
             return Ok(Some(Command::Observe {
                 tenant: arguments.tenant()?,
@@ -98,6 +108,26 @@ fn protection(arguments: &mut Arguments) -> Result<Option<Protection>, String> {
     }
     let parts = given.map(|part| part.unwrap_or(1));
     Protection::try_from(parts).map(Some).map_err(|error| error.to_string())
+}
+
+fn target_name(arguments: &mut Arguments) -> Result<TargetName, String> {
+    TargetName::parse(&arguments.subject::<String>()?).map_err(|error| error.to_string())
+}
+
+/// `url=`, `form=`, `secret=`, `interval_ms=`; without a url there is none.
+fn target(arguments: &mut Arguments) -> Result<Option<AlertTarget>, String> {
+    let Some(url) = arguments.take("url") else { return Ok(None) };
+    let url = match url.strip_prefix("filler:") {
+        Some(bytes) => "x".repeat(bytes.parse().unwrap_or(0)),
+        None => url,
+    };
+    let secret = arguments.take("secret").unwrap_or_else(|| "a secret of some length".to_owned());
+    Ok(Some(AlertTarget {
+        url: url.into(),
+        form: arguments.word("form")?.unwrap_or(AlertForm::Json),
+        secret: AlertSecret::parse(&secret).ok_or("a secret has 16 to 128 bytes")?,
+        interval_ms: arguments.number("interval_ms")?.unwrap_or(60_000),
+    }))
 }
 
 pub(super) fn protecting(state: &State, tenant: &TenantId) -> String {
@@ -153,6 +183,10 @@ fn line(content: &RulingContent) -> String {
         RulingContent::Trust { owner, trust } => format!("trust {owner} {}", trust.hundredths()),
         RulingContent::Ranking(weights) => format!("ranking {:?}", <[u16; 4]>::from(*weights)),
         RulingContent::Protection(protection) => format!("protection {:?}", <[u32; 4]>::from(*protection)),
+        RulingContent::Target { name, target, told } => {
+            let Told { revision, begun, in_force } = told;
+            format!("target {name} {} {target:?} up_to=r{revision} begun={begun} in_force={in_force}", target.url)
+        }
         RulingContent::Vigil(vigil) => {
             let Vigil { begun, since, next_look, next_release, freed, quiet_until, lapses } = vigil;
             let since = since.map_or("-".to_owned(), |since| since.to_string());
