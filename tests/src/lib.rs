@@ -8,7 +8,7 @@
 //! - Nobody sleeps: [`wait_until`] waits for a condition with a deadline, and is the only place that pauses.
 //! - When a test fails the end of every node's log is shown; when it passes, no log may tell of a panic.
 //!
-//! Read in this order: [`Cluster`], [`Node`], [`Api`], [`Events`], [`Collector`], [`Agents`], [`Proxy`]; [`Docker`] runs nodes in
+//! Read in this order: [`Cluster`], [`Node`], [`Api`], [`Events`], [`Collector`], [`Receiver`], [`Agents`], [`Proxy`]; [`Docker`] runs nodes in
 //! containers instead; [`etcd`] is the same for the neighbour that is measured beside. Then [`faults`]: a cluster under
 //! faults that a seed chooses, and what was promised held against what clients saw.
 //! The binary is `$ROLLCALL_BIN`, else `rollcall` in the target directory that the test was built in.
@@ -24,6 +24,7 @@ mod node;
 mod ports;
 mod process;
 mod proxy;
+mod receiver;
 mod wait;
 mod watch;
 
@@ -36,5 +37,6 @@ pub use node::{Node, rollcall};
 pub use ports::Port;
 pub use process::{Process, built};
 pub use proxy::Proxy;
+pub use receiver::{Received, Receiver};
 pub use wait::{pass, wait_until};
 pub use watch::{Event, Events};

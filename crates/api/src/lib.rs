@@ -8,10 +8,11 @@
 //! - Units stand last in a name: `ttl_ms` is milliseconds. Instants for people are RFC 3339 text in UTC.
 //! - Optional request fields that are absent are not sent at all, because a server refuses fields it does not know.
 //!
-//! Read in this order: [`service`], [`lease`], [`discovery`], [`ranking`], [`operator`], [`check`], [`quota`], [`watch`],
-//! [`cluster`], [`signature`], [`federation`], then [`problem`] and [`header`].
+//! Read in this order: [`service`], [`lease`], [`discovery`], [`ranking`], [`operator`], [`check`], [`protection`],
+//! [`alert`], [`quota`], [`watch`], [`cluster`], [`signature`], [`federation`], then [`problem`] and [`header`].
 
 pub mod access_token;
+pub mod alert;
 pub mod check;
 pub mod cluster;
 pub mod discovery;
@@ -21,6 +22,7 @@ pub mod join_token;
 pub mod lease;
 pub mod operator;
 pub mod problem;
+pub mod protection;
 pub mod quota;
 pub mod ranking;
 pub mod service;
@@ -30,6 +32,10 @@ pub mod watch;
 pub use access_token::{
     AccessRole, CreateTokenRequest, CreatedToken, RevokeTokenResponse, RotateTokenRequest, TokenInfo, TokenStatus,
     TokensResponse, Verb,
+};
+pub use alert::{
+    AlertForm, AlertInfo, AlertKind, AlertTargetInfo, AlertTargetRequest, AlertTargetsResponse, AlertsMessage,
+    RemoveAlertTargetResponse, SetAlertTargetResponse, TestAlertResponse,
 };
 pub use check::{
     CheckInfo, CheckPart, CheckResult, CheckScope, CheckType, ChecksRequest, ChecksResponse, HealthCheck,
@@ -54,6 +60,7 @@ pub use operator::{
     HealthInfo, OperatorOrders, OrderInfo, OrderRequest, OrderResponse, OrdersResponse, StandingOrders, Verdict,
 };
 pub use problem::{Fault, Problem, WriteOutcome};
+pub use protection::{ProtectionRequest, ProtectionResponse, ProtectionRule};
 pub use quota::{QuotaExceeded, QuotaKind, QuotaLimits, QuotaResponse, QuotaUsage};
 pub use ranking::{
     PickResponse, RankInfo, RankWeights, RankingRequest, RankingResponse, Strategy, TrustInfo, TrustRequest,

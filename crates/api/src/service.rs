@@ -280,6 +280,10 @@ pub struct DeregisterResponse {
     pub revision: u64,
 }
 
+fn is_false(flag: &bool) -> bool {
+    !flag
+}
+
 /// One registered instance: what it said of itself, and what the roll knows.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, ToSchema)]
 pub struct ServiceObject {
@@ -323,6 +327,9 @@ pub struct ServiceObject {
     pub public_key: Option<String>,
     /// Worked out from what the instance says, what operators ordered and what checks found.
     pub status: Status,
+    /// Its lease ran out together with too many others of the tenant: it is kept on the roll for a while, and served last.
+    #[serde(default, skip_serializing_if = "is_false")]
+    pub suspect: bool,
     /// What the instance says of itself, where anything else has a part in `status`.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub reported_status: Option<Status>,

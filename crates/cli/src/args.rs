@@ -20,7 +20,9 @@ use crate::output::Format;
 pub(crate) use audit::Audit;
 pub(crate) use cluster::{Backup, Cluster, Follow, JoinToken, JoinTokenStep, Recover, Restore, StatusView, Wait};
 pub(crate) use federation::{DirectionWord, Federation, FederationAdd, OfferWord};
-pub(crate) use operator::{Checks, Drain, Maintenance, Pick, Quota, RankFlags, Ranking, Tenant, Trust};
+pub(crate) use operator::{
+    Alerts, Checks, Drain, Maintenance, Pick, Protection, Quota, RankFlags, Ranking, Tenant, Trust,
+};
 pub(crate) use sign::{OwnerKey, Sign, SignKey, SignStep, Signatures};
 pub(crate) use tls::{Tls, TlsInit};
 pub(crate) use token::{Token, TokenCreate, TokenReset, TokenRotate};
@@ -118,6 +120,12 @@ pub(crate) enum Command {
     /// Say which of a tenant's instances the nodes check by themselves
     #[command(subcommand)]
     Checks(Checks),
+    /// Say who is told when something goes wrong
+    #[command(subcommand)]
+    Alerts(Alerts),
+    /// Hold leases when too many run out at once
+    #[command(subcommand)]
+    Protection(Protection),
     /// Put load on a cluster and measure it
     Bench(Box<Bench>),
     /// Say who may do what, where the cluster runs with tokens

@@ -123,6 +123,8 @@ pub(crate) enum Failure {
     NotReady { timeout_ms: u128, missing: String },
     #[error("the change is begun, but not complete within {timeout_ms} ms: {missing}")]
     Unfinished { timeout_ms: u128, missing: String },
+    #[error("the target `{name}` did not take the test alert: {why}")]
+    AlertNotTaken { name: String, why: String },
     #[error("write to standard output")]
     Print {
         #[source]
@@ -241,6 +243,7 @@ impl Failure {
             | Self::Prepare { .. }
             | Self::Port { .. }
             | Self::NodeEnded { .. }
+            | Self::AlertNotTaken { .. }
             | Self::Print { .. }
             | Self::Backup { .. }
             | Self::Restore { .. }

@@ -1,9 +1,12 @@
-//! What operators say: orders for instances, trust in owners, how results are ranked, how much a tenant may have. And picking one by rank.
+//! What operators say: orders for instances, trust in owners, how results are ranked, who is checked, when leases are held,
+//! where alerts go, how much a tenant may have. And picking one by rank.
 
 use reqwest::Method;
 use rollcall_api::{
-    ChecksRequest, ChecksResponse, OrderRequest, OrderResponse, OrdersResponse, PickResponse, QuotaLimits,
-    QuotaResponse, RankWeights, RankingRequest, RankingResponse, TrustInfo, TrustRequest, TrustsResponse,
+    AlertTargetRequest, AlertTargetsResponse, ChecksRequest, ChecksResponse, OrderRequest, OrderResponse,
+    OrdersResponse, PickResponse, ProtectionRequest, ProtectionResponse, QuotaLimits, QuotaResponse, RankWeights,
+    RankingRequest, RankingResponse, RemoveAlertTargetResponse, SetAlertTargetResponse, TestAlertResponse, TrustInfo,
+    TrustRequest, TrustsResponse,
 };
 
 use crate::client::{Client, addressable};
@@ -32,6 +35,7 @@ impl Order {
 const RANKING: [&str; 2] = ["api", "ranking"];
 const QUOTA: [&str; 2] = ["api", "quota"];
 const CHECKS: [&str; 2] = ["api", "checks"];
+const PROTECTION: [&str; 2] = ["api", "protection"];
 
 impl Client {
     /// Gives an order for an instance, or another reason for one that stands.
@@ -122,6 +126,25 @@ impl Client {
         };
         self.send(&request).await
     }
+    /// How the tenant's protection from a mass expiry stands.
+    ///
+    /// # Errors
+    /// 503 while no leader is known.
+    pub async fn protection(&self) -> Result<ProtectionResponse, Error> {
+        self.send(&Request::new(Method::GET, &PROTECTION, Repeat::Safe)).await
+    }
+
+    /// Says when the tenant's leases are held; `None` is never.
+    ///
+    /// # Errors
+    /// 400 for numbers beyond the bounds.
+    pub async fn set_protection(&self, rule: Option<ProtectionRequest>) -> Result<ProtectionResponse, Error> {
+        let request = match rule {
+            Some(rule) => Request::new(Method::PUT, &PROTECTION, Repeat::Safe).json(&rule)?,
+            None => Request::new(Method::DELETE, &PROTECTION, Repeat::Safe),
+        };
+        self.send(&request).await
+    }
 
     /// Which of the tenant's instances are checked.
     ///
@@ -141,6 +164,55 @@ impl Client {
             None => Request::new(Method::DELETE, &CHECKS, Repeat::Safe),
         };
         self.send(&request).await
+    }
+    /// Ends protection that is in force, and has those struck off that are held.
+    ///
+    /// # Errors
+    /// 503 while no leader is known.
+    pub async fn release_suspects(&self) -> Result<ProtectionResponse, Error> {
+        let path = ["api", "protection", "release"];
+        self.send(&Request::new(Method::POST, &path, Repeat::IfNotApplied)).await
+    }
+
+    /// Where the tenant's alerts go.
+    ///
+    /// # Errors
+    /// 503 while no leader is known.
+    pub async fn alert_targets(&self) -> Result<AlertTargetsResponse, Error> {
+        self.send(&Request::new(Method::GET, &["api", "alerts"], Repeat::Safe)).await
+    }
+
+    /// Has alerts sent somewhere. A secret that is made up is told in the answer and nowhere else.
+    ///
+    /// # Errors
+    /// 400 for an address to which alerts may not go; 409 `too_many_rulings`.
+    pub async fn set_alert_target(
+        &self,
+        name: &str,
+        target: &AlertTargetRequest,
+    ) -> Result<SetAlertTargetResponse, Error> {
+        let path = ["api", "alerts", addressable(name)?];
+        // Repeated, a secret that was made up is no longer told.
+        let repeat = if target.secret.is_some() { Repeat::Safe } else { Repeat::IfNotApplied };
+        self.send(&Request::new(Method::PUT, &path, repeat).json(target)?).await
+    }
+
+    /// Sends alerts there no more.
+    ///
+    /// # Errors
+    /// 503 while no leader is known.
+    pub async fn remove_alert_target(&self, name: &str) -> Result<RemoveAlertTargetResponse, Error> {
+        let path = ["api", "alerts", addressable(name)?];
+        self.send(&Request::new(Method::DELETE, &path, Repeat::IfNotApplied)).await
+    }
+
+    /// Sends a test alert, once.
+    ///
+    /// # Errors
+    /// 404 `not_found` when there is no such target.
+    pub async fn test_alert_target(&self, name: &str) -> Result<TestAlertResponse, Error> {
+        let path = ["api", "alerts", addressable(name)?, "test"];
+        self.send(&Request::new(Method::POST, &path, Repeat::IfNotApplied)).await
     }
 
     /// One of those that fit. For one per call, with nothing to ask meanwhile, see [`Directory`](crate::Directory).

@@ -217,7 +217,15 @@ impl Command {
             Self::JoinToken(_) | Self::Define { .. } => FeatureLevel(2),
             Self::By { write: Write::RegisterSigned { .. } | Write::DeregisterSigned { .. }, .. } => FeatureLevel(4),
             Self::AccessToken(_) | Self::By { .. } => FeatureLevel(3),
-            Self::Rule { change: RulingChange::Quota(_), .. } => FeatureLevel(5),
+            Self::Rule {
+                change:
+                    RulingChange::Quota(_)
+                    | RulingChange::Protection(_)
+                    | RulingChange::Release
+                    | RulingChange::Target { .. }
+                    | RulingChange::Told { .. },
+                ..
+            } => FeatureLevel(5),
             Self::Rule { .. }
             | Self::Observe { .. }
             | Self::RegisterSigned { .. }
@@ -336,7 +344,7 @@ pub enum Outcome {
     Deregistered {
         revision: Revision,
     },
-    /// How many instances turned offline or were removed, and whether more were due than the limit let through.
+    /// How many instances turned offline or suspect or were removed, and whether more were due than the limit let through.
     Expired {
         count: u32,
         more: bool,

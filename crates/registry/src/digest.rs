@@ -7,12 +7,14 @@ use serde::{Deserialize, Serialize};
 use xxhash_rust::xxh3::{Xxh3, xxh3_128};
 
 use crate::access::{AccessToken, Reach, Scopes, SecretDigest};
+use crate::alerting::{AlertTarget, Told};
 use crate::definition::{Definition, DefinitionContent, EventDefinition, SchemaDefinition};
 use crate::federation::{FederationRow, Foreign, Peer, PeerTerms, Received, Resync, Stream, Sweep, TenantPair};
 use crate::health::{Observed, Order, Orders, TenantChecks};
 use crate::ids::{ClusterTime, LeaseId, PrincipalId, TENANT_BYTES_MAX};
-use crate::instance::Instance;
+use crate::instance::{Instance, Presence};
 use crate::metadata::Metadata;
+use crate::protection::Vigil;
 use crate::quota::Quota;
 use crate::ruling::{Ruling, RulingContent};
 use crate::selector::Requirement;
@@ -64,7 +66,7 @@ pub(crate) fn of_instance(instance: &Instance) -> u128 {
         registration,
         seldom,
         reported_status,
-        lapsed,
+        presence,
         lease,
         revision,
         created_revision,
@@ -77,7 +79,12 @@ pub(crate) fn of_instance(instance: &Instance) -> u128 {
     row.number(u64::from(reported_metadata.is_some()));
     row.text(reported_metadata.map_or("", Metadata::as_packed));
     row.text(reported_status.as_str());
-    let numbers = [u64::from(*lapsed), lease.0, revision.0, created_revision.0, registered_at.0];
+    let presence = match presence {
+        Presence::Present => 0,
+        Presence::Lapsed => 1,
+        Presence::Suspect => 2,
+    };
+    let numbers = [presence, lease.0, revision.0, created_revision.0, registered_at.0];
     numbers.into_iter().for_each(|number| row.number(number));
     row.number(superseded.len() as u64);
     superseded.iter().for_each(|lease| row.number(lease.0));
@@ -127,6 +134,30 @@ pub(crate) fn of_ruling(ruling: &Ruling) -> u128 {
             row.number(5);
             row.text(scope.as_str());
             row.number(interval_ms.unwrap_or(0).into());
+        }
+        RulingContent::Protection(protection) => {
+            row.number(6);
+            <[u32; 4]>::from(*protection).into_iter().for_each(|part| row.number(part.into()));
+        }
+        RulingContent::Target { name, target, told } => {
+            let AlertTarget { url, form, secret, interval_ms } = target;
+            let Told { revision, begun, in_force } = told;
+            row.number(7);
+            [name.as_str(), url, form.as_str(), secret.expose()].into_iter().for_each(|text| row.text(text));
+            let numbers = [u64::from(*interval_ms), revision.0, *begun, u64::from(*in_force)];
+            numbers.into_iter().for_each(|number| row.number(number));
+        }
+        RulingContent::Vigil(vigil) => {
+            let Vigil { begun, since, next_look, next_release, freed, quiet_until, lapses } = vigil;
+            row.number(8);
+            row.number(*begun);
+            row.optional(since.map(|since| since.0));
+            let times = [next_look, next_release, quiet_until].map(|time| time.0);
+            times.into_iter().chain([u64::from(*freed)]).for_each(|number| row.number(number));
+            row.number(lapses.len() as u64);
+            lapses
+                .iter()
+                .for_each(|(part, count)| [*part, u64::from(*count)].into_iter().for_each(|n| row.number(n)));
         }
     }
     xxh3_128(&row.0)

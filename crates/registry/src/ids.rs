@@ -45,6 +45,12 @@ pub fn check_name(text: &str, max: usize) -> Result<(), NameError> {
     Ok(())
 }
 
+fn check_plain(text: &str) -> Result<(), NameError> {
+    check_name(text, TENANT_BYTES_MAX)?;
+    let is_plain = text.bytes().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'-' | b'_' | b'.' | b':'));
+    if is_plain { Ok(()) } else { Err(NameError::NotPlain) }
+}
+
 macro_rules! text_id {
     ($(#[$doc:meta])* $name:ident) => {
         $(#[$doc])*
@@ -110,6 +116,10 @@ text_id! {
     PeerName
 }
 text_id! {
+    /// What operators call a place where alerts go.
+    TargetName
+}
+text_id! {
     /// Who acts: `token:ID` or `jwt:SUBJECT`. Compared within a tenant, where it is kept who registered what.
     PrincipalId
 }
@@ -117,11 +127,7 @@ text_id! {
 impl TenantId {
     /// 1 to 64 ASCII letters, digits, `-`, `_`, `.`, `:`: a tenant travels in headers and metric labels.
     pub fn parse(text: &str) -> Result<Self, NameError> {
-        check_name(text, TENANT_BYTES_MAX)?;
-        if !text.bytes().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'-' | b'_' | b'.' | b':')) {
-            return Err(NameError::NotPlain);
-        }
-        Ok(Self(text.into()))
+        check_plain(text).map(|()| Self(text.into()))
     }
 
     /// What comes before all names: where a range of them begins.
@@ -173,6 +179,13 @@ impl OwnerName {
     /// 1 to 256 bytes without control characters.
     pub fn parse(text: &str) -> Result<Self, NameError> {
         check_name(text, NAME_BYTES_MAX).map(|()| Self(text.into()))
+    }
+}
+
+impl TargetName {
+    /// 1 to 64 ASCII letters, digits, `-`, `_`, `.`, `:`: it travels in paths and logs.
+    pub fn parse(text: &str) -> Result<Self, NameError> {
+        check_plain(text).map(|()| Self(text.into()))
     }
 }
 

@@ -136,6 +136,18 @@ impl Seldom {
     }
 }
 
+/// How an instance stands with its lease. Variants are only ever added at the end: the position is the format.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Presence {
+    /// Its lease has not run out, or nobody has looked yet.
+    #[default]
+    Present,
+    /// The lease ran out and the instance waits to be reaped or to come back.
+    Lapsed,
+    /// The lease ran out, and protection keeps the instance on the roll as if it had not.
+    Suspect,
+}
+
 /// One registered endpoint: immutable, shared by readers, history and checkpoints. A change makes a new one; a renewal
 /// makes none, because the deadline stands beside it.
 ///
@@ -148,8 +160,7 @@ pub struct Instance {
     pub seldom: Seldom,
     /// What the instance last said of itself.
     pub reported_status: Status,
-    /// The lease ran out and the instance waits to be reaped or to come back.
-    pub lapsed: bool,
+    pub presence: Presence,
     pub lease: LeaseId,
     /// The revision of the last visible change.
     pub revision: Revision,
@@ -160,6 +171,16 @@ pub struct Instance {
 impl Instance {
     pub fn id(&self) -> &str {
         self.registration.id()
+    }
+
+    /// Nobody is known to be there.
+    pub fn is_lapsed(&self) -> bool {
+        self.presence == Presence::Lapsed
+    }
+
+    /// Its lease ran out together with too many others for it to be believed.
+    pub fn is_suspect(&self) -> bool {
+        self.presence == Presence::Suspect
     }
 
     /// About what it takes by itself, in memory or in a row.
@@ -182,7 +203,7 @@ impl Instance {
     /// The status that others see, worked out from what the instance says, what operators ordered and what checks found.
     pub fn status(&self) -> Status {
         let observed = self.seldom.observed().map(|observed| observed.verdict);
-        health::status(self.lapsed, self.seldom.orders(), self.reported_status, observed)
+        health::status(self.is_lapsed(), self.seldom.orders(), self.reported_status, observed)
     }
 
     /// One metadata value as others see it: what a heartbeat merged in wins.

@@ -100,7 +100,7 @@ fn narrowest(filter: &Filter) -> SmallVec<[Term<'_>; 2]> {
 mod tests {
     use super::*;
     use crate::ids::{LeaseId, Revision, TenantId, WallTime};
-    use crate::instance::Seldom;
+    use crate::instance::{Presence, Seldom};
     use crate::metadata::{Metadata, MetadataValue};
     use crate::registration::{Kind, Registration, Status, Visibility};
     use crate::{InstanceId, ServiceName};
@@ -123,7 +123,7 @@ mod tests {
             registration: registration.pack(),
             seldom: Seldom::default(),
             reported_status: Status::Active,
-            lapsed: false,
+            presence: Presence::Present,
             lease: LeaseId(1),
             revision: Revision(1),
             created_revision: Revision(1),

@@ -10,11 +10,12 @@
 //! - A deterministic no is a [`Refusal`]; a broken invariant panics, and the node stops.
 //!
 //! Read in this order: [`registration`], `packed`, `instance`, [`command`], [`state`], then [`query`] over `filter`, `index`
-//! and `slots`, [`rank`], and `interest` for watchers. [`health`] says what a status is worked out from. [`definition`],
-//! [`access`], [`ruling`] and [`quota`] stand beside the roll, and so do other clusters and what they tell ([`federation`]).
-//! `tally` counts for operators.
+//! and `slots`, [`rank`], and `interest` for watchers. [`health`] says what a status is worked out from,
+//! `protection` what keeps suspects on the roll. [`definition`], [`access`], [`ruling`] and [`quota`] stand beside the roll,
+//! and so do other clusters and what they tell ([`federation`]). `tally` counts for operators.
 
 pub mod access;
+mod alerting;
 pub mod command;
 pub mod definition;
 pub mod digest;
@@ -29,6 +30,7 @@ mod interest;
 mod metadata;
 mod packed;
 mod place;
+mod protection;
 pub mod query;
 pub mod quota;
 pub mod rank;
@@ -43,6 +45,10 @@ pub mod visibility;
 pub use access::{
     AccessDenied, AccessRole, AccessToken, AccessTokenCommand, AccessTokenId, AccessTokenRefusal, Actor,
     FormerSecret, Grant, NewAccessToken, Power, Reach, Scopes, SecretDigest, TokenIdError, Verb,
+};
+pub use alerting::{
+    AlertForm, AlertSecret, AlertTarget, TARGET_INTERVAL_MS_MAX, TARGET_SECRET_BYTES, TARGET_URL_BYTES_MAX,
+    TARGETS_MAX, Told,
 };
 pub use command::{
     Beaten, Command, Condition, LeaseSet, Once, Origin, Outcome, Proposal, Refusal, Registered, Write,
@@ -62,13 +68,14 @@ pub use health::{CheckScope, Observed, Order, OrderKind, Orders, TenantChecks, V
 pub use history::{Change, ChangeKind, HistoryLimits};
 pub use ids::{
     ClusterTime, DefinitionName, Edition, Epoch, FEATURE_LEVEL, FeatureLevel, InstanceId, LeaseId, NameError,
-    OwnerName, PeerName, PrincipalId, Revision, ServiceName, TenantId, Term, WallTime,
+    OwnerName, PeerName, PrincipalId, Revision, ServiceName, TargetName, TenantId, Term, WallTime,
 };
-pub use instance::{Instance, Seldom};
+pub use instance::{Instance, Presence, Seldom};
 pub use interest::Interests;
 pub use metadata::{Metadata, MetadataValue, Pair, Pairs};
 pub use packed::{Parts, Texts};
 pub use place::{Coordinates, CoordinatesError};
+pub use protection::{Protecting, Protection, ProtectionError, Vigil};
 pub use query::{Draw, FederatedPage, Origin as ForeignOrigin, Page, Picked, Position, Query, Sort, View};
 pub use quota::{Quota, QuotaKind, Usage};
 pub use rank::{Place, RankWeights, RankWeightsError, Ranking, Score, Trust, TrustError};

@@ -112,7 +112,7 @@ impl Query {
     fn rank<'a>(&self, ranker: &Ranker<'_>, instance: &'a Instance) -> Rank<'a> {
         let (score, lease) = match self.sort {
             Sort::Id => (0, LeaseId(0)),
-            Sort::Rank => (ranker.score(instance).total, LeaseId(0)),
+            Sort::Rank => (ranker.score(instance).place(), LeaseId(0)),
             Sort::Lease => (0, instance.lease),
         };
         (Reverse(score), lease, instance.id())
@@ -168,7 +168,7 @@ impl Page {
     fn end(&self, sort: Sort) -> Option<Position> {
         let instance = &self.found.last()?.instance;
         let lease = if sort == Sort::Lease { instance.lease } else { LeaseId(0) };
-        let score = Reverse(self.scores.last().map_or(0, |score| score.total));
+        let score = Reverse(self.scores.last().map_or(0, Score::place));
         Some(Position { score, lease, id: InstanceId::kept(instance.id()), total: self.total })
     }
 }
@@ -178,16 +178,16 @@ impl State {
         Ranker::new(&query.ranking, &query.tenant, self.rulings())
     }
 
-    /// Chooses one of all that match now, whatever the query says of order and pages.
+    /// Chooses one of all that match now, whatever the query says of order and pages; a suspect only where all are.
     pub fn pick(&self, query: &Query, draw: Draw) -> Option<Picked> {
-        let (found, ranker) = (self.slots(query), self.ranker(query));
+        let (found, ranker) = (self.believed(query), self.ranker(query));
         let candidates = found.len();
         let instances = || found.iter().map(|slot| (slot, self.instance(slot)));
         let nth = |n: u64| found.iter().nth(usize::try_from(n % candidates.max(1)).ok()?);
         let slot = match draw {
             Draw::Best => {
-                let ranked =
-                    instances().map(|(slot, instance)| (Reverse(ranker.score(instance).total), instance.id(), slot));
+                let ranked = instances()
+                    .map(|(slot, instance)| (Reverse(ranker.score(instance).place()), instance.id(), slot));
                 ranked.min().map(|(_, _, slot)| slot)
             }
             Draw::Turn(n) => nth(n),
@@ -208,6 +208,14 @@ impl State {
         let view = self.view(slot);
         let score = ranker.score(&view.instance);
         Some(Picked { view, score, candidates })
+    }
+
+    /// Those that match and are not suspect, or if all are, all.
+    fn believed(&self, query: &Query) -> Slots {
+        let found = self.slots(query);
+        let mut believed = found.clone();
+        self.suspects_of(&query.tenant).for_each(|slot| believed.remove(slot));
+        if believed.len() == 0 { found } else { believed }
     }
 
     /// How many match now.

@@ -158,11 +158,20 @@ pub struct Ranking {
 pub struct Score {
     /// In millionths.
     pub total: u32,
+    /// Goes behind all that are not, whatever the total.
+    pub suspect: bool,
     /// The rest in thousandths.
     pub capability: u32,
     pub health: u32,
     pub proximity: u32,
     pub trust: u32,
+}
+
+impl Score {
+    /// What results are sorted by, the highest first: whoever is not suspect is above the best who is.
+    pub(crate) fn place(&self) -> u32 {
+        if self.suspect { self.total } else { self.total + PERMILLE * PERMILLE + 1 }
+    }
 }
 
 fn health(status: Status) -> u32 {
@@ -209,7 +218,7 @@ impl<'a> Ranker<'a> {
         let sum: u64 = parts.iter().map(|(weight, part)| u64::from(*weight) * u64::from(*part)).sum();
         let weights: u64 = parts.iter().map(|(weight, _)| u64::from(*weight)).sum();
         let total = (sum * u64::from(PERMILLE) / weights) as u32;
-        Score { total, capability, health, proximity, trust }
+        Score { total, suspect: instance.is_suspect(), capability, health, proximity, trust }
     }
 
     /// The share of what is preferred that is there.

@@ -1,10 +1,13 @@
 //! What operators lay down for a tenant and what outlives the instances that it is about: orders for ids that are off the
-//! roll, trust in owners, how results are ranked, how much it may have.
+//! roll, trust in owners, how results are ranked, who is checked, whether leases are protected, where alerts go, how much
+//! it may have.
 
 use serde::{Deserialize, Serialize};
 
+use crate::alerting::{AlertTarget, Told};
 use crate::health::{Order, OrderKind, TenantChecks};
-use crate::ids::{InstanceId, OwnerName, Revision, TenantId};
+use crate::ids::{InstanceId, OwnerName, Revision, TargetName, TenantId};
+use crate::protection::{Protection, Vigil};
 use crate::quota::Quota;
 use crate::rank::{RankWeights, Trust};
 
@@ -20,6 +23,9 @@ pub enum RulingKey {
     Ranking,
     Checks,
     Quota,
+    Protection,
+    Vigil,
+    Target(TargetName),
 }
 
 /// A row of the table. Variants are only ever added at the end: the position is the format.
@@ -37,6 +43,15 @@ pub enum RulingContent {
     Ranking(RankWeights),
     Quota(Quota),
     Checks(TenantChecks),
+    Protection(Protection),
+    /// What is going on about the protection; no operator lays it down.
+    Vigil(Vigil),
+    /// Where alerts go, and how far they went.
+    Target {
+        name: TargetName,
+        target: AlertTarget,
+        told: Told,
+    },
 }
 
 impl RulingContent {
@@ -47,6 +62,9 @@ impl RulingContent {
             Self::Ranking(_) => RulingKey::Ranking,
             Self::Quota(_) => RulingKey::Quota,
             Self::Checks(_) => RulingKey::Checks,
+            Self::Protection(_) => RulingKey::Protection,
+            Self::Vigil(_) => RulingKey::Vigil,
+            Self::Target { name, .. } => RulingKey::Target(name.clone()),
         }
     }
 }
@@ -82,6 +100,20 @@ pub enum RulingChange {
     Quota(Option<Quota>),
     /// None: the default.
     Checks(Option<TenantChecks>),
+    /// None: leases are not protected.
+    Protection(Option<Protection>),
+    /// Ends protection that is in force, and lets those go that are held.
+    Release,
+    /// None: nothing is told there any more. A new target is told what changes from now on.
+    Target {
+        name: TargetName,
+        target: Option<AlertTarget>,
+    },
+    /// A target was told of everything up to there. Only forward.
+    Told {
+        name: TargetName,
+        told: Told,
+    },
 }
 
 impl RulingChange {
@@ -94,6 +126,13 @@ impl RulingChange {
             Self::Ranking(_) => size_of::<RankWeights>(),
             Self::Quota(_) => size_of::<Quota>(),
             Self::Checks(_) => size_of::<TenantChecks>(),
+            Self::Protection(_) => size_of::<Protection>(),
+            Self::Release => 0,
+            Self::Target { name, target } => {
+                let text = |target: &AlertTarget| target.url.len() + target.secret.expose().len();
+                name.as_str().len() + target.as_ref().map_or(0, text) + size_of::<AlertTarget>()
+            }
+            Self::Told { name, .. } => name.as_str().len() + size_of::<Told>(),
         }
     }
 }

@@ -16,6 +16,8 @@ pub struct Tally {
     pub deregistered: u64,
     /// Leases that lapsed while their instance stays on the roll for a while.
     pub lapsed: u64,
+    /// Leases that ran out while protection keeps their instance on the roll.
+    pub suspected: u64,
     /// Instances struck off because no heartbeat came.
     pub expired: u64,
     /// Renewals by how much of the TTL was left. The first are those that came after the deadline; of the others, the

@@ -111,7 +111,7 @@ mod tests {
     use super::*;
     use crate::metadata::Metadata;
     use crate::registration::{Registration, Status};
-    use crate::{InstanceId, LeaseId, Revision, Seldom, ServiceName, TenantId, WallTime};
+    use crate::{InstanceId, LeaseId, Presence, Revision, Seldom, ServiceName, TenantId, WallTime};
 
     fn instance(
         visibility: Visibility,
@@ -130,7 +130,7 @@ mod tests {
             registration: registration.pack(),
             seldom: Seldom::new(None, Vec::new(), registered_by.map(|by| PrincipalId::parse(by).unwrap())),
             reported_status: Status::Active,
-            lapsed: false,
+            presence: Presence::Present,
             lease: LeaseId(1),
             revision: Revision(1),
             created_revision: Revision(1),

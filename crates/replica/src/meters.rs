@@ -66,6 +66,9 @@ pub struct Observation {
     pub cluster_time: ClusterTime,
     /// On the roll of all tenants, offline ones too.
     pub instances: usize,
+    /// Those of them that protection holds, and tenants whose protection is in force.
+    pub suspects: usize,
+    pub tenants_protected: usize,
     /// Of all tenants, and about what they take.
     pub definitions: usize,
     pub definition_bytes: usize,
@@ -110,6 +113,7 @@ pub(crate) fn observe(core: &Core) -> Observation {
     let committed = metrics.cluster_committed.as_ref().map_or(0, |log_id| log_id.index());
     let applied_index = core.roll.applied_index();
     let (revision, instances, tally) = core.roll.read(|state| (state.revision(), state.len(), state.tally()));
+    let (suspects, tenants_protected) = core.roll.read(|state| (state.suspects(), state.tenants_protected()));
     let (definitions, definition_bytes) = core.roll.read(|state| {
         let definitions = state.definitions();
         (definitions.len(), definitions.bytes())
@@ -130,6 +134,8 @@ pub(crate) fn observe(core: &Core) -> Observation {
         revision,
         cluster_time: core.cluster_time(),
         instances,
+        suspects,
+        tenants_protected,
         definitions,
         definition_bytes,
         tally,

@@ -208,6 +208,12 @@ impl Replica {
         &self.core.roll
     }
 
+    /// The term in which this node leads, if it does.
+    pub fn leads(&self) -> Option<u64> {
+        let (term, leader) = self.core.leadership()?;
+        (leader == self.core.node_id).then_some(term)
+    }
+
     pub fn cluster_id(&self) -> ClusterId {
         self.core.cluster
     }

@@ -171,6 +171,12 @@ fn ruled(change: &RulingChange) -> (&'static str, String) {
         RulingChange::Quota(None) => ("quota.clear", String::new()),
         RulingChange::Checks(Some(checks)) => ("checks.set", checks.scope.to_string()),
         RulingChange::Checks(None) => ("checks.reset", String::new()),
+        RulingChange::Protection(Some(_)) => ("protection.set", String::new()),
+        RulingChange::Protection(None) => ("protection.reset", String::new()),
+        RulingChange::Release => ("protection.release", String::new()),
+        RulingChange::Target { name, target: Some(_) } => ("alerts.set", name.to_string()),
+        RulingChange::Target { name, target: None } => ("alerts.remove", name.to_string()),
+        RulingChange::Told { name, .. } => ("alerts.told", name.to_string()),
     }
 }
 

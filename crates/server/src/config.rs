@@ -10,8 +10,8 @@ use rollcall_registry::TenantId;
 use rollcall_registry::registration::UnknownWord;
 
 use crate::auth::JwtConfig;
+use crate::outbound::Network;
 use crate::parse::REAP_AFTER_MS_MAX;
-use crate::prober::Network;
 use crate::secret::Secret;
 use crate::tls::{self, Port};
 
@@ -123,6 +123,8 @@ pub struct Config {
     pub soorma_origins: Vec<HeaderValue>,
     /// None: tokens are not checked.
     pub jwt: Option<JwtConfig>,
+    /// Beyond the public internet.
+    pub alert_allow: Vec<Network>,
     /// None: what is changed is written down nowhere; `-`: on standard output.
     pub audit_file: Option<PathBuf>,
     /// 0: none is slow.
@@ -310,6 +312,13 @@ impl Config {
             let source = std::error::Error::source(&error).map(|source| format!(": {source}"));
             fault("check_ca", &format!("{error}{}", source.unwrap_or_default()));
         }
+        let mut alert_allow = Vec::new();
+        for network in settings.alert_allow.unwrap_or_default().iter().filter(|network| !network.is_empty()) {
+            match network.trim().parse() {
+                Ok(network) => alert_allow.push(network),
+                Err(error) => fault("alert_allow", &format!("`{}` {error}", network.escape_debug())),
+            }
+        }
         let drain_ms = settings.drain_ms.unwrap_or(DRAIN_MS);
         if drain_ms > DRAIN_MS_MAX {
             fault("drain_ms", &format!("must be at most {DRAIN_MS_MAX}"));
@@ -360,6 +369,7 @@ impl Config {
             soorma_reap_after_ms: u32::try_from(soorma_reap_after_ms).ok()?,
             soorma_origins,
             jwt,
+            alert_allow,
             audit_file: settings.audit_file.filter(|path| !path.as_os_str().is_empty()),
             slow_ms: settings.slow_ms.unwrap_or(SLOW_MS),
             log_format: settings.log_format.unwrap_or_default(),

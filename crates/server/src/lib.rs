@@ -13,8 +13,9 @@
 //!
 //! Read in this order: [`config`], [`Server`], [`Probe`], `listener`, [`tls`], `edge`, `native`, `watch`; then `request`, `params`,
 //! `body`, `json`, `fault`, `parse`, `signing` for what comes in, `translate`, [`render`], `cursor`, `reply` for what goes out, `faces` with
-//! `auth` and `schema`, `prober`, and `peer`.
+//! `auth` and `schema`, `prober` and `alerts` over `outbound`, and `peer`.
 
+mod alerts;
 pub mod audit;
 mod auth;
 mod body;
@@ -29,6 +30,7 @@ mod limits;
 mod listener;
 mod metrics;
 mod native;
+mod outbound;
 mod params;
 mod parse;
 mod peer;
@@ -51,8 +53,8 @@ mod watch;
 
 pub use auth::{ADMIN_TOKEN, FirstToken, JwtConfig, JwtConfigError, RESET_REQUEST, SetError};
 pub use config::{Checks, Config, ConfigError, Settings};
+pub use outbound::{Network, NetworkError};
 pub use probe::Probe;
-pub use prober::{Network, NetworkError};
 /// What an operator does to a directory whose node does not run.
 pub use rollcall_replica::offline;
 pub use secret::Secret;

@@ -19,7 +19,7 @@ use crate::fault::{Faults, Fields, LEASE_WANTED};
 use crate::params;
 
 pub(crate) use check::checks;
-pub(crate) use laid_down::{is_stepped, order, quota, ranking, stepped_rule, trust};
+pub(crate) use laid_down::{alert_target, is_stepped, order, protection, quota, ranking, stepped_rule, trust};
 
 /// Long enough for signed URLs; browsers and proxies refuse much longer ones.
 pub(crate) const URL_BYTES_MAX: usize = 2_048;

@@ -7,8 +7,8 @@ use axum::http::{HeaderMap, HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use rollcall_api::{Problem, QuotaExceeded, WriteOutcome, header as names};
 use rollcall_registry::{
-    AccessTokenRefusal, DefinitionRefusal, FederationRefusal, JoinTokenRefusal, NameError, QuotaKind, Refusal, Revision,
-    SignatureRefusal,
+    AccessTokenRefusal, DefinitionRefusal, FederationRefusal, JoinTokenRefusal, NameError, QuotaKind, Refusal,
+    Revision, SignatureRefusal,
 };
 use rollcall_replica::{BarrierError, DigestError, Freshness, SubmitError};
 

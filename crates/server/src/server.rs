@@ -16,6 +16,8 @@ use tokio::runtime::Handle;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::{AbortOnDropHandle, TaskTracker};
 
+use crate::alerts;
+use crate::alerts::webhook::Poster;
 use crate::auth::{self, Attendance, Auth, FirstToken, FirstTokenSender, Gate, JwtConfigError};
 use crate::config::{Checks, Config, Founding, NodeRole, Signatures};
 use crate::edge::Edge;
@@ -51,6 +53,8 @@ pub enum RunError {
     },
     #[error("load the keys that tokens are checked with")]
     Jwt(#[source] JwtConfigError),
+    #[error("make a client that alerts are sent with")]
+    Alerts(#[source] reqwest::Error),
     #[error("secure the ports")]
     Tls(#[from] TlsError),
     #[error("start the replica")]
@@ -69,7 +73,7 @@ impl RunError {
         match self {
             Self::Start(error) => error.is_removed(),
             Self::Broke(failure) => failure.is_removed(),
-            Self::Bind { .. } | Self::Jwt(_) | Self::Tls(_) | Self::Peers | Self::Watches => false,
+            Self::Bind { .. } | Self::Jwt(_) | Self::Alerts(_) | Self::Tls(_) | Self::Peers | Self::Watches => false,
         }
     }
 }
@@ -175,7 +179,9 @@ impl Server {
         let tell_tenants = auth.is_enforced() && !self.config.metrics_open;
         let surroundings = Surroundings { data_dir, url, metrics: metrics.clone(), tls, tell_tenants, notices };
         let surroundings = Arc::new(surroundings);
+        let poster = Poster::new(&self.config.alert_allow).map_err(RunError::Alerts)?;
         let faces = Faces {
+            poster: poster.clone(),
             auth: auth.clone(),
             protolink_ttl_ms: self.config.protolink_ttl_ms,
             signatures: signatures(&self.config),
@@ -242,6 +248,8 @@ impl Server {
                     first: self.first_token.filter(|_| is_founder),
                     data_dir: surroundings.data_dir.clone(),
                 };
+                let (alerts, ends) = (native.alert_metrics(), draining.clone());
+                chores.spawn(alerts::run(replica.clone(), poster, alerts, ends));
                 chores.spawn(auth::attend(attendance, stop_peers.clone()));
                 chores.spawn(federation::attend(replica.clone(), native.links.clone(), stop_peers.clone()));
                 chores.spawn(native.checker.clone().run(draining.clone()));

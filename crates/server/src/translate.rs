@@ -4,9 +4,10 @@
 use rollcall_api as api;
 use rollcall_registry::registration::{Capability, Extras, JsonText};
 use rollcall_registry::{
-    CheckScope, Coordinates, Instance, InstanceId, Kind, Metadata, MetadataValue, Order, Orders, PackedRegistration,
-    Protocol, Quota, QuotaKind, RankWeights, RankWeightsError, Registered, Registration, Seldom, ServiceName,
-    SignatureMode, Status, TenantId, Trust, Usage, Verdict, View, Visibility,
+    AlertForm, CheckScope, Coordinates, Instance, InstanceId, Kind, Metadata, MetadataValue, Order, Orders,
+    PackedRegistration, Presence, Protection, ProtectionError, Protocol, Quota, QuotaKind, RankWeights,
+    RankWeightsError, Registered, Registration, Seldom, ServiceName, SignatureMode, Status, TenantId, Trust, Usage,
+    Verdict, View, Visibility,
 };
 use rollcall_replica::{AutopilotReport, ClusterStatus, Finding, Kept, MemberStatus};
 use serde::Serialize;
@@ -172,7 +173,7 @@ pub(crate) fn registered_view(tenant: TenantId, registration: PackedRegistration
         registration,
         seldom: Seldom::default(),
         reported_status: Status::Active,
-        lapsed: false,
+        presence: Presence::Present,
         lease: registered.lease,
         revision: registered.revision,
         created_revision: registered.created_revision,
@@ -215,6 +216,37 @@ pub(crate) fn quota_kind_out(kind: QuotaKind) -> api::QuotaKind {
 pub(crate) fn usage_out(usage: Usage, watchers: usize) -> api::QuotaUsage {
     let Usage { registrations, bytes } = usage;
     api::QuotaUsage { registrations, bytes, watchers: watchers as u64 }
+}
+/// Numbers that were checked one by one.
+pub(crate) fn protection_in(request: api::ProtectionRequest) -> Result<Protection, ProtectionError> {
+    let api::ProtectionRequest { share, window_ms, release_per_minute, leases_min } = request;
+    let share_permille = (share * 1e3).round() as u32;
+    let rest = [window_ms.unwrap_or(60_000), release_per_minute.unwrap_or(60), leases_min.unwrap_or(10)];
+    let [window_ms, release_per_minute, leases_min] = rest;
+    Protection::try_from([share_permille, window_ms, release_per_minute, leases_min])
+}
+
+pub(crate) fn protection_out(protection: Protection) -> api::ProtectionRule {
+    api::ProtectionRule {
+        share: f64::from(protection.share_permille()) / 1e3,
+        window_ms: protection.window_ms(),
+        release_per_minute: protection.release_per_minute(),
+        leases_min: protection.leases_min(),
+    }
+}
+
+pub(crate) fn alert_form_in(form: api::AlertForm) -> AlertForm {
+    match form {
+        api::AlertForm::Json => AlertForm::Json,
+        api::AlertForm::Alertmanager => AlertForm::Alertmanager,
+    }
+}
+
+pub(crate) fn alert_form_out(form: AlertForm) -> api::AlertForm {
+    match form {
+        AlertForm::Json => api::AlertForm::Json,
+        AlertForm::Alertmanager => api::AlertForm::Alertmanager,
+    }
 }
 
 pub(crate) fn trust_out(trust: Trust) -> f64 {

@@ -1,5 +1,6 @@
 //! Whole clusters under faults. A test that holds a promise of the design bears its number.
 
+mod alerts;
 mod backups;
 mod bad_input;
 mod checks;
@@ -12,6 +13,7 @@ mod leases;
 mod operate;
 mod operators;
 mod paused;
+mod protection;
 mod quotas;
 mod reads;
 mod restart;

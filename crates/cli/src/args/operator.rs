@@ -1,7 +1,9 @@
-//! `rollcall maintenance | drain | trust | ranking | checks | tenant | pick`.
+//! `rollcall maintenance | drain | trust | ranking | checks | protection | alerts | tenant | pick`.
+
+use std::path::PathBuf;
 
 use clap::{Args, Subcommand};
-use rollcall_api::{CheckScope, QuotaLimits, RankWeights, Strategy};
+use rollcall_api::{AlertForm, CheckScope, QuotaLimits, RankWeights, Strategy};
 use rollcall_client::{Consistency, PickQuery, RankBy};
 
 use super::{FilterFlags, Freshness};
@@ -112,6 +114,58 @@ pub(crate) enum Checks {
     },
     /// Check those that ask again
     Reset,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum Protection {
+    /// Show when leases are held, and whether they are now
+    Show,
+    /// Say when leases are held
+    Set {
+        /// Hold them when more than this share of the tenant's leases would run out within the window: 0.001 to 0.999
+        #[arg(long)]
+        share: f64,
+        /// In milliseconds [default: 60000]
+        #[arg(long)]
+        window_ms: Option<u32>,
+        /// How many of those held are struck off in a minute at most [default: 60]
+        #[arg(long)]
+        release_per_minute: Option<u32>,
+        /// With fewer leases there is no protection [default: 10]
+        #[arg(long)]
+        leases_min: Option<u32>,
+    },
+    /// Never hold any; who is held is struck off
+    Off,
+    /// End it for now: who is held is struck off, and for one window nobody is held
+    Release,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum Alerts {
+    /// Show where alerts go
+    List,
+    /// Have alerts sent somewhere
+    Set {
+        /// What it is called here
+        name: String,
+        /// Where alerts are posted
+        #[arg(long)]
+        url: String,
+        /// json, or alertmanager for its API v2 [default: json]
+        #[arg(long)]
+        format: Option<AlertForm>,
+        /// A file with the secret that signs them [default: the one that it has, else one is made up and shown]
+        #[arg(long, value_name = "FILE")]
+        secret_file: Option<PathBuf>,
+        /// Between two alerts about one instance at least, in milliseconds [default: 60000]
+        #[arg(long)]
+        interval_ms: Option<u32>,
+    },
+    /// Send alerts there no more
+    Remove { name: String },
+    /// Send a test alert; ends with 1 if it is not taken
+    Test { name: String },
 }
 
 #[derive(Args, Debug, Default)]

@@ -100,6 +100,7 @@ pub(super) fn describe(service: &ServiceObject) -> String {
         ("name", service.name.clone()),
         ("type", service.kind.to_string()),
         ("status", service.status.to_string()),
+        ("suspect", if service.suspect { "its lease ran out together with others'" } else { "" }.to_owned()),
         ("says", service.reported_status.map_or_else(String::new, |status| status.to_string())),
         ("maintenance", order(operator.maintenance)),
         ("drain", order(operator.drain)),

@@ -59,6 +59,8 @@ pub(crate) fn run(cli: Cli) -> Result<u8, Failure> {
         Command::Federation(args) => block_on(federation::run(&global, args)).map(done),
         Command::Tenant(args) => block_on(operator::tenant(&global, args)).map(done),
         Command::Checks(args) => block_on(operator::checks(&global, args)).map(done),
+        Command::Alerts(args) => block_on(operator::alerts(&global, args)).map(done),
+        Command::Protection(args) => block_on(operator::protection(&global, args)).map(done),
         Command::Watch(args) => block_on(watch::run(&global, *args)).map(done),
         Command::Token(args) => block_on(token::run(&global, args)).map(done),
         Command::Audit(args) => audit::run(&global, &args).map(done),

@@ -1,13 +1,14 @@
-//! `rollcall maintenance | drain | trust | ranking | checks | tenant | pick`.
+//! `rollcall maintenance | drain | trust | ranking | checks | protection | alerts | tenant | pick`.
 
 use rollcall_api::{
-    CheckScope, ChecksRequest, ChecksResponse, OperatorOrders, OrderResponse, OrdersResponse, QuotaResponse,
-    RankInfo, RankingResponse, TrustsResponse,
+    AlertTargetRequest, AlertTargetsResponse, CheckScope, ChecksRequest, ChecksResponse, OperatorOrders,
+    OrderResponse, OrdersResponse, ProtectionRequest, ProtectionResponse, QuotaResponse, RankInfo, RankingResponse,
+    RemoveAlertTargetResponse, SetAlertTargetResponse, TestAlertResponse, TrustsResponse,
 };
 use rollcall_client::{Consistency, Order, PickQuery};
 
-use super::{attempt, client, instance};
-use crate::args::{Checks, Drain, Global, Maintenance, Pick, Quota, Ranking, Tenant, Trust};
+use super::{attempt, client, instance, read_file};
+use crate::args::{Alerts, Checks, Drain, Global, Maintenance, Pick, Protection, Quota, Ranking, Tenant, Trust};
 use crate::failure::Failure;
 use crate::output::{self, Table};
 
@@ -180,6 +181,101 @@ pub(super) async fn checks(global: &Global, args: Checks) -> Result<(), Failure>
         ];
         output::fields(&pairs)
     })
+}
+pub(super) async fn protection(global: &Global, args: Protection) -> Result<(), Failure> {
+    let client = client(global)?;
+    let protection = match args {
+        Protection::Show => attempt("show the protection", client.protection().await)?,
+        Protection::Set { share, window_ms, release_per_minute, leases_min } => {
+            let rule = ProtectionRequest { share, window_ms, release_per_minute, leases_min };
+            attempt("set the protection", client.set_protection(Some(rule)).await)?
+        }
+        Protection::Off => attempt("switch the protection off", client.set_protection(None).await)?,
+        Protection::Release => attempt("end the protection", client.release_suspects().await)?,
+    };
+    output::show(global.output, &protection, |answer: &ProtectionResponse| {
+        let rule = match answer.protection {
+            None => "leases are never held".to_owned(),
+            Some(rule) => format!(
+                "more than {} of at least {} leases within {} ms",
+                rule.share, rule.leases_min, rule.window_ms
+            ),
+        };
+        let rate =
+            answer.protection.map_or_else(String::new, |rule| format!("{} in a minute", rule.release_per_minute));
+        let in_force = match &answer.since {
+            Some(since) => format!("since {since}"),
+            None => "no".to_owned(),
+        };
+        let pairs = [
+            ("held are", rule),
+            ("released are", rate),
+            ("in force", in_force),
+            ("begun", format!("{} times", answer.begun)),
+            ("suspects", format!("{} of {} instances", answer.suspects, answer.instances)),
+        ];
+        output::fields(&pairs)
+    })
+}
+
+pub(super) async fn alerts(global: &Global, args: Alerts) -> Result<(), Failure> {
+    let client = client(global)?;
+    match args {
+        Alerts::List => {
+            let targets = attempt("list where alerts go", client.alert_targets().await)?;
+            output::show(global.output, &targets, where_to)
+        }
+        Alerts::Set { name, url, format, secret_file, interval_ms } => {
+            let secret = secret_file.as_ref().map(read_file).transpose()?;
+            let secret = secret.map(|secret| String::from_utf8_lossy(&secret).trim().to_owned());
+            let request = AlertTargetRequest { url, format, secret, interval_ms };
+            let answer = client.set_alert_target(&name, &request).await;
+            let answer = attempt(format!("send alerts to `{name}`"), answer)?;
+            output::show(global.output, &answer, |SetAlertTargetResponse { target, secret }| {
+                let name = output::printable(&target.name);
+                match secret {
+                    Some(secret) => {
+                        format!("alerts go to {name}; they are signed by this secret, told only now:\n{secret}\n")
+                    }
+                    None => format!("alerts go to {name}\n"),
+                }
+            })
+        }
+        Alerts::Remove { name } => {
+            let answer = client.remove_alert_target(&name).await;
+            let answer = attempt(format!("send alerts to `{name}` no more"), answer)?;
+            output::show(global.output, &answer, |RemoveAlertTargetResponse { name, removed }| {
+                let before = if *removed { "" } else { ", nor did they before" };
+                format!("alerts do not go to {}{before}\n", output::printable(name))
+            })
+        }
+        Alerts::Test { name } => {
+            let answer = attempt(format!("test `{name}`"), client.test_alert_target(&name).await)?;
+            output::show(global.output, &answer, |TestAlertResponse { name, delivered, .. }| match delivered {
+                true => format!("{} took a test alert\n", output::printable(name)),
+                false => String::new(),
+            })?;
+            let why = output::printable(&answer.error.unwrap_or_default());
+            if answer.delivered { Ok(()) } else { Err(Failure::AlertNotTaken { name, why }) }
+        }
+    }
+}
+
+fn where_to(answer: &AlertTargetsResponse) -> String {
+    if answer.targets.is_empty() {
+        return "alerts go nowhere\n".to_owned();
+    }
+    let mut table = Table::new(&["NAME", "FORMAT", "INTERVAL", "TOLD UP TO", "URL"]);
+    for target in &answer.targets {
+        table.row(vec![
+            target.name.clone(),
+            target.format.to_string(),
+            format!("{} ms", target.interval_ms),
+            target.told_revision.to_string(),
+            target.url.clone(),
+        ]);
+    }
+    table.render()
 }
 
 pub(super) async fn pick(global: &Global, args: Pick) -> Result<(), Failure> {

@@ -219,3 +219,68 @@ fn one_is_picked_and_shown_with_its_rank() {
     let (code, _, err) = run(&mut rollcall(&["pick", "--name", "nobody", "--endpoint", &stub.endpoint]));
     assert_eq!(code, Some(3), "{err}");
 }
+
+#[test]
+fn protection_is_said_and_shown() {
+    let stub = Stub::start(|line: &str| {
+        let rule = json!({"share": 0.3, "window_ms": 5000, "release_per_minute": 60, "leases_min": 10});
+        let stands = json!({"protection": rule, "in_force": true, "since": "2026-01-01T00:00:00Z", "begun": 2,
+            "suspects": 5, "instances": 12, "revision": 4});
+        let off = json!({"in_force": false, "begun": 0, "suspects": 0, "instances": 12, "revision": 4});
+        (200, if line.starts_with("DELETE") { off } else { stands })
+    });
+    let say = |arguments: &[&str]| {
+        let (code, out, err) = run(rollcall(arguments).args(["--endpoint", &stub.endpoint]));
+        assert_eq!(code, Some(0), "{arguments:?}: {err}");
+        out
+    };
+    let shown = say(&["protection", "set", "--share", "0.3", "--window-ms", "5000"]);
+    let expected = "held are      more than 0.3 of at least 10 leases within 5000 ms\n\
+                    released are  60 in a minute\n\
+                    in force      since 2026-01-01T00:00:00Z\n\
+                    begun         2 times\n\
+                    suspects      5 of 12 instances\n";
+    assert_eq!(shown, expected);
+    assert_eq!(say(&["protection", "show"]), expected);
+    say(&["protection", "release"]);
+    assert!(say(&["protection", "off"]).starts_with("held are      leases are never held\n"));
+    let asked: Vec<_> = stub.requests.try_iter().collect();
+    let release = "POST /api/protection/release";
+    assert_eq!(asked, ["PUT /api/protection", "GET /api/protection", release, "DELETE /api/protection"]);
+    let (code, _, err) = run(&mut rollcall(&["protection", "set"]));
+    assert_eq!(code, Some(2), "{err}");
+}
+
+#[test]
+fn targets_of_alerts_are_set_listed_tested_and_removed() {
+    let stub = Stub::start(|line: &str| {
+        let target =
+            json!({"name": "pager", "url": "https://a/b", "format": "json", "interval_ms": 0, "told_revision": 7});
+        let answer = match line.split(' ').next() {
+            Some("PUT") => json!({"target": target, "secret": "made up"}),
+            Some("DELETE") => json!({"name": "pager", "removed": true}),
+            Some("POST") if line.contains("bad") => {
+                json!({"name": "bad", "delivered": false, "error": "answered 503", "status": 503})
+            }
+            Some("POST") => json!({"name": "pager", "delivered": true, "status": 200}),
+            _ => json!({"targets": [target]}),
+        };
+        (200, answer)
+    });
+    let say = |arguments: &[&str]| run(rollcall(arguments).args(["--endpoint", &stub.endpoint]));
+    let (code, out, err) = say(&["alerts", "set", "pager", "--url", "https://a/b", "--format", "json"]);
+    assert_eq!(code, Some(0), "{err}");
+    assert!(out.ends_with("told only now:\nmade up\n"), "{out}");
+    let (_, listed, _) = say(&["alerts", "list"]);
+    let expected = "NAME   FORMAT  INTERVAL  TOLD UP TO  URL\npager  json    0 ms      7           https://a/b\n";
+    assert_eq!(listed, expected);
+    assert_eq!(say(&["alerts", "test", "pager"]).1, "pager took a test alert\n");
+    let (code, _, err) = say(&["alerts", "test", "bad"]);
+    assert_eq!(code, Some(1));
+    assert!(err.contains("answered 503"), "{err}");
+    assert_eq!(say(&["alerts", "remove", "pager"]).1, "alerts do not go to pager\n");
+    let asked: Vec<_> = stub.requests.try_iter().collect();
+    let tests = ["POST /api/alerts/pager/test", "POST /api/alerts/bad/test"];
+    assert_eq!(asked[..2], ["PUT /api/alerts/pager", "GET /api/alerts"]);
+    assert_eq!((&asked[2..4], &*asked[4]), (&tests.map(str::to_owned)[..], "DELETE /api/alerts/pager"));
+}

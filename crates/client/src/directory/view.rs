@@ -44,7 +44,8 @@ impl Entry {
 pub(super) struct View {
     services: Arc<[Arc<ServiceObject>]>,
     failed_at: Vec<FailedAt>,
-    /// The places of those that are picked from: all but those that operators want to be given no work.
+    /// The places of those that are picked from: all but those that operators want to be given no work, and suspects only
+    /// where there are no others.
     candidates: Vec<usize>,
     /// The weights of all candidates up to and with this one.
     weights: Vec<u64>,
@@ -55,7 +56,9 @@ impl FromIterator<Entry> for View {
     fn from_iter<T: IntoIterator<Item = Entry>>(entries: T) -> Self {
         let (services, failed_at): (Vec<_>, Vec<_>) =
             entries.into_iter().map(|entry| (entry.service, entry.failed_at)).unzip();
-        let candidates: Vec<_> = (0..services.len()).filter(|at| services[*at].operator.is_none()).collect();
+        let in_service = (0..services.len()).filter(|at| services[*at].operator.is_none());
+        let (suspects, believed): (Vec<_>, Vec<_>) = in_service.partition(|at| services[*at].suspect);
+        let candidates = if believed.is_empty() { suspects } else { believed };
         let mut sum = 0;
         let weights = candidates.iter().map(|at| {
             sum += u64::from(services[*at].weight);
@@ -184,6 +187,15 @@ pub(super) mod tests {
         let view: View = [ordered("a")].into_iter().collect();
         assert!(view.pick(Strategy::RoundRobin, 0, NOW).is_none());
         assert_eq!(view.services().len(), 1);
+    }
+
+    #[test]
+    fn suspects_are_picked_where_there_are_no_others() {
+        let suspect = |id: &str| Entry::new(ServiceObject { suspect: true, ..service(id, 1, 1) }, None);
+        let view: View = [suspect("a"), Entry::new(service("b", 1, 1), None)].into_iter().collect();
+        assert_eq!(picks(&view, Strategy::RoundRobin, 2, NOW), ["b", "b"]);
+        let view: View = [suspect("a"), suspect("c")].into_iter().collect();
+        assert_eq!(picks(&view, Strategy::RoundRobin, 2, NOW), ["a", "c"]);
     }
 
     #[test]

@@ -12,6 +12,7 @@ impl State {
         let mut sum = RowSum::default();
         let mut leases = 0;
         let mut taken = 0;
+        let mut suspects = 0;
         for (slot, seat) in self.seats.iter().enumerate() {
             let Some(seat) = seat else {
                 assert!(self.free.contains(&(slot as u32)), "an empty slot is not free");
@@ -31,14 +32,22 @@ impl State {
             assert!(instance.revision <= self.revision, "an instance is ahead of the revision");
             assert!(instance.created_revision <= instance.revision, "an instance is older than its creation");
             assert!(instance.lease.0 <= instance.revision.0, "a lease is ahead of its instance");
-            assert!(seat.scheduled <= seat.due(), "a slot is scheduled after it falls due");
-            let entry = (seat.scheduled, instance.lease, slot);
-            assert!(self.schedule.contains(entry), "a slot is not scheduled");
+            if instance.is_suspect() {
+                suspects += 1;
+                let entry = (seat.deadline, instance.lease, slot);
+                assert!(seat.deadline <= self.now, "a suspect's lease has not run out");
+                assert!(self.held.contains(&instance.tenant, entry), "a suspect is not held");
+            } else {
+                assert!(seat.scheduled <= seat.due(), "a slot is scheduled after it falls due");
+                let entry = (seat.scheduled, instance.lease, slot);
+                assert!(self.schedule.contains(entry), "a slot is not scheduled");
+            }
             assert_eq!(seat.ttl_ms, instance.registration.ttl_ms(), "a seat has another TTL than its instance");
             assert_eq!(self.slot(&instance.tenant, instance.id()), Some(slot), "an id leads elsewhere");
         }
         assert_eq!(taken, self.len(), "slots are lost");
-        assert_eq!(self.schedule.len(), taken, "the schedule has entries of nobody");
+        assert_eq!(self.held.len(), suspects, "nobody is held");
+        assert_eq!(self.schedule.len(), taken - suspects, "the schedule has entries of nobody");
         assert_eq!(self.leases.len(), leases, "the lease table has entries of nobody");
         self.join_tokens().for_each(|token| sum.add(digest::of_join_token(token)));
         self.access_tokens.assert_consistent(&mut sum);

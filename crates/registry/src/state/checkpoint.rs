@@ -312,8 +312,10 @@ impl Restoring {
             "it remembers another's lease"
         } else if deadline > state.now.plus_ms(instance.registration.ttl_ms().into()) {
             "its deadline is farther off than its TTL"
-        } else if instance.lapsed && (deadline > state.now || instance.registration().reap_after_ms == 0) {
+        } else if instance.is_lapsed() && (deadline > state.now || instance.registration().reap_after_ms == 0) {
             "it lapsed before its time"
+        } else if instance.is_suspect() && deadline > state.now {
+            "it is suspect before its time"
         } else if instance.registered_at > state.wall {
             "it was registered later than now"
         } else if instance.seldom.observed().is_some_and(|observed| observed.since > state.wall) {
@@ -417,7 +419,7 @@ impl Restoring {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::instance::Seldom;
+    use crate::instance::{Presence, Seldom};
     use crate::{
         Command, Condition, Kind, Metadata, MetadataValue, PackedRegistration, Proposal, Registration, ServiceName,
         Term,
@@ -551,8 +553,11 @@ mod tests {
         refused("it remembers another's lease", &remembers(&[1]));
         refused("it remembers another's lease", &remembers(&[0, 2]));
         refused("its deadline is farther off than its TTL", &|_, deadline| *deadline = ClusterTime(1_006));
-        refused("it lapsed before its time", &|b, _| b.lapsed = true);
-        refused("it lapsed before its time", &|b, deadline| (b.lapsed, *deadline) = (true, ClusterTime(5)));
+        refused("it lapsed before its time", &|b, _| b.presence = Presence::Lapsed);
+        refused("it lapsed before its time", &|b, deadline| {
+            (b.presence, *deadline) = (Presence::Lapsed, ClusterTime(5))
+        });
+        refused("it is suspect before its time", &|b, _| b.presence = Presence::Suspect);
         refused("it was registered later than now", &|b, _| b.registered_at = WallTime(8));
         // Nothing is wrong with these, but that they are not what was written.
         assert!(matches!(restored(|_, at| *at = ClusterTime(1_004)), Err(RestoreError::Digest { .. })));

@@ -3,7 +3,7 @@
 //! Invariants, asserted where they could break and all together by [`State::assert_consistent`]:
 //! - the revision moves by one with each visible change and by nothing else;
 //! - a lease id is the revision that granted it, so none is used twice;
-//! - a slot is scheduled no later than it falls due, so that nothing due is overlooked;
+//! - a slot is scheduled no later than it falls due, so that nothing due is overlooked, or held as a suspect;
 //! - the digest's sum equals the sum over the rows.
 
 mod access_tokens;
@@ -16,6 +16,7 @@ mod foreign;
 mod join_tokens;
 mod once;
 mod past;
+mod protection;
 mod quotas;
 mod rulings;
 mod schedule;
@@ -85,6 +86,8 @@ pub struct State {
     /// Current and superseded leases. Looked up, never iterated.
     leases: HashTable<Held>,
     schedule: Schedule,
+    /// Suspects, who are in no schedule.
+    held: protection::Held,
 
     /// Each node's last batch and its answer, by node.
     sessions: BTreeMap<u64, Session>,
@@ -165,7 +168,7 @@ struct Seat {
 impl Seat {
     /// When something must happen if no heartbeat comes: the lapse or, after it, the reaping.
     fn due(&self) -> ClusterTime {
-        if self.instance.lapsed {
+        if self.instance.is_lapsed() {
             self.deadline.plus_ms(self.instance.registration().reap_after_ms.into())
         } else {
             self.deadline
@@ -205,6 +208,7 @@ impl State {
             free: Vec::new(),
             leases: HashTable::new(),
             schedule: Schedule::default(),
+            held: protection::Held::default(),
             sessions: BTreeMap::new(),
             join_tokens: join_tokens::JoinTokens::default(),
             access_tokens: access_tokens::AccessTokens::default(),
@@ -494,9 +498,8 @@ impl State {
         }
         let ttl_ms = instance.registration.ttl_ms();
         let seat = Seat { instance, deadline, scheduled: ClusterTime(0), ttl_ms, dirty: Default::default() };
-        let due = seat.due();
         self.seats[slot as usize] = Some(seat);
-        self.schedule_at(slot, due);
+        self.appoint(slot);
     }
 
     /// Changes what stands at a slot; the revision of the new instance is the one just taken. Returns what stood there
@@ -507,9 +510,9 @@ impl State {
         let before = std::mem::replace(&mut seat.instance, instance.clone());
         let deadline_before = std::mem::replace(&mut seat.deadline, deadline);
         seat.ttl_ms = instance.registration.ttl_ms();
-        let (scheduled, due) = (seat.scheduled, seat.due());
-        self.schedule.remove((scheduled, before.lease, slot));
-        self.schedule_at(slot, due);
+        let scheduled = seat.scheduled;
+        self.disappoint(slot, &before, deadline_before, scheduled);
+        self.appoint(slot);
 
         self.rows.remove(digest::of_instance(&before));
         self.rows.remove(digest::of_deadline(before.lease, deadline_before));
@@ -538,7 +541,7 @@ impl State {
         let seat = self.seats[slot as usize].take().expect("an indexed slot is taken");
         let instance = seat.instance;
         self.free.push(slot);
-        self.schedule.remove((seat.scheduled, instance.lease, slot));
+        self.disappoint(slot, &instance, seat.deadline, seat.scheduled);
         self.rows.remove(digest::of_instance(&instance));
         self.rows.remove(digest::of_deadline(instance.lease, seat.deadline));
         for lease in instance.seldom.superseded().iter().chain([&instance.lease]) {

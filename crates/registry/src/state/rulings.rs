@@ -4,18 +4,20 @@
 //! when the id is registered again; so it stands in one place at a time. A drain is over when its instance has gone.
 //! The table takes no revision; an order of an instance on the roll is part of that, and a visible change.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use super::State;
 use super::checkpoint::RestoreError;
 use super::touched::{TableDelta, Touched};
+use crate::alerting::{AlertTarget, TARGETS_MAX, Told};
 use crate::command::Refusal;
 use crate::digest::{self, RowSum};
 use crate::health::{Order, OrderKind, Orders, REASON_BYTES_MAX, TenantChecks};
 use crate::history::ChangeKind;
-use crate::ids::{InstanceId, OwnerName, TenantId};
+use crate::ids::{InstanceId, OwnerName, TargetName, TenantId};
 use crate::index::Slot;
 use crate::instance::Instance;
+use crate::protection::{Protection, Vigil, WINDOW_PARTS};
 use crate::quota::{QUOTAS_MAX, Quota};
 use crate::rank::{RankWeights, Ranker, Ranking, Trust};
 use crate::registration::Status;
@@ -26,6 +28,10 @@ use crate::visibility::Viewer;
 #[derive(Debug, Default)]
 pub struct Rulings {
     tenants: BTreeMap<TenantId, OfTenant>,
+    /// Those that have a vigil, so that the others need not be looked through all the time.
+    watched: BTreeSet<TenantId>,
+    /// Those that have targets.
+    alerted: BTreeSet<TenantId>,
     touched: Touched<(TenantId, RulingKey)>,
     /// Tenants that have a quota.
     quotas: usize,
@@ -45,17 +51,17 @@ struct OfTenant {
     ranking: Option<RankWeights>,
     quota: Option<Quota>,
     checks: Option<TenantChecks>,
+    protection: Option<Protection>,
+    vigil: Option<Box<Vigil>>,
+    targets: BTreeMap<TargetName, (AlertTarget, Told)>,
 }
 
 impl OfTenant {
     fn is_empty(&self) -> bool {
-        let Self { absent, in_maintenance, trust, trust_sum: _, ranking, quota, checks } = self;
-        absent.is_empty()
-            && *in_maintenance == 0
-            && trust.is_empty()
-            && ranking.is_none()
-            && quota.is_none()
-            && checks.is_none()
+        let Self { absent, in_maintenance, trust, trust_sum: _, ranking, quota, checks, protection, vigil, targets } =
+            self;
+        let nothing = absent.is_empty() && *in_maintenance == 0 && trust.is_empty() && targets.is_empty();
+        nothing && ranking.is_none() && quota.is_none() && checks.is_none() && protection.is_none() && vigil.is_none()
     }
 
     fn get(&self, key: &RulingKey) -> Option<RulingContent> {
@@ -69,16 +75,23 @@ impl OfTenant {
             RulingKey::Ranking => self.ranking.map(RulingContent::Ranking),
             RulingKey::Quota => self.quota.map(RulingContent::Quota),
             RulingKey::Checks => self.checks.map(RulingContent::Checks),
+            RulingKey::Protection => self.protection.map(RulingContent::Protection),
+            RulingKey::Vigil => self.vigil.as_deref().cloned().map(RulingContent::Vigil),
+            RulingKey::Target(name) => self.targets.get(name).map(|(target, told)| RulingContent::Target {
+                name: name.clone(),
+                target: target.clone(),
+                told: *told,
+            }),
         }
     }
 
     fn contents(&self) -> impl Iterator<Item = RulingContent> {
         let orders = self.absent.keys().cloned().map(RulingKey::Order);
         let trust = self.trust.keys().cloned().map(RulingKey::Trust);
-        orders
-            .chain(trust)
-            .chain([RulingKey::Ranking, RulingKey::Quota, RulingKey::Checks])
-            .filter_map(|key| self.get(&key))
+        let of_the_tenant =
+            [RulingKey::Ranking, RulingKey::Quota, RulingKey::Checks, RulingKey::Protection, RulingKey::Vigil];
+        let targets = self.targets.keys().cloned().map(RulingKey::Target);
+        orders.chain(trust).chain(of_the_tenant).chain(targets).filter_map(|key| self.get(&key))
     }
 }
 
@@ -124,6 +137,34 @@ impl Rulings {
     pub fn all_checks(&self) -> impl Iterator<Item = (&TenantId, TenantChecks)> {
         self.tenants.iter().filter_map(|(tenant, own)| Some((tenant, own.checks?)))
     }
+    /// Whether and how a tenant's leases are protected.
+    pub fn protection(&self, tenant: &TenantId) -> Option<Protection> {
+        self.tenants.get(tenant)?.protection
+    }
+
+    /// Where a tenant's alerts go, and how far they went, by name.
+    pub fn targets(&self, tenant: &TenantId) -> impl Iterator<Item = (&TargetName, &AlertTarget, Told)> {
+        let own = self.tenants.get(tenant).into_iter().flat_map(|own| own.targets.iter());
+        own.map(|(name, (target, told))| (name, target, *told))
+    }
+
+    pub fn target(&self, tenant: &TenantId, name: &TargetName) -> Option<&AlertTarget> {
+        self.tenants.get(tenant)?.targets.get(name).map(|(target, _)| target)
+    }
+
+    /// Tenants that have targets, by name.
+    pub fn alerted(&self) -> impl Iterator<Item = &TenantId> {
+        self.alerted.iter()
+    }
+
+    pub(super) fn vigil(&self, tenant: &TenantId) -> Option<&Vigil> {
+        self.tenants.get(tenant)?.vigil.as_deref()
+    }
+
+    /// By tenant.
+    pub(super) fn vigils(&self) -> impl Iterator<Item = (&TenantId, &Vigil)> {
+        self.watched.iter().filter_map(|tenant| Some((tenant, self.vigil(tenant)?)))
+    }
 
     /// Maintenance of ids that are off the roll, by id.
     pub fn absent_orders(&self, tenant: &TenantId) -> impl Iterator<Item = (&InstanceId, &Order)> {
@@ -157,7 +198,7 @@ impl Rulings {
         }
     }
 
-    fn put(&mut self, tenant: &TenantId, content: RulingContent, rows: &mut RowSum) {
+    pub(super) fn put(&mut self, tenant: &TenantId, content: RulingContent, rows: &mut RowSum) {
         self.take(tenant, &content.key(), rows);
         let row = Ruling { tenant: tenant.clone(), content };
         let sum = digest::of_ruling(&row);
@@ -177,12 +218,21 @@ impl Rulings {
                 self.quotas_sum.add(sum);
             }
             RulingContent::Checks(checks) => own.checks = Some(checks),
+            RulingContent::Protection(protection) => own.protection = Some(protection),
+            RulingContent::Vigil(vigil) => {
+                own.vigil = Some(Box::new(vigil));
+                self.watched.insert(tenant.clone());
+            }
+            RulingContent::Target { name, target, told } => {
+                own.targets.insert(name, (target, told));
+                self.alerted.insert(tenant.clone());
+            }
         }
         self.touched.touch((tenant.clone(), key));
     }
 
     /// Takes a row out; none if there was none.
-    fn take(&mut self, tenant: &TenantId, key: &RulingKey, rows: &mut RowSum) -> Option<RulingContent> {
+    pub(super) fn take(&mut self, tenant: &TenantId, key: &RulingKey, rows: &mut RowSum) -> Option<RulingContent> {
         let own = self.tenants.get_mut(tenant)?;
         let content = own.get(key)?;
         let sum = digest::of_ruling(&Ruling { tenant: tenant.clone(), content: content.clone() });
@@ -200,6 +250,17 @@ impl Rulings {
                 self.quotas_sum.remove(sum);
             }
             RulingKey::Checks => own.checks = None,
+            RulingKey::Protection => own.protection = None,
+            RulingKey::Vigil => {
+                own.vigil = None;
+                self.watched.remove(tenant);
+            }
+            RulingKey::Target(name) => {
+                own.targets.remove(name);
+                if own.targets.is_empty() {
+                    self.alerted.remove(tenant);
+                }
+            }
         }
         self.touched.touch((tenant.clone(), key.clone()));
         self.forget_if_empty(tenant);
@@ -292,10 +353,50 @@ impl State {
             RulingChange::Quota(None) => Ok(self.take_back(tenant, &RulingKey::Quota)),
             RulingChange::Checks(Some(checks)) => Ok(self.lay_down(tenant, RulingContent::Checks(*checks))),
             RulingChange::Checks(None) => Ok(self.take_back(tenant, &RulingKey::Checks)),
+            RulingChange::Protection(protection) => Ok(self.protect(tenant, *protection)),
+            RulingChange::Release => Ok(self.free(tenant)),
+            RulingChange::Target { name, target } => self.set_target(tenant, name, target.as_ref()),
+            RulingChange::Told { name, told } => Ok(self.note_told(tenant, name, *told)),
         }
     }
 
-    fn lay_down(&mut self, tenant: &TenantId, content: RulingContent) -> Ruled {
+    fn set_target(
+        &mut self,
+        tenant: &TenantId,
+        name: &TargetName,
+        target: Option<&AlertTarget>,
+    ) -> Result<Ruled, Refusal> {
+        let Some(target) = target else { return Ok(self.take_back(tenant, &RulingKey::Target(name.clone()))) };
+        if !target.is_within_bounds() {
+            return Err(Refusal::RulingOutOfBounds);
+        }
+        let told = match self.rulings.tenants.get(tenant).and_then(|own| own.targets.get(name)) {
+            Some((_, told)) => *told,
+            None if self.rulings.targets(tenant).count() >= TARGETS_MAX => {
+                return Err(Refusal::TooManyRulings { max: TARGETS_MAX as u32 });
+            }
+            None => {
+                let protecting = self.protecting(tenant);
+                Told { revision: self.revision, begun: protecting.begun, in_force: protecting.since.is_some() }
+            }
+        };
+        Ok(self.lay_down(tenant, RulingContent::Target { name: name.clone(), target: target.clone(), told }))
+    }
+
+    /// Nothing is untold: who led before may still say what it knew.
+    fn note_told(&mut self, tenant: &TenantId, name: &TargetName, told: Told) -> Ruled {
+        let unchanged = Ruled { changed: false, revision: self.revision };
+        let Some((target, before)) = self.rulings.tenants.get(tenant).and_then(|own| own.targets.get(name)) else {
+            return unchanged;
+        };
+        if told.revision < before.revision || told.revision > self.revision {
+            return unchanged;
+        }
+        let target = target.clone();
+        self.lay_down(tenant, RulingContent::Target { name: name.clone(), target, told })
+    }
+
+    pub(super) fn lay_down(&mut self, tenant: &TenantId, content: RulingContent) -> Ruled {
         let changed = self.rulings.get(tenant, &content.key()).as_ref() != Some(&content);
         if changed {
             let tenant = self.known_tenant(tenant.clone());
@@ -304,7 +405,7 @@ impl State {
         Ruled { changed, revision: self.revision }
     }
 
-    fn take_back(&mut self, tenant: &TenantId, key: &RulingKey) -> Ruled {
+    pub(super) fn take_back(&mut self, tenant: &TenantId, key: &RulingKey) -> Ruled {
         let changed = self.rulings.take(tenant, key, &mut self.rows).is_some();
         Ruled { changed, revision: self.revision }
     }
@@ -408,9 +509,17 @@ impl State {
         let fault = match &content {
             _ if self.rulings.get(&tenant, &key).is_some() => Some("it has two rows"),
             RulingContent::Order { order, .. } if order.since > self.wall => Some("it was given later than now"),
+            RulingContent::Vigil(vigil) if vigil.since > Some(self.wall) => Some("it began later than now"),
+            RulingContent::Vigil(vigil) if vigil.lapses.len() > WINDOW_PARTS as usize => Some("it counts too much"),
+            RulingContent::Target { told, .. } if told.revision > self.revision => {
+                Some("it was told what is not yet")
+            }
             RulingContent::Order { .. }
+            | RulingContent::Target { .. }
             | RulingContent::Trust { .. }
             | RulingContent::Ranking(_)
+            | RulingContent::Protection(_)
+            | RulingContent::Vigil(_)
             | RulingContent::Quota(_)
             | RulingContent::Checks(_) => None,
         };
@@ -432,6 +541,10 @@ impl State {
                 let (tenant, key) = (tenant.clone(), RulingKey::Order(id.clone()));
                 return Err(RestoreError::Ruling { tenant, key, fault: "the instance is on the roll" });
             }
+        }
+        if let Some(tenant) = self.held.tenants().find(|tenant| self.rulings.vigil(tenant).is_none()) {
+            let (tenant, key) = (tenant.clone(), RulingKey::Vigil);
+            return Err(RestoreError::Ruling { tenant, key, fault: "it is missing, and there are suspects" });
         }
         let maintained =
             self.seats.iter().flatten().filter(|seat| seat.instance.seldom.orders().maintenance.is_some());
@@ -462,10 +575,22 @@ impl State {
                         *in_maintenance.entry(tenant).or_default() += 1;
                     }
                     RulingContent::Trust { .. } => trust_sum.add(row),
-                    RulingContent::Ranking(_) | RulingContent::Quota(_) | RulingContent::Checks(_) => {}
+                    RulingContent::Ranking(_)
+                    | RulingContent::Quota(_)
+                    | RulingContent::Checks(_)
+                    | RulingContent::Protection(_)
+                    | RulingContent::Vigil(_)
+                    | RulingContent::Target { .. } => {}
                 }
             }
             assert_eq!(own.trust_sum, trust_sum, "tenant {tenant}: the sum of trust strayed");
+        }
+        let watched: Vec<_> = self.rulings.tenants.iter().filter(|(_, own)| own.vigil.is_some()).collect();
+        assert!(watched.iter().map(|(tenant, _)| *tenant).eq(&self.rulings.watched), "vigils are overlooked");
+        let alerted: Vec<_> = self.rulings.tenants.iter().filter(|(_, own)| !own.targets.is_empty()).collect();
+        assert!(alerted.iter().map(|(tenant, _)| *tenant).eq(&self.rulings.alerted), "targets are overlooked");
+        for tenant in self.held.tenants() {
+            assert!(self.rulings.watched.contains(tenant), "tenant {tenant} has suspects and no vigil");
         }
         for (tenant, own) in &self.rulings.tenants {
             let counted = in_maintenance.remove(tenant).unwrap_or(0);
@@ -478,5 +603,6 @@ impl State {
 
 /// What a change within an incarnation is told as.
 pub(super) fn change_kind(before: &Instance, after: &Instance) -> ChangeKind {
-    if before.status() == after.status() { ChangeKind::Updated } else { ChangeKind::StatusChanged }
+    let same = before.status() == after.status() && before.is_suspect() == after.is_suspect();
+    if same { ChangeKind::Updated } else { ChangeKind::StatusChanged }
 }

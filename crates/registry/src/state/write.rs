@@ -11,7 +11,7 @@ use crate::health::{Observed, Verdict};
 use crate::history::ChangeKind;
 use crate::ids::{ClusterTime, InstanceId, LeaseId, PrincipalId, Revision, TenantId};
 use crate::index::Slot;
-use crate::instance::{Instance, Seldom};
+use crate::instance::{Instance, Presence, Seldom};
 use crate::metadata::Metadata;
 use crate::quota::bytes_of;
 use crate::registration::{PackedRegistration, Status};
@@ -83,7 +83,7 @@ impl State {
             registration: registration.clone(),
             seldom: Seldom::new(None, Vec::new(), registered_by).with_orders(orders),
             reported_status: Status::Active,
-            lapsed: false,
+            presence: Presence::Present,
             lease: LeaseId(revision.0),
             revision,
             created_revision: revision,
@@ -107,7 +107,7 @@ impl State {
             registration: registration.clone(),
             seldom: before.seldom.after(before.lease, registered_by),
             reported_status: Status::Active,
-            lapsed: false,
+            presence: Presence::Present,
             lease: LeaseId(revision.0),
             revision,
             created_revision: before.created_revision,
@@ -156,7 +156,8 @@ impl State {
             self.renew_slot(slot);
         } else {
             let seldom = reported.map_or(before.seldom.clone(), |reported| before.seldom.with_reported(reported));
-            let instance = Instance { reported_status: status, seldom, lapsed: false, ..Instance::clone(before) };
+            let instance =
+                Instance { reported_status: status, seldom, presence: Presence::Present, ..Instance::clone(before) };
             let kind = change_kind(before, &instance);
             let deadline = self.renewed_deadline(slot);
             let revision = self.next_revision();
@@ -254,12 +255,12 @@ impl State {
         self.record(kind, Some(before), Some(after));
     }
 
-    /// Moves a deadline and nothing else, unless the lease had lapsed: then the instance visibly comes back.
+    /// Moves a deadline and nothing else, unless the lease had run out: then the instance visibly comes back.
     fn renew_slot(&mut self, slot: Slot) {
         let deadline = self.renewed_deadline(slot);
         let seat = self.seat(slot);
-        if seat.instance.lapsed {
-            let instance = Instance { lapsed: false, ..(*seat.instance).clone() };
+        if seat.instance.presence != Presence::Present {
+            let instance = Instance { presence: Presence::Present, ..(*seat.instance).clone() };
             let revision = self.next_revision();
             self.change(slot, Instance { revision, ..instance }, deadline, ChangeKind::StatusChanged);
             return;

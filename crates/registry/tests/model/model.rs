@@ -8,11 +8,12 @@ use rollcall_registry::{
     AccessToken, AccessTokenId, Actor, Admission, Beaten, ChangeKind, ClusterTime, Command, Compatibility, Condition,
     Defined, Definition, DefinitionChange, DefinitionContent, DefinitionKey, DefinitionName, DefinitionRefusal,
     Edition, Instance, InstanceId, JoinToken, JoinTokenCommand, JoinTokenId, JoinTokenRefusal, LeaseId, LeaseSet,
-    MetadataValue, Observed, Orders, Outcome, PackedRegistration, Pair, Power, PrincipalId, Proposal, Ranking,
-    Refusal, Registered, Registration, Revision, Signing, Sort, Status, TenantId, Term, WallTime, Write,
+    MetadataValue, Observed, Orders, Outcome, PackedRegistration, Pair, Power, Presence, PrincipalId, Proposal,
+    Ranking, Refusal, Registered, Registration, Revision, Signing, Sort, Status, TenantId, Term, WallTime, Write,
 };
 
 use crate::access;
+use crate::protection::Protections;
 use crate::rulings::{self, Rulings};
 use crate::signatures::Signatures;
 use crate::wish::Wish;
@@ -38,7 +39,7 @@ pub(crate) struct Entry {
     pub(crate) registration: Registration,
     pub(crate) reported: BTreeMap<String, Value>,
     pub(crate) status: Status,
-    pub(crate) lapsed: bool,
+    pub(crate) presence: Presence,
     pub(crate) lease: LeaseId,
     pub(crate) revision: Revision,
     pub(crate) created: Revision,
@@ -66,6 +67,7 @@ impl Entry {
             && self.metadata().into_iter().eq(metadata)
             && self.status == instance.reported_status
             && self.shown_status() == instance.status()
+            && self.presence == instance.presence
             && self.lease == instance.lease
             && self.revision == instance.revision
             && self.created == instance.created_revision
@@ -91,6 +93,7 @@ pub(crate) struct Model {
     pub(crate) join_tokens: BTreeMap<JoinTokenId, JoinToken>,
     pub(crate) access_tokens: BTreeMap<AccessTokenId, AccessToken>,
     pub(crate) rulings: Rulings,
+    pub(crate) protections: Protections,
     pub(crate) signatures: Signatures,
 }
 
@@ -175,7 +178,7 @@ impl Model {
                 let before = self.roll.get(&key).ok_or(Refusal::LeaseNotFound)?.clone();
                 check_lease(&before, *lease)?;
                 check_actor(&before, by)?;
-                let mut after = Entry { lapsed: false, ..before.clone() };
+                let mut after = Entry { presence: Presence::Present, ..before.clone() };
                 after.status = status.unwrap_or(before.status);
                 let shown = before.metadata();
                 let mut metadata_changed = false;
@@ -366,7 +369,7 @@ impl Model {
             registration,
             reported: BTreeMap::new(),
             status: Status::Active,
-            lapsed: false,
+            presence: Presence::Present,
             lease: LeaseId(revision.0),
             revision,
             created: revision,
@@ -425,40 +428,20 @@ impl Model {
     fn renew(&mut self, key: &Key) {
         let entry = self.roll[key].clone();
         self.deadlines.insert(key.clone(), ClusterTime(self.now.0 + u64::from(entry.registration.ttl_ms)));
-        if entry.lapsed {
-            self.change(key, Entry { lapsed: false, ..entry }, ChangeKind::StatusChanged);
+        if entry.presence != Presence::Present {
+            self.change(key, Entry { presence: Presence::Present, ..entry }, ChangeKind::StatusChanged);
         }
     }
 
     /// When something happens to an entry if no heartbeat comes.
-    fn due(&self, key: &Key, entry: &Entry) -> ClusterTime {
-        let reap_after_ms = if entry.lapsed { entry.registration.reap_after_ms } else { 0 };
+    pub(crate) fn due(&self, key: &Key, entry: &Entry) -> ClusterTime {
+        let reap_after_ms = if entry.presence == Presence::Lapsed { entry.registration.reap_after_ms } else { 0 };
         ClusterTime(self.deadlines[key].0 + u64::from(reap_after_ms))
     }
 
     pub(crate) fn next_due(&self) -> Option<ClusterTime> {
-        self.roll.iter().map(|(key, entry)| self.due(key, entry)).min()
-    }
-
-    fn expire(&mut self, up_to: ClusterTime, limit: u32) -> Outcome {
-        let up_to = up_to.min(self.now);
-        for count in 0.. {
-            let all = self.roll.iter().map(|(key, entry)| (self.due(key, entry), entry.lease, key));
-            let Some((_, _, key)) = all.min().filter(|(due, ..)| *due <= up_to) else {
-                return Outcome::Expired { count, more: false };
-            };
-            if count == limit {
-                return Outcome::Expired { count, more: true };
-            }
-            let key = key.clone();
-            let entry = self.roll[&key].clone();
-            if entry.lapsed || entry.registration.reap_after_ms == 0 {
-                self.remove(&key, ChangeKind::Expired);
-            } else {
-                self.change(&key, Entry { lapsed: true, ..entry }, ChangeKind::StatusChanged);
-            }
-        }
-        unreachable!("an endless range ends")
+        let scheduled = self.roll.iter().filter(|(_, entry)| entry.presence != Presence::Suspect);
+        scheduled.map(|(key, entry)| self.due(key, entry)).chain(self.protection_due()).min()
     }
 
     pub(crate) fn change(&mut self, key: &Key, after: Entry, kind: ChangeKind) {
@@ -467,7 +450,7 @@ impl Model {
         self.roll.insert(key.clone(), Entry { revision, ..after });
     }
 
-    fn remove(&mut self, key: &Key, kind: ChangeKind) {
+    pub(crate) fn remove(&mut self, key: &Key, kind: ChangeKind) {
         self.past.push((kind, key.clone(), self.roll.clone()));
         let removed = self.roll.remove(key);
         removed.into_iter().for_each(|entry| self.keep_orders(key, &entry));
@@ -498,12 +481,13 @@ impl Model {
             .iter()
             .filter(|(key, entry)| key.0 == *tenant && Wish::all_hold(wishes, entry))
             .map(|(key, entry)| {
+                let suspect = sort == Sort::Rank && entry.presence == Presence::Suspect;
                 let (score, lease) = match sort {
                     Sort::Id => (0, LeaseId(0)),
                     Sort::Rank => (self.score(tenant, ranking, entry), LeaseId(0)),
                     Sort::Lease => (0, entry.lease),
                 };
-                ((Reverse(score), lease, &key.1), entry)
+                ((suspect, Reverse(score), lease, &key.1), entry)
             })
             .collect();
         found.sort_by_key(|(rank, _)| *rank);

@@ -3,12 +3,14 @@
 use std::collections::BTreeMap;
 
 use rollcall_registry::{
-    ChangeKind, CheckScope, Command, InstanceId, LeaseId, Observed, Order, OrderKind, Orders, Outcome, OwnerName,
-    Place, Quota, QuotaKind, RankWeights, Ranking, Refusal, Registration, Ruled, Ruling, RulingChange, RulingContent,
-    State, Status, TenantChecks, TenantId, Trust, Verdict,
+    AlertForm, AlertSecret, AlertTarget, ChangeKind, CheckScope, Command, InstanceId, LeaseId, Observed, Order,
+    OrderKind, Orders, Outcome, OwnerName, Place, Presence, Quota, QuotaKind, RankWeights, Ranking, Refusal,
+    Registration, Revision, Ruled, Ruling, RulingChange, RulingContent, State, Status, TargetName, TenantChecks,
+    TenantId, Told, Trust, Verdict,
 };
 
 use crate::model::{Entry, Key, Model, check_lease};
+use crate::protection::{self, Protections};
 use crate::random::{CAPABILITIES, OWNERS, REGIONS, Random, ZONES, id, tenant};
 
 /// The table beside the roll.
@@ -19,10 +21,11 @@ pub(crate) struct Rulings {
     ranking: BTreeMap<TenantId, RankWeights>,
     quotas: BTreeMap<TenantId, Quota>,
     checks: BTreeMap<TenantId, TenantChecks>,
+    targets: BTreeMap<(TenantId, TargetName), (AlertTarget, Told)>,
 }
 
 impl Rulings {
-    pub(crate) fn agrees_with(&self, state: &State) {
+    pub(crate) fn agrees_with(&self, protections: &Protections, state: &State) {
         let orders = self.absent.iter().map(|((tenant, id), order)| Ruling {
             tenant: tenant.clone(),
             content: RulingContent::Order { id: id.clone(), order: order.clone() },
@@ -43,7 +46,12 @@ impl Rulings {
             .checks
             .iter()
             .map(|(tenant, checks)| Ruling { tenant: tenant.clone(), content: RulingContent::Checks(*checks) });
-        let mut expected: Vec<_> = orders.chain(trust).chain(ranking).chain(quotas).chain(checks).collect();
+        let targets = self.targets.iter().map(|((tenant, name), (target, told))| Ruling {
+            tenant: tenant.clone(),
+            content: RulingContent::Target { name: name.clone(), target: target.clone(), told: *told },
+        });
+        let of_tenants = ranking.chain(quotas).chain(checks).chain(targets).chain(protections.rows());
+        let mut expected: Vec<_> = orders.chain(trust).chain(of_tenants).collect();
         let mut found: Vec<_> = state.all_rulings().collect();
         let key = |ruling: &Ruling| (ruling.tenant.clone(), ruling.content.key());
         expected.sort_by_key(key);
@@ -65,7 +73,7 @@ pub(crate) fn shown_status(entry: &Entry) -> Status {
     if entry.orders.maintenance.is_some() || entry.orders.drain.is_some() {
         shown = Status::Maintenance;
     }
-    if entry.lapsed { Status::Offline } else { shown }
+    if entry.presence == Presence::Lapsed { Status::Offline } else { shown }
 }
 
 fn set(orders: &mut Orders, kind: OrderKind, order: Option<Order>) {
@@ -101,6 +109,25 @@ impl Model {
                 let before = rulings.checks.remove(tenant);
                 checks.map(|checks| rulings.checks.insert(tenant.clone(), checks));
                 Ok(unless_same(before == *checks))
+            }
+            RulingChange::Protection(_) | RulingChange::Release => Ok(self.protect(tenant, change)),
+            RulingChange::Target { name, target: None } => {
+                Ok(unless_same(rulings.targets.remove(&(tenant.clone(), name.clone())).is_none()))
+            }
+            RulingChange::Target { name, target: Some(target) } => {
+                let (begun, in_force) = self.protections.stands(tenant);
+                let key = (tenant.clone(), name.clone());
+                let before = rulings.targets.get(&key).cloned();
+                let told = before.as_ref().map_or(Told { revision, begun, in_force }, |(_, told)| *told);
+                rulings.targets.insert(key, (target.clone(), told));
+                Ok(unless_same(before.is_some_and(|(before, _)| before == *target)))
+            }
+            RulingChange::Told { name, told } => {
+                let own = rulings.targets.get_mut(&(tenant.clone(), name.clone()));
+                let own = own.filter(|own| (own.1.revision..=revision).contains(&told.revision) && own.1 != *told);
+                let same = own.is_none();
+                own.into_iter().for_each(|own| own.1 = *told);
+                Ok(unless_same(same))
             }
             RulingChange::Give { id, kind, reason } => {
                 let reason = reason.clone();
@@ -176,7 +203,8 @@ impl Model {
     }
 
     pub(crate) fn change_within(&mut self, key: &Key, before: &Entry, after: Entry) {
-        let same = before.shown_status() == after.shown_status();
+        let is_suspect = |entry: &Entry| entry.presence == Presence::Suspect;
+        let same = before.shown_status() == after.shown_status() && is_suspect(before) == is_suspect(&after);
         self.change(key, after, if same { ChangeKind::Updated } else { ChangeKind::StatusChanged });
     }
 
@@ -261,9 +289,25 @@ fn weights(random: &mut Random) -> RankWeights {
     RankWeights::try_from(each).unwrap_or_default()
 }
 
+fn target(random: &mut Random, revision: u64) -> RulingChange {
+    let name = TargetName::parse(random.pick(&["pager", "chat"])).expect("a plain name");
+    if random.once_in(2) {
+        let revision = Revision((revision + 1).saturating_sub(random.below(12)));
+        let told = Told { revision, begun: random.below(2), in_force: random.once_in(2) };
+        return RulingChange::Told { name, told };
+    }
+    let target = AlertTarget {
+        url: random.pick(&["http://a", "http://b"]).into(),
+        form: random.pick(AlertForm::ALL),
+        secret: AlertSecret::parse("a secret of some length").expect("long enough"),
+        interval_ms: random.pick(&[0, 60_000]),
+    };
+    RulingChange::Target { name, target: (!random.once_in(4)).then_some(target) }
+}
+
 pub(crate) fn command(random: &mut Random, revision: u64) -> Command {
     let (tenant, kind) = (tenant(random), random.pick(OrderKind::ALL));
-    let change = match random.below(11) {
+    let change = match random.below(14) {
         0 | 1 => {
             let lease = LeaseId((revision + 1).saturating_sub(random.below(12)));
             if random.once_in(4) {
@@ -286,6 +330,8 @@ pub(crate) fn command(random: &mut Random, revision: u64) -> Command {
             scope: random.pick(CheckScope::ALL),
             interval_ms: random.pick(&[None, Some(1_000)]),
         })),
+        9 | 10 => protection::change(random),
+        11 => target(random, revision),
         _ => RulingChange::Ranking(random.once_in(2).then(|| weights(random))),
     };
     Command::Rule { tenant, change }

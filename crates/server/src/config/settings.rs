@@ -277,6 +277,10 @@ settings! {
     /// The role of tokens that name neither a role nor a principal_type [default: reader].
     #[arg(long, value_name = "ROLE", env = "ROLLCALL_JWT_ROLE_DEFAULT")]
     jwt_role_default: String,
+    /// Networks to which alerts may go although they are not on the public internet, as 10.1.0.0/16. Say the same at all
+    /// nodes [default: none].
+    #[arg(long, value_name = "NETWORK,…", value_delimiter = ',', env = "ROLLCALL_ALERT_ALLOW")]
+    alert_allow: Vec<String>,
     /// Where each change is written down, one JSON object a line: who, what, when, by which request. `-` is standard output
     /// [default: nowhere].
     #[arg(long, value_name = "FILE", env = "ROLLCALL_AUDIT_FILE")]

@@ -29,6 +29,7 @@ pub(crate) struct Metrics {
     registry: Registry,
     pub(crate) watch: WatchMetrics,
     pub(crate) checks: CheckMetrics,
+    pub(crate) alerts: AlertMetrics,
 }
 
 /// What is counted around every request and connection, before the replica runs too.
@@ -81,6 +82,15 @@ pub(crate) struct Checked {
     pub(crate) kind: &'static str,
     pub(crate) result: &'static str,
 }
+/// Cheap to clone; clones count together.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct AlertMetrics {
+    pub(crate) targets: Gauge,
+    pub(crate) waiting: Gauge,
+    pub(crate) failing: Gauge,
+    pub(crate) sent: Counter,
+    pub(crate) failures: Counter,
+}
 
 impl Metrics {
     pub(crate) fn new(replica: Replica, links: Links, surroundings: &Surroundings) -> Self {
@@ -106,6 +116,17 @@ impl Metrics {
         registry.register("checks_late", "Checks that began more than a second after they were due", late);
         registry.register("check_targets_refused", "Instances not checked because this node has too many", refused);
         registry.register("check_verdicts", "Verdicts that this node brought into the log", verdicts);
+        let alerts = AlertMetrics::default();
+        let AlertMetrics { targets, waiting, failing, sent, failures } = alerts.clone();
+        registry.register("alert_targets", "At the leader: targets that are told of alerts, of all tenants", targets);
+        registry.register("alerts_waiting", "At the leader: alerts found that a target was not told of yet", waiting);
+        registry.register("alert_targets_failing", "At the leader: targets that could not be told last", failing);
+        registry.register("alerts_sent", "Alerts that targets took from this node", sent);
+        registry.register(
+            "alert_failures",
+            "Requests to targets that failed; what was in them is sent again",
+            failures,
+        );
         registry.register("refusals", "Answers that say no, by the code of the problem", edge.refusals.clone());
         registry.register(
             "quota_refusals",
@@ -132,7 +153,7 @@ impl Metrics {
         registry.register_collector(Box::new(tls::Collected(tls.clone())));
         #[cfg(target_os = "linux")]
         whole.register_collector(Box::new(process::Collected));
-        Self { registry: whole, watch, checks }
+        Self { registry: whole, watch, checks, alerts }
     }
 
     /// In the text format of OpenMetrics, which Prometheus reads. Looks at files: blocks for a moment.

@@ -144,6 +144,10 @@ fn roll(writer: &mut Writer<'_>, observed: &Observation) -> fmt::Result {
         None,
         observed.instances as f64,
     )?;
+    let help = "Instances whose lease ran out and that protection keeps on the roll, of all tenants.";
+    writer.gauge("suspects", help, None, observed.suspects as f64)?;
+    let help = "Tenants whose protection from a mass expiry is in force.";
+    writer.gauge("tenants_protected", help, None, observed.tenants_protected as f64)?;
     let help = "Events and schemas that agents agreed upon, of all tenants.";
     writer.gauge("definitions", help, None, observed.definitions as f64)?;
     let help = "What definitions take; beyond 256 MiB, or 16 MiB of one tenant, more are refused.";
@@ -151,13 +155,19 @@ fn roll(writer: &mut Writer<'_>, observed: &Observation) -> fmt::Result {
     writer.gauge("revision", "The number of the last visible change.", None, observed.revision.0 as f64)?;
     let help = "Cluster time; it stands still while no leader holds a quorum.";
     writer.gauge("cluster_time", help, Some(Unit::Seconds), observed.cluster_time.0 as f64 / 1_000.0)?;
-    let Tally { created, replaced, deregistered, lapsed, expired, renewed, margin_permille } = observed.tally;
+    let Tally { created, replaced, deregistered, lapsed, suspected, expired, renewed, margin_permille } =
+        observed.tally;
     let registrations = [([("result", "created")], created), ([("result", "replaced")], replaced)];
     writer.counters("registrations", "New instances and new incarnations applied here.", registrations)?;
     for (name, help, count) in [
         ("deregistrations", "Deregistrations applied here.", deregistered),
         ("renewals", "Leases renewed, as applied here.", renewed.iter().sum()),
         ("lapses", "Instances that turned offline for want of a heartbeat, as applied here.", lapsed),
+        (
+            "suspicions",
+            "Leases that ran out while protection kept their instance on the roll, as applied here.",
+            suspected,
+        ),
         ("expiries", "Instances struck off for want of a heartbeat, as applied here.", expired),
     ] {
         writer.counter(name, help, None, count as f64)?;

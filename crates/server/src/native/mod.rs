@@ -1,6 +1,7 @@
 //! The native face: `/api/…` and the routes that operators and orchestrators watch.
 
 mod access_tokens;
+mod alerts;
 mod backup;
 mod checks;
 mod cluster;
@@ -15,6 +16,7 @@ mod openapi;
 mod orders;
 mod pages;
 mod pick;
+mod protection;
 mod quota;
 mod ranking;
 mod services;
@@ -41,6 +43,7 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
+use crate::alerts::webhook::Poster;
 use crate::audit::{self, Deed};
 use crate::auth::{Auth, Leash, Leashes};
 use crate::body::{self, JsonBody, TextBody};
@@ -48,7 +51,7 @@ use crate::faces::{protolink, soorma};
 use crate::fault::Faults;
 use crate::federation::Links;
 use crate::limits::{BACKUPS_MAX, BODIES_KIB_MAX, BODY_BYTES_MAX};
-use crate::metrics::{EdgeMetrics, Metrics};
+use crate::metrics::{AlertMetrics, EdgeMetrics, Metrics};
 use crate::parse::TtlLimits;
 use crate::prober::{CheckTerms, Checker};
 use crate::quotas::Quotas;
@@ -83,6 +86,8 @@ pub(crate) struct Native {
     pub(crate) protolink_ttl_ms: u32,
     /// How signatures are taken by tenants that say nothing of their own.
     signatures: SignatureMode,
+    /// Sends alerts.
+    poster: Poster,
     ttl: TtlLimits,
     renderer: Arc<Renderer>,
     hub: Hub,
@@ -118,6 +123,7 @@ pub(crate) struct Faces {
     pub(crate) protolink_ttl_ms: u32,
     pub(crate) signatures: SignatureMode,
     pub(crate) checks: CheckTerms,
+    pub(crate) poster: Poster,
 }
 
 /// What a node stands on.
@@ -149,7 +155,7 @@ impl Native {
     pub(crate) fn new(
         replica: Replica,
         tenants: &[TenantId],
-        Faces { auth, soorma, protolink_ttl_ms, signatures, checks }: Faces,
+        Faces { auth, soorma, protolink_ttl_ms, signatures, checks, poster }: Faces,
         ttl: TtlLimits,
         watchers: WatcherLimits,
         surroundings: Arc<Surroundings>,
@@ -174,6 +180,7 @@ impl Native {
             soorma,
             protolink_ttl_ms,
             signatures,
+            poster,
             validators: Arc::default(),
             ttl,
             renderer,
@@ -183,6 +190,10 @@ impl Native {
             draining,
             sockets,
         }
+    }
+
+    pub(crate) fn alert_metrics(&self) -> AlertMetrics {
+        self.metrics.alerts.clone()
     }
 
     pub(crate) fn router(self) -> Router {
@@ -202,6 +213,11 @@ impl Native {
             .route("/api/checks", get(checks::show).put(checks::set).delete(checks::reset))
             .route("/api/ranking", get(ranking::show).put(ranking::set).delete(ranking::reset))
             .route(QUOTA, get(quota::show).put(quota::set).delete(quota::clear))
+            .route("/api/protection", get(protection::show).put(protection::set).delete(protection::reset))
+            .route("/api/protection/release", post(protection::release))
+            .route("/api/alerts", get(alerts::list))
+            .route("/api/alerts/{name}", put(alerts::set).delete(alerts::remove))
+            .route("/api/alerts/{name}/test", post(alerts::test))
             .route("/api/services/{id}/signature", get(signatures::of_service))
             .route("/api/signatures", get(signatures::mode).put(signatures::set_mode).delete(signatures::unset_mode))
             .route("/api/owner-keys", get(signatures::owner_keys))

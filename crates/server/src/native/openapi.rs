@@ -14,7 +14,8 @@ use utoipa::openapi::{self, ContentBuilder, Ref, RefOr, Required, ResponseBuilde
 use utoipa::{Modify, OpenApi};
 
 use super::{
-    access_tokens, backup, checks, cluster, discovery, federation, health, heartbeats, join_tokens, klp, members, orders, pages, pick, quota, ranking, services, signatures, socket, watch,
+    access_tokens, alerts, backup, checks, cluster, discovery, federation, health, heartbeats, join_tokens, klp,
+    members, orders, pages, pick, protection, quota, ranking, services, signatures, socket, watch,
 };
 use crate::auth;
 use crate::faces::protolink;
@@ -60,6 +61,14 @@ use crate::faces::soorma::{self, agents, events, schemas};
         checks::show,
         checks::set,
         checks::reset,
+        alerts::list,
+        alerts::set,
+        alerts::remove,
+        alerts::test,
+        protection::show,
+        protection::set,
+        protection::reset,
+        protection::release,
         cluster::status,
         cluster::digest,
         members::add,

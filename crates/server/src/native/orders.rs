@@ -208,7 +208,11 @@ impl Native {
                 RulingChange::Trust { .. }
                 | RulingChange::Ranking(_)
                 | RulingChange::Quota(_)
-                | RulingChange::Checks(_) => None,
+                | RulingChange::Checks(_)
+                | RulingChange::Protection(_)
+                | RulingChange::Release
+                | RulingChange::Target { .. }
+                | RulingChange::Told { .. } => None,
             };
             // Of whom it is not known what it would be, it is not known that it is within a scope.
             view.map_or_else(

@@ -99,7 +99,8 @@ pub(super) async fn pick(State(native): State<Native>, context: Context, uri: Ur
     Ok(response)
 }
 
-/// One of the best condition that there is, of a range that is drawn if the choice is split.
+/// One of the best condition that there is, of a range that is drawn if the choice is split. A suspect is chosen where
+/// there are no others.
 fn choose(
     state: &rollcall_registry::State,
     mut query: Query,
@@ -111,6 +112,7 @@ fn choose(
         asked if asked.is_empty() => vec![vec![Status::Active], vec![Status::Degraded]],
         asked => vec![asked],
     };
+    let mut suspect = None;
     for condition in conditions {
         query.filter.statuses = condition;
         let picked = match split {
@@ -120,11 +122,13 @@ fn choose(
                 Some((state.pick(&query, draw)?, Some(range)))
             }),
         };
-        if picked.is_some() {
-            return picked;
+        match picked {
+            Some(picked) if picked.0.score.suspect => suspect = suspect.or(Some(picked)),
+            None => {}
+            picked => return picked,
         }
     }
-    None
+    suspect
 }
 
 /// One of the ranges in which there is anybody, each as often as its weight says.

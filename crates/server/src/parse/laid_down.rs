@@ -1,8 +1,11 @@
 //! What operators lay down: orders, trust, rank weights and quotas.
 
-use rollcall_api::{OrderRequest, QuotaLimits, RankWeights, RankingRequest, TrustRequest};
+use rollcall_api::{
+    AlertTargetRequest, OrderRequest, ProtectionRequest, QuotaLimits, RankWeights, RankingRequest, TrustRequest,
+};
 use rollcall_registry::health::REASON_BYTES_MAX;
 use rollcall_registry::ids::check_name;
+use rollcall_registry::{AlertSecret, TARGET_INTERVAL_MS_MAX};
 use serde_json::Value;
 
 use super::REQUIRED;
@@ -49,6 +52,53 @@ pub(crate) fn ranking(body: Value) -> Result<RankingRequest, Faults> {
         };
         fields.finish();
         Some(RankingRequest { weights: weights? })
+    });
+    request.filter(|_| faults.is_empty()).ok_or(faults)
+}
+
+/// The body that says when a tenant's leases are held.
+pub(crate) fn protection(body: Value) -> Result<ProtectionRequest, Faults> {
+    let mut faults = Faults::default();
+    let request = Fields::open("", body, &mut faults).and_then(|mut fields| {
+        let share = stepped(&mut fields, "share", 1, 1_000);
+        match share {
+            None => fields.missing("share"),
+            Some(Some(0.0 | 1.0)) => {
+                fields.fault("share", "must lie between 0 and 1: it is never all, and never nothing")
+            }
+            Some(_) => {}
+        }
+        let request = ProtectionRequest {
+            share: share.flatten().unwrap_or_default(),
+            window_ms: fields.number("window_ms", 1_000, 3_600_000),
+            release_per_minute: fields.number("release_per_minute", 1, 6_000),
+            leases_min: fields.number("leases_min", 1, 1_000_000),
+        };
+        fields.finish();
+        Some(request)
+    });
+    request.filter(|_| faults.is_empty()).ok_or(faults)
+}
+
+/// The body that says where alerts go.
+pub(crate) fn alert_target(body: Value) -> Result<AlertTargetRequest, Faults> {
+    let mut faults = Faults::default();
+    let request = Fields::open("", body, &mut faults).and_then(|mut fields| {
+        let url = fields.text("url");
+        if url.is_none() {
+            fields.missing("url");
+        }
+        let request = AlertTargetRequest {
+            url: url.unwrap_or_default(),
+            format: fields.word("format"),
+            secret: fields.text("secret"),
+            interval_ms: fields.number("interval_ms", 0, TARGET_INTERVAL_MS_MAX),
+        };
+        if request.secret.as_ref().is_some_and(|secret| AlertSecret::parse(secret).is_none()) {
+            fields.fault("secret", "must have 16 to 128 bytes and no control characters");
+        }
+        fields.finish();
+        Some(request)
     });
     request.filter(|_| faults.is_empty()).ok_or(faults)
 }
@@ -158,6 +208,29 @@ mod tests {
         assert_eq!(fields(quota(json!({"watchers": null}))), [""]);
         let bad = json!({"registrations": -1, "bytes": 1.5, "watchers": "1", "requests_per_second": 0, "x": 1});
         assert_eq!(fields(quota(bad)), ["registrations", "watchers", "requests_per_second", "bytes", "x"]);
+    }
+
+    #[test]
+    fn protection_is_within_bounds() {
+        assert_eq!(protection(json!({"share": 0.3})).unwrap().share, 0.3);
+        let whole = json!({"share": 0.001, "window_ms": 1000, "release_per_minute": 6000, "leases_min": 1});
+        assert!(protection(whole).is_ok());
+        assert_eq!(fields(protection(json!({}))), ["share"]);
+        for share in [json!(0), json!(1), json!(0.0005), json!("x")] {
+            assert_eq!(fields(protection(json!({ "share": share }))), ["share"], "{share}");
+        }
+        let bad = json!({"share": 0.3, "window_ms": 999, "release_per_minute": 0, "leases_min": 0, "x": 1});
+        assert_eq!(fields(protection(bad)), ["window_ms", "release_per_minute", "leases_min", "x"]);
+    }
+
+    #[test]
+    fn a_target_has_an_address_and_a_secret_that_is_worth_the_name() {
+        let whole =
+            json!({"url": "http://a", "format": "alertmanager", "secret": "0123456789abcdef", "interval_ms": 0});
+        assert!(alert_target(whole).is_ok() && alert_target(json!({"url": "http://a"})).is_ok());
+        assert_eq!(fields(alert_target(json!({}))), ["url"]);
+        let bad = json!({"url": 1, "format": "xml", "secret": "short", "interval_ms": 86_400_001, "x": 1});
+        assert_eq!(fields(alert_target(bad)), ["url", "url", "format", "interval_ms", "secret", "x"]);
     }
 
     #[test]

@@ -16,9 +16,9 @@ use tokio_rustls::TlsConnector;
 use tokio_rustls::client::TlsStream;
 use tokio_util::either::Either;
 
-use super::address::{self, Network, Refused};
 use super::finding::{Broken, Trouble};
 use super::plan::Target;
+use crate::outbound::{self, Network, Refused};
 use crate::tls;
 
 /// Look-ups at once: each takes a thread for as long as the name servers take.
@@ -48,7 +48,7 @@ impl Dialer {
 
     /// The addresses of a target that may be checked, at least one.
     pub(super) async fn resolve(&self, target: &Target) -> Result<Addresses, Broken> {
-        let judge = |address: IpAddr| address::admit(address, &self.allowed);
+        let judge = |address: IpAddr| outbound::admit(address, &self.allowed);
         if let Ok(address) = target.host.parse::<IpAddr>() {
             let address = judge(address).map_err(Broken::Refused)?;
             return Ok(Addresses::from_elem(SocketAddr::new(address, target.port), 1));

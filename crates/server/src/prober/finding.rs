@@ -6,7 +6,7 @@ use rollcall_api::CheckPart;
 use rollcall_registry::Verdict;
 use smallvec::SmallVec;
 
-use super::address::Refused;
+use crate::outbound::Refused;
 
 /// Above this score a result is healthy.
 const HEALTHY_ABOVE: f64 = 0.7;

@@ -4,13 +4,12 @@
 //! shows to whoever asks it. Only when enough results in a row speak against the verdict that stands ([`verdict`]) does it
 //! bring another one into the log. So a check costs the cluster nothing, and two nodes that check the same for a moment do no harm.
 //!
-//! - Nothing is connected to but an address that was judged after its name was looked up ([`address`]), once for the whole check.
+//! - Nothing is connected to but an address that was judged after its name was looked up (`outbound`), once for the whole check.
 //! - Of what the other side says, a number is told at most ([`finding`]).
 //! - A check that fails renews nothing; one that is healthy renews where the registration says so.
 //!
-//! Read in this order: [`plan`], [`address`], [`dial`], [`finding`], [`http`], [`tcp`], [`grpc`], [`verdict`], [`share`], [`table`].
+//! Read in this order: [`plan`], `outbound`, [`dial`], [`finding`], [`http`], [`tcp`], [`grpc`], [`verdict`], [`share`], [`table`].
 
-mod address;
 mod dial;
 mod finding;
 mod grpc;
@@ -40,8 +39,6 @@ use tokio::task::JoinSet;
 use tokio::time::{Instant, MissedTickBehavior};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::AbortOnDropHandle;
-
-pub use address::{Network, NetworkError};
 
 use crate::metrics::{CheckMetrics, Checked};
 use dial::Dialer;

@@ -280,6 +280,9 @@ pub(crate) fn said(instance: &Instance) -> Vec<u8> {
 fn until_left(json: &mut Json<'_>, instance: &Instance) {
     write_said(json, instance);
     json.raw(r#","status":"#).text(instance.status().as_str());
+    if instance.is_suspect() {
+        json.raw(r#","suspect":true"#);
+    }
     worked_out(json, instance);
     json.raw(r#","lease":{"id":"#).number(instance.lease.0);
     json.raw(r#","ttl_ms":"#).number(instance.registration.ttl_ms().into()).raw(r#","expires_in_ms":"#);
@@ -318,7 +321,7 @@ fn operator(json: &mut Json<'_>, orders: &Orders) {
 
 /// What a rank came of.
 fn rank(json: &mut Json<'_>, score: &Score) {
-    let Score { total, capability, health, proximity, trust } = score;
+    let Score { total, suspect: _, capability, health, proximity, trust } = score;
     json.raw(r#","rank":{"score":"#).float(f64::from(*total) / 1e6);
     let parts = [
         (r#","capability":"#, capability),

@@ -7,7 +7,7 @@ use proptest::sample::select;
 use rollcall_api as api;
 use rollcall_registry::{
     ClusterTime, Coordinates, Epoch, Instance, InstanceId, LeaseId, Metadata, MetadataValue, Observed, Order, Orders,
-    Page, Registered, Registration, Revision, Score, Seldom, Status, TenantId, Verdict, View, WallTime,
+    Page, Presence, Registered, Registration, Revision, Score, Seldom, Status, TenantId, Verdict, View, WallTime,
 };
 use serde::de::DeserializeOwned;
 use serde_json::{Map, Value, json};
@@ -73,6 +73,7 @@ fn service_object(view: &View, moment: Moment) -> api::ServiceObject {
         signature: text(extras.signature),
         public_key: text(extras.public_key),
         status: instance.status().as_str().parse().unwrap(),
+        suspect: instance.is_suspect(),
         reported_status: is_worked_out.then(|| instance.reported_status.as_str().parse().unwrap()),
         operator: (!orders.is_empty()).then(|| translate::orders_out(orders)),
         health: observed.map(|observed| api::HealthInfo {
@@ -228,7 +229,11 @@ fn view(registration: &Registration, reported: Map<String, Value>, numbers: [u64
             .with_orders(Orders { maintenance: order(4), drain: order(8) })
             .with_observed((flags & 16 == 16).then_some(Observed { verdict, since: WallTime(registered_at) })),
         reported_status: status,
-        lapsed: flags & 2 == 2,
+        presence: match flags & (2 | 128) {
+            0 => Presence::Present,
+            2 => Presence::Lapsed,
+            _ => Presence::Suspect,
+        },
         lease: LeaseId(lease),
         revision: Revision(revision),
         created_revision: Revision(created),
@@ -254,7 +259,7 @@ proptest! {
         (lease, revision, created) in any::<(u64, u64, u64)>(),
         (registered_at, wall) in (any_wall(), any_wall()),
         (deadline, now, ahead) in (0..200_000_000u64, 0..200_000_000u64, 0..100_000u64),
-        flags in 0..128u64,
+        flags in 0..256u64,
         status in select(Status::ALL),
     ) {
         if let Some(registration) = registration(body) {
@@ -309,7 +314,7 @@ proptest! {
             prop_assert_eq!(answer, expected);
         }
 
-        let score = |n: u32| Score { total: n * 123_456, capability: n, health: 500, proximity: 200, trust: 1_000 };
+        let score = |n: u32| Score { total: n * 123_456, suspect: false, capability: n, health: 500, proximity: 200, trust: 1_000 };
         let scores: Vec<_> = if total % 2 == 0 { (0..4).map(score).collect() } else { Vec::new() };
         let (mut text, shown) = renderer.at(moment).found(&found, &scores, usize::MAX);
         prop_assert_eq!(shown, found.len());

@@ -1,6 +1,7 @@
 //! The HTTP API of real nodes: real sockets, real replicas, real directories.
 
 mod agent;
+mod alerts;
 mod auth;
 mod backup;
 mod checks;
@@ -14,6 +15,7 @@ mod node;
 mod observability;
 mod operations;
 mod pages;
+mod protection;
 mod protolink;
 mod quotas;
 mod ranking;

@@ -5,8 +5,8 @@ use std::collections::BTreeMap;
 
 use rollcall_registry::state::InstanceKey;
 use rollcall_registry::{
-    Command, Condition, InstanceId, LeaseId, LeaseSet, Metadata, MetadataValue, Outcome, Registration, Revision,
-    ServiceName, Status,
+    Command, Condition, InstanceId, LeaseId, LeaseSet, Metadata, MetadataValue, Outcome, Protection, Registration,
+    Revision, RulingChange, ServiceName, Status,
 };
 use rollcall_replica::{Consistency, SubmitError};
 
@@ -47,6 +47,16 @@ fn id(id: &str) -> InstanceId {
     InstanceId::parse(id).expect("a plain name")
 }
 
+/// What an operator says of the tenant's leases. Whoever is held is released within what silence is waited for at the end.
+fn protection(random: &mut Random) -> RulingChange {
+    if random.permille(200) {
+        return RulingChange::Release;
+    }
+    let parts = [random.pick(&[200, 500]), random.pick(&[1_000, 4_000]), random.pick(&[60, 240]), 2];
+    let protection = Protection::try_from(parts).expect("within bounds");
+    RulingChange::Protection((!random.permille(300)).then_some(protection))
+}
+
 impl Agent {
     pub(crate) fn new(random: &mut Random, nodes: u64) -> Self {
         Self {
@@ -84,6 +94,7 @@ impl Agent {
                 let lease = random.permille(500).then_some(self.former.unwrap_or(lease));
                 (Command::Deregister { tenant, id: id(self.id), lease, condition: Condition::None }, beat_ms)
             }
+            (Some(_), 5) => (Command::Rule { tenant, change: protection(random) }, beat_ms),
             (Some(lease), 7..) => (Command::Renew { tenant, leases: LeaseSet::new(vec![lease]) }, beat_ms),
             (None, _) | (Some(_), _) => {
                 let unique = format!("http://{agent}/{number}");

@@ -9,8 +9,8 @@ use std::sync::Arc;
 
 use rollcall_registry::state::InstanceKey;
 use rollcall_registry::{
-    ChangeKind, ClusterTime, Command, Digest, LeaseId, Options, Outcome, Proposal, Refusal, Revision, State,
-    TenantId, Term,
+    ChangeKind, ClusterTime, Command, Digest, Instance, LeaseId, Options, Outcome, Presence, Proposal, Refusal,
+    Revision, State, TenantId, Term,
 };
 use rollcall_replica::Course;
 use tokio::time::Instant;
@@ -44,6 +44,7 @@ struct Leased {
     lease: LeaseId,
     ttl_ms: u64,
     deadline: ClusterTime,
+    /// Or held as a suspect, which no lease ends later by.
     lapsed: bool,
 }
 
@@ -263,7 +264,9 @@ impl Witness {
             self.count("changes");
             let struck = kind == ChangeKind::Expired
                 || kind == ChangeKind::Deregistered && expires && !deregistered.contains(&key);
-            let lapses = is.as_ref().is_some_and(|is| is.lapsed) && was.as_ref().is_some_and(|was| !was.lapsed);
+            let has_run_out = |instance: &Instance| instance.presence != Presence::Present;
+            let lapses =
+                is.as_ref().is_some_and(|is| has_run_out(is)) && was.as_ref().is_some_and(|was| !has_run_out(was));
             if let Some(leased) = self.book.get(&key).cloned()
                 && (struck || lapses)
                 && leased.lease == lease
@@ -280,9 +283,10 @@ impl Witness {
                 None => drop(self.book.remove(&key)),
                 Some(is) => {
                     let ttl_ms = u64::from(is.registration().ttl_ms);
-                    let before = self.book.get(&key).filter(|_| is.lapsed).map(|leased| leased.deadline);
-                    let deadline = before.unwrap_or(now.plus_ms(ttl_ms));
-                    self.book.insert(key, Leased { lease, ttl_ms, deadline, lapsed: is.lapsed });
+                    let before = self.book.get(&key).filter(|_| has_run_out(&is)).map(|leased| leased.deadline);
+                    let released = is.is_lapsed() && was.is_some_and(|was| was.is_suspect());
+                    let deadline = if released { now } else { before.unwrap_or(now.plus_ms(ttl_ms)) };
+                    self.book.insert(key, Leased { lease, ttl_ms, deadline, lapsed: has_run_out(&is) });
                 }
             }
         }

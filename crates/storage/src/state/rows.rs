@@ -156,6 +156,9 @@ pub(super) fn ruling_key(tenant: &TenantId, key: &RulingKey) -> Vec<u8> {
         RulingKey::Ranking => (b'r', ""),
         RulingKey::Quota => (b'q', ""),
         RulingKey::Checks => (b'c', ""),
+        RulingKey::Protection => (b'p', ""),
+        RulingKey::Vigil => (b'v', ""),
+        RulingKey::Target(name) => (b'a', name.as_str()),
     };
     [tenant.as_str().as_bytes(), &[0, sort], name.as_bytes()].concat()
 }
@@ -185,8 +188,8 @@ pub(super) fn foreign_key((peer, tenant, id): &ForeignKey) -> Vec<u8> {
 pub(super) fn delta_bytes(delta: &Delta) -> usize {
     /// The key with its length, and of the record what is neither registration nor reported metadata.
     const BESIDE: usize = 128;
-    /// A name, twice, and a reason.
-    const RULING_BYTES: usize = 768;
+    /// Two names, an address and a secret.
+    const RULING_BYTES: usize = 1_536;
     let of_instance = |instance: &Arc<Instance>| -> usize {
         instance.tenant.as_str().len() + instance.id().len() + instance.bytes() + BESIDE
     };

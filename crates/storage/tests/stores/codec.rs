@@ -6,8 +6,8 @@ use proptest::prelude::*;
 use rollcall_registry::{
     AccessRole, AccessToken, AccessTokenCommand, AccessTokenId, Actor, ClusterTime, Command, Compatibility,
     Condition, Definition, DefinitionChange, DefinitionContent, DefinitionName, Edition, EventDefinition,
-    FormerSecret, Instance, InstanceId, LeaseId, LeaseSet, Outcome, Power, PrincipalId, Proposal, Reach, Revision,
-    SchemaDefinition, Scopes, SecretDigest, Seldom, Status, TenantId, Term, Verb, WallTime,
+    FormerSecret, Instance, InstanceId, LeaseId, LeaseSet, Outcome, Power, Presence, PrincipalId, Proposal, Reach,
+    Revision, SchemaDefinition, Scopes, SecretDigest, Seldom, Status, TenantId, Term, Verb, WallTime,
 };
 use rollcall_storage::codec::{self, CodecError, Kind};
 use rollcall_storage::{Identity, LogEntry, LogId, Payload, Reply, Vote};
@@ -50,7 +50,7 @@ fn p13_every_kind_has_its_bytes() {
         registration: registration(&id, 1),
         seldom: Seldom::new(None, vec![LeaseId(2)], Some(principal.clone())),
         reported_status: Status::Degraded,
-        lapsed: false,
+        presence: Presence::Present,
         lease: LeaseId(300),
         revision: Revision(301),
         created_revision: Revision(2),

@@ -7,7 +7,13 @@ use openraft::entry::RaftEntry;
 use openraft::storage::{RaftLogStorage, RaftLogStorageExt, RaftSnapshotBuilder, RaftStateMachine};
 use openraft::{Membership, RaftLogReader};
 use rollcall_registry::{
-    AccessRole, AccessTokenCommand, AccessTokenId, Admission, CheckScope, ClusterKey, ClusterSeed, ClusterTime, Command, Condition, DefinitionChange, DefinitionName, Digest, Direction, Epoch, EventDefinition, FeatureLevel, FederationCommand, ForeignBatch, ForeignChange, ForeignMessage, Grant, InstanceId, JoinTokenCommand, JoinTokenId, LeaseId, LeaseSet, Metadata, MetadataValue, NewAccessToken, Offered, Options, OrderKind, OwnerKey, OwnerName, PackedRegistration, PeerName, PeerTerms, PrincipalId, Proposal, Quota, RankWeights, Reach, Registration, Revision, RulingChange, Scopes, SecretDigest, ServiceName, SignatureCommand, SignatureMode, Signing, State, Status, Stream, TenantChecks, TenantId, TenantPair, Term, Told, Trust, Verb, Verdict, Visibility, WallTime,
+    AccessRole, AccessTokenCommand, AccessTokenId, Admission, CheckScope, ClusterKey, ClusterSeed, ClusterTime,
+    Command, Condition, DefinitionChange, DefinitionName, Digest, Direction, Epoch, EventDefinition, FeatureLevel,
+    FederationCommand, ForeignBatch, ForeignChange, ForeignMessage, Grant, InstanceId, JoinTokenCommand, JoinTokenId,
+    LeaseId, LeaseSet, Metadata, MetadataValue, NewAccessToken, Offered, Options, OrderKind, OwnerKey, OwnerName,
+    PackedRegistration, PeerName, PeerTerms, PrincipalId, Proposal, Quota, RankWeights, Reach, Registration,
+    Revision, RulingChange, Scopes, SecretDigest, ServiceName, SignatureCommand, SignatureMode, Signing, State,
+    Status, Stream, TenantChecks, TenantId, TenantPair, Term, Told, Trust, Verb, Verdict, Visibility, WallTime,
 };
 use rollcall_storage::{
     ClusterId, DataDir, Identity, LogEntry, LogId, Member, Payload, Snapshot, Stores, TypeConfig,

@@ -4,8 +4,9 @@ use std::collections::BTreeMap;
 
 use rollcall_registry::state::{Restoring, RulingsDelta};
 use rollcall_registry::{
-    Command, Coordinates, OwnerName, Place, Quota, QuotaKind, RankWeights, Ranking, Ruled, Ruling, RulingChange,
-    RulingContent, RulingKey, Score, State, TenantChecks, TenantId, Trust, Usage,
+    AlertForm, AlertSecret, AlertTarget, Command, Coordinates, OwnerName, Place, Protecting, Protection, Quota,
+    QuotaKind, RankWeights, Ranking, Ruled, Ruling, RulingChange, RulingContent, RulingKey, Score, State, TargetName,
+    TenantChecks, TenantId, Told, Trust, Usage, Vigil,
 };
 
 use super::arguments::Arguments;
@@ -65,6 +66,17 @@ pub(super) fn command(verb: &str, arguments: &mut Arguments) -> Result<Option<Co
                 lease: rollcall_registry::LeaseId(arguments.number("lease")?.ok_or("a lease is missing")?),
             }));
         }
+        "protect" => RulingChange::Protection(protection(arguments)?),
+        "release" => RulingChange::Release,
+        "target" => RulingChange::Target { name: target_name(arguments)?, target: target(arguments)? },
+        "told" => RulingChange::Told {
+            name: target_name(arguments)?,
+            told: Told {
+                revision: arguments.revision("up_to")?.ok_or("a revision is missing")?,
+                begun: arguments.number("begun")?.unwrap_or(0),
+                in_force: arguments.take("in_force").is_some(),
+            },
+        },
         "observe" => {
             return Ok(Some(Command::Observe {
                 tenant: arguments.tenant()?,
@@ -104,6 +116,47 @@ fn weights(arguments: &mut Arguments) -> Result<Option<RankWeights>, String> {
     let numbers: [u16; 4] =
         numbers.map_err(|error| format!("weights: {error}"))?.try_into().map_err(|_| "four weights are wanted")?;
     RankWeights::try_from(numbers).map(Some).map_err(|error| error.to_string())
+}
+
+/// `share=` in thousandths, `window_ms=`, `rate=` per minute, `min=` leases; nothing of it switches it off.
+fn protection(arguments: &mut Arguments) -> Result<Option<Protection>, String> {
+    let given: [Option<u32>; 4] = [
+        arguments.number("share")?,
+        arguments.number("window_ms")?,
+        arguments.number("rate")?,
+        arguments.number("min")?,
+    ];
+    if given.iter().all(Option::is_none) {
+        return Ok(None);
+    }
+    let parts = given.map(|part| part.unwrap_or(1));
+    Protection::try_from(parts).map(Some).map_err(|error| error.to_string())
+}
+
+fn target_name(arguments: &mut Arguments) -> Result<TargetName, String> {
+    TargetName::parse(&arguments.subject::<String>()?).map_err(|error| error.to_string())
+}
+
+/// `url=`, `form=`, `secret=`, `interval_ms=`; without a url there is none.
+fn target(arguments: &mut Arguments) -> Result<Option<AlertTarget>, String> {
+    let Some(url) = arguments.take("url") else { return Ok(None) };
+    let url = match url.strip_prefix("filler:") {
+        Some(bytes) => "x".repeat(bytes.parse().unwrap_or(0)),
+        None => url,
+    };
+    let secret = arguments.take("secret").unwrap_or_else(|| "a secret of some length".to_owned());
+    Ok(Some(AlertTarget {
+        url: url.into(),
+        form: arguments.word("form")?.unwrap_or(AlertForm::Json),
+        secret: AlertSecret::parse(&secret).ok_or("a secret has 16 to 128 bytes")?,
+        interval_ms: arguments.number("interval_ms")?.unwrap_or(60_000),
+    }))
+}
+
+pub(super) fn protecting(state: &State, tenant: &TenantId) -> String {
+    let Protecting { protection: _, since, begun, suspects } = state.protecting(tenant);
+    let since = since.map_or("not in force".to_owned(), |since| format!("in force since {since}"));
+    format!("{since}, begun {begun} times, {suspects} suspects")
 }
 
 /// By what a query ranks: `weights=`, `prefer=`, `near_region=`, `near_zone=`, `near=LATITUDE,LONGITUDE`.
@@ -158,6 +211,19 @@ fn line(content: &RulingContent) -> String {
         }
         RulingContent::Checks(TenantChecks { scope, interval_ms: None }) => format!("checks {scope}"),
         RulingContent::Checks(TenantChecks { scope, interval_ms: Some(ms) }) => format!("checks {scope} every {ms}"),
+        RulingContent::Protection(protection) => format!("protection {:?}", <[u32; 4]>::from(*protection)),
+        RulingContent::Target { name, target, told } => {
+            let Told { revision, begun, in_force } = told;
+            format!("target {name} {} {target:?} up_to=r{revision} begun={begun} in_force={in_force}", target.url)
+        }
+        RulingContent::Vigil(vigil) => {
+            let Vigil { begun, since, next_look, next_release, freed, quiet_until, lapses } = vigil;
+            let since = since.map_or("-".to_owned(), |since| since.to_string());
+            let freed = if *freed { " freed" } else { "" };
+            format!(
+                "vigil begun={begun} since={since} look={next_look} release={next_release} quiet={quiet_until} {lapses:?}{freed}"
+            )
+        }
     }
 }
 
@@ -169,6 +235,6 @@ pub(super) fn usage(state: &State, tenant: &TenantId) -> Vec<String> {
 
 /// What an instance's rank came of.
 pub(super) fn score(score: &Score) -> String {
-    let Score { total, capability, health, proximity, trust } = score;
+    let Score { total, suspect: _, capability, health, proximity, trust } = score;
     format!(" {total} = capability {capability} health {health} proximity {proximity} trust {trust}")
 }

@@ -1,6 +1,5 @@
-//! Which addresses may be checked: whatever is on the public internet, and what the operator allows beside it.
-//!
-//! Whoever registers chooses where a node connects to. Without these rules they would choose what only the node can reach.
+//! Which addresses a node connects to because it was told to: whatever is on the public internet, and what its operator
+//! allows beside it. Without these rules others would choose what only the node can reach.
 
 use std::fmt;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
@@ -122,12 +121,12 @@ fn masked(address: IpAddr, bits: u32) -> u128 {
     number(address) & u128::MAX.checked_shl(128 - bits).unwrap_or(0)
 }
 
-/// Why an address may not be checked.
+/// Why an address may not be connected to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Refused(pub(super) &'static str);
+pub(crate) struct Refused(pub(crate) &'static str);
 
-/// The address as it is to be connected to, if it may be checked: one that is mapped is what it is mapped to.
-pub(super) fn admit(address: IpAddr, allowed: &[Network]) -> Result<IpAddr, Refused> {
+/// The address as it is to be connected to, if it may be: one that is mapped is what it is mapped to.
+pub(crate) fn admit(address: IpAddr, allowed: &[Network]) -> Result<IpAddr, Refused> {
     let address = address.to_canonical();
     let Err(refused) = judge(address) else { return Ok(address) };
     let is_metadata = METADATA.contains(&address);
