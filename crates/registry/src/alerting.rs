@@ -81,7 +81,7 @@ impl fmt::Debug for AlertTarget {
 
 /// How far a target was told. What comes after is told again by whoever leads next.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
-pub struct Told {
+pub struct ToldUpTo {
     /// All changes up to here.
     pub revision: Revision,
     /// How often protection had begun, and whether it was said to be in force.

@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 use xxhash_rust::xxh3::{Xxh3, xxh3_128};
 
 use crate::access::{AccessToken, Reach, Scopes, SecretDigest};
-use crate::alerting::{AlertTarget, Told};
+use crate::alerting::{AlertTarget, ToldUpTo};
 use crate::definition::{Definition, DefinitionContent, EventDefinition, SchemaDefinition};
 use crate::federation::{FederationRow, Foreign, Peer, PeerTerms, Received, Resync, Stream, Sweep, TenantPair};
 use crate::health::{Observed, Order, Orders, TenantChecks};
@@ -141,7 +141,7 @@ pub(crate) fn of_ruling(ruling: &Ruling) -> u128 {
         }
         RulingContent::Target { name, target, told } => {
             let AlertTarget { url, form, secret, interval_ms } = target;
-            let Told { revision, begun, in_force } = told;
+            let ToldUpTo { revision, begun, in_force } = told;
             row.number(7);
             [name.as_str(), url, form.as_str(), secret.expose()].into_iter().for_each(|text| row.text(text));
             let numbers = [u64::from(*interval_ms), revision.0, *begun, u64::from(*in_force)];

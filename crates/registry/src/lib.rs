@@ -48,7 +48,7 @@ pub use access::{
 };
 pub use alerting::{
     AlertForm, AlertSecret, AlertTarget, TARGET_INTERVAL_MS_MAX, TARGET_SECRET_BYTES, TARGET_URL_BYTES_MAX,
-    TARGETS_MAX, Told,
+    TARGETS_MAX, ToldUpTo,
 };
 pub use command::{
     Beaten, Command, Condition, LeaseSet, Once, Origin, Outcome, Proposal, Refusal, Registered, Write,

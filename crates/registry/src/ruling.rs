@@ -4,7 +4,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use crate::alerting::{AlertTarget, Told};
+use crate::alerting::{AlertTarget, ToldUpTo};
 use crate::health::{Order, OrderKind, TenantChecks};
 use crate::ids::{InstanceId, OwnerName, Revision, TargetName, TenantId};
 use crate::protection::{Protection, Vigil};
@@ -50,7 +50,7 @@ pub enum RulingContent {
     Target {
         name: TargetName,
         target: AlertTarget,
-        told: Told,
+        told: ToldUpTo,
     },
 }
 
@@ -112,7 +112,7 @@ pub enum RulingChange {
     /// A target was told of everything up to there. Only forward.
     Told {
         name: TargetName,
-        told: Told,
+        told: ToldUpTo,
     },
 }
 
@@ -132,7 +132,7 @@ impl RulingChange {
                 let text = |target: &AlertTarget| target.url.len() + target.secret.expose().len();
                 name.as_str().len() + target.as_ref().map_or(0, text) + size_of::<AlertTarget>()
             }
-            Self::Told { name, .. } => name.as_str().len() + size_of::<Told>(),
+            Self::Told { name, .. } => name.as_str().len() + size_of::<ToldUpTo>(),
         }
     }
 }

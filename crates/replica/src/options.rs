@@ -8,7 +8,7 @@ use rollcall_registry::{FeatureLevel, HistoryLimits};
 
 use crate::admission::Door;
 use crate::autopilot::Autopilot;
-use crate::replica::StartError;
+use crate::failure::StartError;
 use crate::trace::TraceLink;
 
 /// What a member needs to know to start.

@@ -333,7 +333,7 @@ fn offered<'a>(
     let rest = tenants.skip_while(move |tenant| after.is_some_and(|(last, _)| last != *tenant));
     let all = rest.flat_map(move |tenant| {
         let id = after.filter(|(last, _)| last == tenant).map(|(_, id)| id.as_str());
-        state.instances_after(tenant, id)
+        state.tenant_instances_after(tenant, id)
     });
     all.filter(move |instance| peer.terms.offers(instance))
 }

@@ -22,7 +22,7 @@ use crate::federation::{
     PeerTerms, Received, Reception, Resync, SWEEP_MAX, Sweep, Told, Unreadable,
 };
 use crate::ids::{ClusterTime, InstanceId, LeaseId, PeerName, Revision, TenantId, WallTime};
-use crate::instance::{Instance, Seldom};
+use crate::instance::{Instance, Presence, Seldom};
 use crate::registration::Visibility;
 
 pub type FederationDelta = TableDelta<FederationKey, FederationRow>;
@@ -105,7 +105,7 @@ impl State {
     }
 
     /// A tenant's instances by id, those after `after`.
-    pub fn instances_after<'a>(
+    pub fn tenant_instances_after<'a>(
         &'a self,
         tenant: &TenantId,
         after: Option<&'a str>,
@@ -335,7 +335,7 @@ impl State {
                 registration: told.registration.clone(),
                 seldom: Seldom::default(),
                 reported_status: told.status,
-                lapsed: false,
+                presence: Presence::Present,
                 lease: LeaseId(0),
                 revision: told.revision,
                 created_revision: told.revision,

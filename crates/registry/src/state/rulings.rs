@@ -9,7 +9,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use super::State;
 use super::checkpoint::RestoreError;
 use super::touched::{TableDelta, Touched};
-use crate::alerting::{AlertTarget, TARGETS_MAX, Told};
+use crate::alerting::{AlertTarget, TARGETS_MAX, ToldUpTo};
 use crate::command::Refusal;
 use crate::digest::{self, RowSum};
 use crate::health::{Order, OrderKind, Orders, REASON_BYTES_MAX, TenantChecks};
@@ -53,7 +53,7 @@ struct OfTenant {
     checks: Option<TenantChecks>,
     protection: Option<Protection>,
     vigil: Option<Box<Vigil>>,
-    targets: BTreeMap<TargetName, (AlertTarget, Told)>,
+    targets: BTreeMap<TargetName, (AlertTarget, ToldUpTo)>,
 }
 
 impl OfTenant {
@@ -143,7 +143,7 @@ impl Rulings {
     }
 
     /// Where a tenant's alerts go, and how far they went, by name.
-    pub fn targets(&self, tenant: &TenantId) -> impl Iterator<Item = (&TargetName, &AlertTarget, Told)> {
+    pub fn targets(&self, tenant: &TenantId) -> impl Iterator<Item = (&TargetName, &AlertTarget, ToldUpTo)> {
         let own = self.tenants.get(tenant).into_iter().flat_map(|own| own.targets.iter());
         own.map(|(name, (target, told))| (name, target, *told))
     }
@@ -377,14 +377,14 @@ impl State {
             }
             None => {
                 let protecting = self.protecting(tenant);
-                Told { revision: self.revision, begun: protecting.begun, in_force: protecting.since.is_some() }
+                ToldUpTo { revision: self.revision, begun: protecting.begun, in_force: protecting.since.is_some() }
             }
         };
         Ok(self.lay_down(tenant, RulingContent::Target { name: name.clone(), target: target.clone(), told }))
     }
 
     /// Nothing is untold: who led before may still say what it knew.
-    fn note_told(&mut self, tenant: &TenantId, name: &TargetName, told: Told) -> Ruled {
+    fn note_told(&mut self, tenant: &TenantId, name: &TargetName, told: ToldUpTo) -> Ruled {
         let unchanged = Ruled { changed: false, revision: self.revision };
         let Some((target, before)) = self.rulings.tenants.get(tenant).and_then(|own| own.targets.get(name)) else {
             return unchanged;

@@ -348,7 +348,7 @@ impl World {
     }
 
     fn offered(&self, of: &str) -> BTreeMap<String, (String, Status)> {
-        let all = self.origin.state.instances_after(&tenant(of), None);
+        let all = self.origin.state.tenant_instances_after(&tenant(of), None);
         let offered = all.filter(|instance| {
             let registration = instance.registration();
             registration.visibility == Visibility::Public && registration.metadata.get("secret").is_none()
@@ -539,7 +539,7 @@ fn a_private_instance_is_taken_from_nobody_and_an_unmapped_tenant_neither() {
     let instance = |visibility| {
         let mut cluster = Cluster::new(10);
         cluster.register("red", "p", "http://1", visibility, false);
-        told(cluster.state.instances_after(&tenant("red"), None).next().expect("it is possible"))
+        told(cluster.state.tenant_instances_after(&tenant("red"), None).next().expect("it is possible"))
     };
     let stream = receiver.peer("a").received.stream.expect("it is possible");
     let mut position = receiver.peer("a").received.position;
@@ -570,7 +570,7 @@ fn the_cluster_of_higher_priority_speaks_for_an_id_that_several_know() {
     let mut other = terms("c", Direction::Receive, &[("rouge", "red")]);
     (other.key, other.priority) = (ClusterKey([9; 32]), 5);
     receiver.federation(FederationCommand::Add(Box::new(other))).expect("it is possible");
-    let instance = origin.state.instances_after(&tenant("red"), None).next().expect("it is possible");
+    let instance = origin.state.tenant_instances_after(&tenant("red"), None).next().expect("it is possible");
     let mut registration = instance.registration().to_registration();
     registration.url = "http://from-c".into();
     let put = Told { registration: registration.pack(), ..told(instance) };

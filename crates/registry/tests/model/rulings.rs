@@ -6,7 +6,7 @@ use rollcall_registry::{
     AlertForm, AlertSecret, AlertTarget, ChangeKind, CheckScope, Command, InstanceId, LeaseId, Observed, Order,
     OrderKind, Orders, Outcome, OwnerName, Place, Presence, Quota, QuotaKind, RankWeights, Ranking, Refusal,
     Registration, Revision, Ruled, Ruling, RulingChange, RulingContent, State, Status, TargetName, TenantChecks,
-    TenantId, Told, Trust, Verdict,
+    TenantId, ToldUpTo, Trust, Verdict,
 };
 
 use crate::model::{Entry, Key, Model, check_lease};
@@ -21,7 +21,7 @@ pub(crate) struct Rulings {
     ranking: BTreeMap<TenantId, RankWeights>,
     quotas: BTreeMap<TenantId, Quota>,
     checks: BTreeMap<TenantId, TenantChecks>,
-    targets: BTreeMap<(TenantId, TargetName), (AlertTarget, Told)>,
+    targets: BTreeMap<(TenantId, TargetName), (AlertTarget, ToldUpTo)>,
 }
 
 impl Rulings {
@@ -118,7 +118,7 @@ impl Model {
                 let (begun, in_force) = self.protections.stands(tenant);
                 let key = (tenant.clone(), name.clone());
                 let before = rulings.targets.get(&key).cloned();
-                let told = before.as_ref().map_or(Told { revision, begun, in_force }, |(_, told)| *told);
+                let told = before.as_ref().map_or(ToldUpTo { revision, begun, in_force }, |(_, told)| *told);
                 rulings.targets.insert(key, (target.clone(), told));
                 Ok(unless_same(before.is_some_and(|(before, _)| before == *target)))
             }
@@ -293,7 +293,7 @@ fn target(random: &mut Random, revision: u64) -> RulingChange {
     let name = TargetName::parse(random.pick(&["pager", "chat"])).expect("a plain name");
     if random.once_in(2) {
         let revision = Revision((revision + 1).saturating_sub(random.below(12)));
-        let told = Told { revision, begun: random.below(2), in_force: random.once_in(2) };
+        let told = ToldUpTo { revision, begun: random.below(2), in_force: random.once_in(2) };
         return RulingChange::Told { name, told };
     }
     let target = AlertTarget {

@@ -5,10 +5,9 @@ use std::collections::BTreeMap;
 use rollcall_registry::registration::{Capability, Extras};
 use rollcall_registry::state::{Delta, Header, InstanceKey, Past, Restoring};
 use rollcall_registry::{
-    Change, ChangeKind, ClusterTime, Command, Condition, Definition, DefinitionKey, Digest, Draw, HistoryLimits,
-    Instance, LeaseId, LeaseSet, MetadataValue, Once, Options, Origin, Outcome, Page, Picked, Position, Proposal,
-    Query, Ranking, Refusal, Registration, Revision, Score, ServiceName, Sort, State, TenantId, Term, View, WallTime,
-    Write,
+    ClusterTime, Command, Condition, Definition, DefinitionKey, Digest, Draw, HistoryLimits, Instance, LeaseId,
+    LeaseSet, MetadataValue, Once, Options, Origin, Outcome, Page, Picked, Position, Proposal, Query, Ranking,
+    Registration, Revision, Score, ServiceName, Sort, State, TenantId, Term, View, WallTime, Write,
 };
 
 use access::KeptAccess;

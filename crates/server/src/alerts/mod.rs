@@ -13,7 +13,7 @@ use std::collections::BTreeMap;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use rollcall_registry::{
-    AlertTarget, Command, Protecting, Revision, RulingChange, State, TargetName, TenantId, Told, WallTime,
+    AlertTarget, Command, Protecting, Revision, RulingChange, State, TargetName, TenantId, ToldUpTo, WallTime,
 };
 use rollcall_replica::Replica;
 use tokio::sync::watch;
@@ -122,7 +122,7 @@ struct Line {
     /// As was given to the courier last, and when.
     protection: (u64, bool),
     protection_at: u64,
-    noted: Told,
+    noted: ToldUpTo,
     noted_deliveries: u64,
 }
 
@@ -132,11 +132,11 @@ impl Line {
     }
 
     /// How far it was told, as it is to be noted.
-    fn told(&self) -> Told {
+    fn told(&self) -> ToldUpTo {
         let reached = self.courier.reached();
         let revision = reached.before.map_or(self.seen, |first| Revision(first.0.saturating_sub(1)));
         let (begun, in_force) = reached.protection;
-        Told { revision: revision.max(self.noted.revision), begun, in_force }
+        ToldUpTo { revision: revision.max(self.noted.revision), begun, in_force }
     }
 
     /// Tells what changed of the tenant's protection, no oftener than the target wants.
@@ -215,7 +215,7 @@ impl Lead {
 
     /// Takes in the targets as operators laid them down; answers those that are new here.
     fn find_targets(&mut self, replica: &Replica) -> Vec<Key> {
-        let targets: BTreeMap<Key, (AlertTarget, Told)> = replica.roll().read(|state| {
+        let targets: BTreeMap<Key, (AlertTarget, ToldUpTo)> = replica.roll().read(|state| {
             let rulings = state.rulings();
             let each = rulings.alerted().flat_map(|tenant| rulings.targets(tenant).map(move |row| (tenant, row)));
             each.map(|(tenant, (name, target, told))| ((tenant.clone(), name.clone()), (target.clone(), told)))
@@ -321,10 +321,10 @@ impl Lead {
         };
         more |= next < end;
         for turn in &turns {
-            if turn.revision > self.logged {
-                for alert in self.log.turn(turn) {
-                    log(&turn.instance.tenant, &Notice::Instance(alert));
-                }
+            if turn.revision > self.logged
+                && let Some(alert) = self.log.turn(turn)
+            {
+                log(&turn.instance.tenant, &Notice::Instance(alert));
             }
         }
         self.logged = self.logged.max(next);

@@ -77,7 +77,7 @@ impl Turn {
 
 /// An instance is in another condition than was told last.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) struct Alert {
+pub(crate) struct Alert {
     /// As was told last.
     pub(super) before: Condition,
     pub(super) now: Condition,

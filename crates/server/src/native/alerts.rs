@@ -11,7 +11,7 @@ use rollcall_api::{
     TestAlertResponse,
 };
 use rollcall_registry::{
-    AlertForm, AlertSecret, AlertTarget, RulingChange, TARGET_URL_BYTES_MAX, TargetName, Told, WallTime,
+    AlertForm, AlertSecret, AlertTarget, RulingChange, TARGET_URL_BYTES_MAX, TargetName, ToldUpTo, WallTime,
 };
 
 use super::{Native, body_missing, json};
@@ -187,7 +187,7 @@ pub(super) async fn test(
     Ok(json(StatusCode::OK, &answer))
 }
 
-fn info(name: &TargetName, target: &AlertTarget, told: Told) -> AlertTargetInfo {
+fn info(name: &TargetName, target: &AlertTarget, told: ToldUpTo) -> AlertTargetInfo {
     AlertTargetInfo {
         name: name.as_str().to_owned(),
         url: target.url.to_string(),

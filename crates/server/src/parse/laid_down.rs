@@ -59,7 +59,7 @@ pub(crate) fn ranking(body: Value) -> Result<RankingRequest, Faults> {
 /// The body that says when a tenant's leases are held.
 pub(crate) fn protection(body: Value) -> Result<ProtectionRequest, Faults> {
     let mut faults = Faults::default();
-    let request = Fields::open("", body, &mut faults).and_then(|mut fields| {
+    let request = Fields::open("", body, &mut faults).map(|mut fields| {
         let share = stepped(&mut fields, "share", 1, 1_000);
         match share {
             None => fields.missing("share"),
@@ -75,7 +75,7 @@ pub(crate) fn protection(body: Value) -> Result<ProtectionRequest, Faults> {
             leases_min: fields.number("leases_min", 1, 1_000_000),
         };
         fields.finish();
-        Some(request)
+        request
     });
     request.filter(|_| faults.is_empty()).ok_or(faults)
 }
@@ -83,7 +83,7 @@ pub(crate) fn protection(body: Value) -> Result<ProtectionRequest, Faults> {
 /// The body that says where alerts go.
 pub(crate) fn alert_target(body: Value) -> Result<AlertTargetRequest, Faults> {
     let mut faults = Faults::default();
-    let request = Fields::open("", body, &mut faults).and_then(|mut fields| {
+    let request = Fields::open("", body, &mut faults).map(|mut fields| {
         let url = fields.text("url");
         if url.is_none() {
             fields.missing("url");
@@ -98,7 +98,7 @@ pub(crate) fn alert_target(body: Value) -> Result<AlertTargetRequest, Faults> {
             fields.fault("secret", "must have 16 to 128 bytes and no control characters");
         }
         fields.finish();
-        Some(request)
+        request
     });
     request.filter(|_| faults.is_empty()).ok_or(faults)
 }

@@ -41,6 +41,7 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::AbortOnDropHandle;
 
 use crate::metrics::{CheckMetrics, Checked};
+use crate::outbound::Network;
 use dial::Dialer;
 use finding::{Broken, Finding, Trouble};
 use plan::Plan;

@@ -214,7 +214,7 @@ mod tests {
             registration: registration.pack(),
             seldom: Seldom::default(),
             reported_status: Status::Active,
-            lapsed: false,
+            presence: rollcall_registry::Presence::Present,
             lease: LeaseId(1),
             revision: Revision(1),
             created_revision: Revision(1),

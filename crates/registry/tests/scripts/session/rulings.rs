@@ -6,7 +6,7 @@ use rollcall_registry::state::{Restoring, RulingsDelta};
 use rollcall_registry::{
     AlertForm, AlertSecret, AlertTarget, Command, Coordinates, OwnerName, Place, Protecting, Protection, Quota,
     QuotaKind, RankWeights, Ranking, Ruled, Ruling, RulingChange, RulingContent, RulingKey, Score, State, TargetName,
-    TenantChecks, TenantId, Told, Trust, Usage, Vigil,
+    TenantChecks, TenantId, ToldUpTo, Trust, Usage, Vigil,
 };
 
 use super::arguments::Arguments;
@@ -71,7 +71,7 @@ pub(super) fn command(verb: &str, arguments: &mut Arguments) -> Result<Option<Co
         "target" => RulingChange::Target { name: target_name(arguments)?, target: target(arguments)? },
         "told" => RulingChange::Told {
             name: target_name(arguments)?,
-            told: Told {
+            told: ToldUpTo {
                 revision: arguments.revision("up_to")?.ok_or("a revision is missing")?,
                 begun: arguments.number("begun")?.unwrap_or(0),
                 in_force: arguments.take("in_force").is_some(),
@@ -213,7 +213,7 @@ fn line(content: &RulingContent) -> String {
         RulingContent::Checks(TenantChecks { scope, interval_ms: Some(ms) }) => format!("checks {scope} every {ms}"),
         RulingContent::Protection(protection) => format!("protection {:?}", <[u32; 4]>::from(*protection)),
         RulingContent::Target { name, target, told } => {
-            let Told { revision, begun, in_force } = told;
+            let ToldUpTo { revision, begun, in_force } = told;
             format!("target {name} {} {target:?} up_to=r{revision} begun={begun} in_force={in_force}", target.url)
         }
         RulingContent::Vigil(vigil) => {

@@ -29,7 +29,7 @@ fn instance(metadata: MetadataValue<'_>) -> Arc<Instance> {
         registration: registration.pack(),
         seldom: Seldom::default(),
         reported_status: Status::Degraded,
-        lapsed: false,
+        presence: rollcall_registry::Presence::Present,
         lease: LeaseId(5),
         revision: Revision(9),
         created_revision: Revision(5),
