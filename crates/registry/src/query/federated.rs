@@ -2,10 +2,12 @@
 
 use std::cmp::Reverse;
 
-use super::{Forgotten, Page, Query};
+use super::{Forgotten, Page, Query, Sort};
 use crate::federation::{Foreign, Peer};
 use crate::ids::{PeerName, Revision, TenantId, WallTime};
+use crate::index::Slot;
 use crate::instance::Instance;
+use crate::rank::Ranker;
 use crate::state::State;
 use crate::visibility::Viewer;
 
@@ -46,10 +48,7 @@ impl State {
             Some(revision) => self.query_at(query, revision)?,
         };
         let ranker = self.ranker(query);
-        let found: Vec<(&Foreign, &Peer)> = self.foreign_matches(query);
-        let foreign = found.len() as u64;
-        let ranked = found.iter().map(|pair| (&*pair.0.instance, *pair));
-        let found = query.first(&ranker, ranked, query.limit + 1);
+        let (found, foreign) = self.foreign_matches(query, &ranker);
 
         let more = local.next.is_some();
         let own = local.found.iter().map(|view| (query.rank(&ranker, &view.instance), (view.clone(), None)));
@@ -76,16 +75,33 @@ impl State {
         Ok(FederatedPage { page, origins, foreign })
     }
 
-    /// Those of other clusters that match, each id once.
-    fn foreign_matches(&self, query: &Query) -> Vec<(&Foreign, &Peer)> {
-        let Some(index) = self.foreign().index(&query.tenant) else { return Vec::new() };
-        let slots = query.filter.slots(index);
-        let entries = slots.iter().map(|slot| self.foreign().at(slot)).filter_map(|entry| {
+    /// The first of other clusters' that match, each id once, and how many there are.
+    fn foreign_matches(&self, query: &Query, ranker: &Ranker<'_>) -> (Vec<(&Foreign, &Peer)>, u64) {
+        let foreign = self.foreign();
+        let Some(index) = foreign.index(&query.tenant) else { return (Vec::new(), 0) };
+        let (slots, wanted) = (query.filter.slots(index), query.limit + 1);
+        let shown = |slot: Slot| {
+            let entry = foreign.at(slot);
             let peer = self.peer(&entry.peer).filter(|peer| !peer.leaving)?;
             (self.is_shown(entry, peer) && !self.has_own(&query.tenant, &entry.instance, &query.filter.viewer))
                 .then_some((entry, peer))
-        });
-        entries.collect()
+        };
+        // Of many, nearly all are nobody else's: who is not is found on the shorter way.
+        let is_plain = !foreign.has_shared(&query.tenant) && self.peers().all(|peer| !peer.leaving);
+        let ids = foreign.ids_len(&query.tenant) as u128;
+        let is_walked = query.sort == Sort::Id && u128::from(slots.len()).pow(2) > (wanted as u128) * ids;
+        if is_plain && is_walked && self.tenant_len(&query.tenant) < slots.len() as usize {
+            let own = self.instances_after(&query.tenant, None).filter(|instance| query.filter.viewer.sees(instance));
+            let hidden = own.flat_map(|own| foreign.slots_of_id(&query.tenant, own.id()));
+            let hidden = hidden.filter(|slot| slots.contains(*slot)).count() as u64;
+            let after = query.after.as_ref().map(|after| after.id.as_str());
+            let walk = foreign.walk(&query.tenant, after).filter(|slot| slots.contains(*slot));
+            return (walk.filter_map(shown).take(wanted).collect(), slots.len() - hidden);
+        }
+        let found: Vec<(&Foreign, &Peer)> = slots.iter().filter_map(shown).collect();
+        let count = found.len() as u64;
+        let ranked = found.iter().map(|pair| (&*pair.0.instance, *pair));
+        (query.first(ranker, ranked, wanted), count)
     }
 
     /// Whether no cluster of higher priority knows the id.

@@ -43,6 +43,8 @@ struct OfTenant {
     index: Index,
     /// Each known by one cluster or by several.
     ids: BTreeMap<InstanceId, SmallVec<[Slot; 1]>>,
+    /// Of these, how many are known by several.
+    shared: usize,
 }
 
 /// How far a look went.
@@ -71,8 +73,35 @@ impl ForeignEntries {
 
     /// All that are known of an id.
     pub(crate) fn of_id(&self, tenant: &TenantId, id: &str) -> impl Iterator<Item = &Foreign> {
+        self.slots_of_id(tenant, id).map(|slot| self.at(slot))
+    }
+
+    pub(crate) fn slots_of_id<'a>(&'a self, tenant: &TenantId, id: &str) -> impl Iterator<Item = Slot> + use<'a> {
         let slots = self.tenants.get(tenant).and_then(|own| own.ids.get(id));
-        slots.into_iter().flatten().map(|slot| self.at(*slot))
+        slots.into_iter().flatten().copied()
+    }
+
+    /// Whether several clusters know an id of a tenant.
+    pub(crate) fn has_shared(&self, tenant: &TenantId) -> bool {
+        self.tenants.get(tenant).is_some_and(|own| own.shared > 0)
+    }
+
+    /// How many ids of a tenant are known.
+    pub(crate) fn ids_len(&self, tenant: &TenantId) -> usize {
+        self.tenants.get(tenant).map_or(0, |own| own.ids.len())
+    }
+
+    /// A tenant's slots by id, those after `after`.
+    pub(crate) fn walk<'a>(
+        &'a self,
+        tenant: &TenantId,
+        after: Option<&'a str>,
+    ) -> impl Iterator<Item = Slot> + use<'a> {
+        let start = after.map_or(Unbounded, Excluded);
+        let ids = self.tenants.get(tenant).map(|own| &own.ids);
+        ids.into_iter()
+            .flat_map(move |ids| ids.range::<str, _>((start, Unbounded)))
+            .flat_map(|(_, slots)| slots.iter().copied())
     }
 
     pub(super) fn len(&self) -> usize {
@@ -111,9 +140,11 @@ impl ForeignEntries {
         *count = (count.0 + 1, count.1 + bytes);
         self.bytes += bytes;
         let own = self.tenants.entry(key.1.clone());
-        let own = own.or_insert_with(|| OfTenant { index: Index::new(index_seed), ids: BTreeMap::new() });
+        let own = own.or_insert_with(|| OfTenant { index: Index::new(index_seed), ids: BTreeMap::new(), shared: 0 });
         own.index.insert(slot, &entry.instance);
-        own.ids.entry(key.2.clone()).or_default().push(slot);
+        let slots = own.ids.entry(key.2.clone()).or_default();
+        slots.push(slot);
+        own.shared += usize::from(slots.len() == 2);
         self.by_key.insert(key.clone(), slot);
         self.dirty.push(key);
         self.seats[slot as usize] = Some(Seat { entry, dirty: true, kept });
@@ -141,6 +172,7 @@ impl ForeignEntries {
         let own = self.tenants.get_mut(&key.1).expect("whoever has instances is indexed");
         own.index.remove(slot, &entry.instance);
         let slots = own.ids.get_mut(&key.2).expect("every instance is there by its id");
+        own.shared -= usize::from(slots.len() == 2);
         slots.retain(|other| *other != slot);
         if slots.is_empty() {
             own.ids.remove(&key.2);
@@ -211,6 +243,10 @@ impl ForeignEntries {
             let own = &self.tenants[&key.1];
             assert!(own.ids[&key.2].contains(slot), "an instance is not there by its id");
             assert!(own.index.all().contains(*slot), "an instance is not indexed");
+        }
+        for (tenant, own) in &self.tenants {
+            let shared = own.ids.values().filter(|slots| slots.len() > 1).count();
+            assert_eq!(own.shared, shared, "tenant {tenant}: shared ids are counted wrong");
         }
         assert_eq!(self.bytes, bytes, "the bytes of foreign instances are counted wrong");
         assert_eq!(self.counts, counts, "foreign instances are counted wrong");

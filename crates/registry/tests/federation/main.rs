@@ -3,6 +3,7 @@
 //! exactly what the other offers; and nothing that was not offered was ever known.
 
 mod kept;
+mod pages;
 
 use std::collections::BTreeMap;
 
@@ -438,62 +439,6 @@ fn without_a_word_from_its_cluster_nothing_is_believed_for_longer_than_it_asked_
     teller = Teller::default();
     tell_all(&mut origin, &mut receiver, &mut teller, &mut 200);
     assert_eq!(receiver.foreign("rouge").len(), 3);
-}
-
-#[test]
-fn what_this_cluster_has_itself_is_shown_as_it_knows_it() {
-    let (_, mut receiver, _) = filled();
-    receiver.register("rouge", "y", "http://own", Visibility::Private, false);
-    let shown: Vec<_> = receiver.foreign("rouge").into_keys().collect();
-    assert_eq!(shown, ["x", "z"]);
-    // Of what is hidden nobody learns by what is not shown instead.
-    let filter = Filter { viewer: rollcall_registry::Viewer::named("a stranger"), ..Filter::default() };
-    let query = Query {
-        tenant: tenant("rouge"),
-        filter,
-        sort: Sort::Id,
-        ranking: Ranking::default(),
-        after: None,
-        limit: 10,
-    };
-    let found = receiver.state.query_federated(&query, None).expect("it is possible");
-    assert_eq!(found.foreign, 3);
-}
-
-#[test]
-fn pages_hold_both_in_one_order() {
-    let (_, mut receiver, _) = filled();
-    for id in ["a", "xx", "yy", "zz"] {
-        receiver.register("rouge", id, "http://own", Visibility::Public, false);
-    }
-    for limit in 1..9 {
-        let mut query = Query {
-            tenant: tenant("rouge"),
-            filter: Filter::default(),
-            sort: Sort::Id,
-            ranking: Ranking::default(),
-            after: None,
-            limit,
-        };
-        let mut ids = Vec::new();
-        let revision = receiver.state.revision();
-        loop {
-            let first = query.after.is_none();
-            let found = receiver.state.query_federated(&query, (!first).then_some(revision)).expect("it is possible");
-            assert_eq!((found.page.total, found.foreign), (4, 3));
-            assert_eq!(found.page.found.len(), found.origins.len());
-            for (view, origin) in found.page.found.iter().zip(&found.origins) {
-                let id = view.instance.id();
-                assert_eq!(origin.is_some(), ["x", "y", "z"].contains(&id), "{id}");
-                ids.push(id.to_owned());
-            }
-            match found.page.next {
-                Some(next) => query.after = Some(next),
-                None => break,
-            }
-        }
-        assert_eq!(ids, ["a", "x", "xx", "y", "yy", "z", "zz"], "pages of {limit}");
-    }
 }
 
 #[test]
