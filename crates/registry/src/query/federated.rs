@@ -91,7 +91,9 @@ impl State {
         let ids = foreign.ids_len(&query.tenant) as u128;
         let is_walked = query.sort == Sort::Id && u128::from(slots.len()).pow(2) > (wanted as u128) * ids;
         if is_plain && is_walked && self.tenant_len(&query.tenant) < slots.len() as usize {
-            let own = self.instances_after(&query.tenant, None).filter(|instance| query.filter.viewer.sees(instance));
+            let own = self
+                .tenant_instances_after(&query.tenant, None)
+                .filter(|instance| query.filter.viewer.sees(instance));
             let hidden = own.flat_map(|own| foreign.slots_of_id(&query.tenant, own.id()));
             let hidden = hidden.filter(|slot| slots.contains(*slot)).count() as u64;
             let after = query.after.as_ref().map(|after| after.id.as_str());
