@@ -11,6 +11,7 @@ use rollcall_registry::AlertTarget;
 
 use super::message;
 use crate::outbound::{Network, Refused, admit};
+use crate::tls::machine_authorities;
 
 /// From the first packet to the status line.
 const TIMEOUT: Duration = Duration::from_secs(10);
@@ -96,6 +97,7 @@ impl Poster {
         let allowed: Arc<[Network]> = allowed.into();
         let client = Client::builder()
             .no_proxy()
+            .tls_certs_only(machine_authorities())
             .redirect(Policy::none())
             .timeout(TIMEOUT)
             .connect_timeout(CONNECT_TIMEOUT)

@@ -24,6 +24,7 @@ use tokio_util::sync::CancellationToken;
 use super::BOOKMARK_INTERVAL;
 use super::message::{self, Own, did};
 use crate::render::rfc3339;
+use crate::tls::machine_authorities;
 
 /// One request, until its answer has come whole.
 const REQUEST_TIMEOUT: Duration = Duration::from_secs(10);
@@ -163,7 +164,7 @@ fn client(ca: Option<&str>) -> Result<Client, reqwest::Error> {
     let client = Client::builder().redirect(Policy::none()).timeout(REQUEST_TIMEOUT).connect_timeout(CONNECT_TIMEOUT);
     match ca {
         Some(pem) => client.tls_certs_only(Certificate::from_pem_bundle(pem.as_bytes())?).build(),
-        None => client.build(),
+        None => client.tls_certs_only(machine_authorities()).build(),
     }
 }
 

@@ -352,6 +352,14 @@ fn private_key(path: &Path) -> Result<PrivateKeyDer<'static>, FileFault> {
     })
 }
 
+/// The authorities that this machine trusts; none where there are none, as in a small container. A client that is left
+/// to find them by itself cannot be made there.
+pub(crate) fn machine_authorities() -> impl Iterator<Item = reqwest::Certificate> {
+    let found = rustls_native_certs::load_native_certs().certs.into_iter();
+    let usable = found.filter(|certificate| RootCertStore::empty().add(certificate.clone()).is_ok());
+    usable.filter_map(|certificate| reqwest::Certificate::from_der(&certificate).ok())
+}
+
 /// The authorities that a file names.
 pub(crate) fn authorities(path: &Path) -> Result<RootCertStore, FileFault> {
     let mut roots = RootCertStore::empty();

@@ -33,7 +33,7 @@ use tokio_util::sync::CancellationToken;
 use crate::limits::HANDSHAKES_MAX;
 use crate::startup::Notice;
 
-pub(crate) use files::{FileFault, Loaded, Validity, authorities};
+pub(crate) use files::{FileFault, Loaded, Validity, authorities, machine_authorities};
 pub use files::{Files, Port};
 pub(crate) use gate::{Gate, Refused, turn_away};
 pub(crate) use stream::{Reader, Stream, Writer, split};

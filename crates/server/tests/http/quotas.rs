@@ -211,5 +211,5 @@ async fn p10_a_tenant_sees_its_own_quota_and_sets_none() {
     assert_eq!(answer(request.json(&json!({"registrations": 7}))).await.status, 200);
     let metrics = open.get("/metrics").await;
     assert_eq!(metrics.status, 200);
-    assert!(!metrics.body.as_str().unwrap().contains("rollcall_tenant_"), "{}", metrics.body");
+    assert!(!metrics.body.as_str().unwrap().contains("rollcall_tenant_"), "{}", metrics.body);
 }
