@@ -21,6 +21,7 @@ mod quotas;
 mod rulings;
 mod schedule;
 mod signatures;
+mod targets;
 mod touched;
 mod write;
 

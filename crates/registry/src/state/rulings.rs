@@ -9,7 +9,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use super::State;
 use super::checkpoint::RestoreError;
 use super::touched::{TableDelta, Touched};
-use crate::alerting::{AlertTarget, TARGETS_MAX, ToldUpTo};
+use crate::alerting::{AlertTarget, ToldUpTo};
 use crate::command::Refusal;
 use crate::digest::{self, RowSum};
 use crate::health::{Order, OrderKind, Orders, REASON_BYTES_MAX, TenantChecks};
@@ -149,7 +149,11 @@ impl Rulings {
     }
 
     pub fn target(&self, tenant: &TenantId, name: &TargetName) -> Option<&AlertTarget> {
-        self.tenants.get(tenant)?.targets.get(name).map(|(target, _)| target)
+        self.target_row(tenant, name).map(|(target, _)| target)
+    }
+
+    pub(super) fn target_row(&self, tenant: &TenantId, name: &TargetName) -> Option<&(AlertTarget, ToldUpTo)> {
+        self.tenants.get(tenant)?.targets.get(name)
     }
 
     /// Tenants that have targets, by name.
@@ -358,42 +362,6 @@ impl State {
             RulingChange::Target { name, target } => self.set_target(tenant, name, target.as_ref()),
             RulingChange::Told { name, told } => Ok(self.note_told(tenant, name, *told)),
         }
-    }
-
-    fn set_target(
-        &mut self,
-        tenant: &TenantId,
-        name: &TargetName,
-        target: Option<&AlertTarget>,
-    ) -> Result<Ruled, Refusal> {
-        let Some(target) = target else { return Ok(self.take_back(tenant, &RulingKey::Target(name.clone()))) };
-        if !target.is_within_bounds() {
-            return Err(Refusal::RulingOutOfBounds);
-        }
-        let told = match self.rulings.tenants.get(tenant).and_then(|own| own.targets.get(name)) {
-            Some((_, told)) => *told,
-            None if self.rulings.targets(tenant).count() >= TARGETS_MAX => {
-                return Err(Refusal::TooManyRulings { max: TARGETS_MAX as u32 });
-            }
-            None => {
-                let protecting = self.protecting(tenant);
-                ToldUpTo { revision: self.revision, begun: protecting.begun, in_force: protecting.since.is_some() }
-            }
-        };
-        Ok(self.lay_down(tenant, RulingContent::Target { name: name.clone(), target: target.clone(), told }))
-    }
-
-    /// Nothing is untold: who led before may still say what it knew.
-    fn note_told(&mut self, tenant: &TenantId, name: &TargetName, told: ToldUpTo) -> Ruled {
-        let unchanged = Ruled { changed: false, revision: self.revision };
-        let Some((target, before)) = self.rulings.tenants.get(tenant).and_then(|own| own.targets.get(name)) else {
-            return unchanged;
-        };
-        if told.revision < before.revision || told.revision > self.revision {
-            return unchanged;
-        }
-        let target = target.clone();
-        self.lay_down(tenant, RulingContent::Target { name: name.clone(), target, told })
     }
 
     pub(super) fn lay_down(&mut self, tenant: &TenantId, content: RulingContent) -> Ruled {
