@@ -203,7 +203,6 @@ impl Command {
                 write: Write::Register { registration, .. } | Write::RegisterSigned { registration, .. },
                 ..
             } if asks(registration) => FeatureLevel(5),
-            Self::Rule { change: RulingChange::Checks(_), .. } | Self::Unchecked { .. } => FeatureLevel(5),
             Self::Register { registration, .. } | Self::By { write: Write::Register { registration, .. }, .. }
                 if registration.view().extras.coordinates.is_some() =>
             {
@@ -219,19 +218,21 @@ impl Command {
             Self::AccessToken(_) | Self::By { .. } => FeatureLevel(3),
             Self::Rule {
                 change:
-                    RulingChange::Quota(_)
+                    RulingChange::Checks(_)
+                    | RulingChange::Quota(_)
                     | RulingChange::Protection(_)
                     | RulingChange::Release
                     | RulingChange::Target { .. }
                     | RulingChange::Told { .. },
                 ..
-            } => FeatureLevel(5),
+            }
+            | Self::Unchecked { .. }
+            | Self::Federation(_) => FeatureLevel(5),
             Self::Rule { .. }
             | Self::Observe { .. }
             | Self::RegisterSigned { .. }
             | Self::DeregisterSigned { .. }
             | Self::Signatures(_) => FeatureLevel(4),
-            Self::Federation(_) => FeatureLevel(5),
         }
     }
 

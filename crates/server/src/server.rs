@@ -53,8 +53,6 @@ pub enum RunError {
     },
     #[error("load the keys that tokens are checked with")]
     Jwt(#[source] JwtConfigError),
-    #[error("make a client that alerts are sent with")]
-    Alerts(#[source] reqwest::Error),
     #[error("secure the ports")]
     Tls(#[from] TlsError),
     #[error("start the replica")]
@@ -73,7 +71,7 @@ impl RunError {
         match self {
             Self::Start(error) => error.is_removed(),
             Self::Broke(failure) => failure.is_removed(),
-            Self::Bind { .. } | Self::Jwt(_) | Self::Alerts(_) | Self::Tls(_) | Self::Peers | Self::Watches => false,
+            Self::Bind { .. } | Self::Jwt(_) | Self::Tls(_) | Self::Peers | Self::Watches => false,
         }
     }
 }
@@ -179,7 +177,7 @@ impl Server {
         let tell_tenants = auth.is_enforced() && !self.config.metrics_open;
         let surroundings = Surroundings { data_dir, url, metrics: metrics.clone(), tls, tell_tenants, notices };
         let surroundings = Arc::new(surroundings);
-        let poster = Poster::new(&self.config.alert_allow).map_err(RunError::Alerts)?;
+        let poster = Poster::new(&self.config.alert_allow);
         let faces = Faces {
             poster: poster.clone(),
             auth: auth.clone(),

@@ -157,6 +157,7 @@ pub(super) async fn tenant(global: &Global, Tenant::Quota(args): Tenant) -> Resu
         format!("tenant {}\n{}", output::printable(tenant), table.render())
     })
 }
+
 pub(super) async fn checks(global: &Global, args: Checks) -> Result<(), Failure> {
     let client = client(global)?;
     let checks = match args {

@@ -137,6 +137,7 @@ impl Rulings {
     pub fn all_checks(&self) -> impl Iterator<Item = (&TenantId, TenantChecks)> {
         self.tenants.iter().filter_map(|(tenant, own)| Some((tenant, own.checks?)))
     }
+
     /// Whether and how a tenant's leases are protected.
     pub fn protection(&self, tenant: &TenantId) -> Option<Protection> {
         self.tenants.get(tenant)?.protection

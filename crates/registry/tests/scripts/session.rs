@@ -56,8 +56,7 @@ mod tokens;
 /// Questions: `get ID`, `query [filters] [sort= limit= at=]`, which ranks by `weights= prefer= near_region= near_zone=
 /// near=`, `next` (the page after the last one), `pick [filters] draw=best|turn|weighted [n=]`, `count`, `changes after=`,
 /// `tokens`, `keys [after=]`, `grants`, `admit ID secret=`, `definitions`, `latest NAME`, `rulings`, `usage`, `protection`, `now`,
-/// `digest`,
-/// `remember NAME` and `compare NAME` (digests).
+/// `digest`, `remember NAME` and `compare NAME` (digests).
 pub(crate) struct Session {
     state: State,
     options: Options,

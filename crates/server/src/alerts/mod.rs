@@ -33,6 +33,10 @@ const TARGET: &str = "alerts";
 /// How often it is looked what has waited for long enough, who leads, and where alerts go.
 const LOOK_INTERVAL: Duration = Duration::from_millis(250);
 
+/// After something was applied it is waited for so long: a leader that applies thousands of entries in a second, nearly all
+/// of them heartbeats, is not to look after each of them.
+const SETTLE: Duration = Duration::from_millis(20);
+
 /// Changes that are looked at under one lock.
 const STRETCH_CHANGES: usize = 1_024;
 
@@ -85,7 +89,10 @@ async fn moved(applied: &mut watch::Receiver<u64>, follows: bool) {
     tokio::select! {
         () = look => {}
         // Where nothing is applied any more the node is about to end.
-        changed = applied.changed() => if changed.is_err() { tokio::time::sleep(LOOK_INTERVAL).await },
+        changed = applied.changed() => {
+            let pause = if changed.is_ok() { SETTLE } else { LOOK_INTERVAL };
+            tokio::time::sleep(pause).await;
+        }
     }
 }
 

@@ -8,6 +8,7 @@ use reqwest::dns::{Addrs, Name, Resolve, Resolving};
 use reqwest::redirect::Policy;
 use reqwest::{Client, Url};
 use rollcall_registry::AlertTarget;
+use tokio::sync::OnceCell;
 
 use super::message;
 use crate::outbound::{Network, Refused, admit};
@@ -27,6 +28,8 @@ pub(super) const SIGNATURE: &str = "rollcall-signature";
 pub(crate) enum PostError {
     #[error("{0}")]
     Address(#[from] AddressError),
+    #[error("no client can be made: {}", cause(.0))]
+    Client(#[source] reqwest::Error),
     #[error("no answer: {}", cause(.0))]
     Send(#[source] reqwest::Error),
     #[error("answered {0}")]
@@ -38,7 +41,7 @@ impl PostError {
     pub(crate) fn status(&self) -> Option<u16> {
         match self {
             Self::Status(status) => Some(*status),
-            Self::Address(_) | Self::Send(_) => None,
+            Self::Address(_) | Self::Client(_) | Self::Send(_) => None,
         }
     }
 }
@@ -64,7 +67,8 @@ fn cause(error: &reqwest::Error) -> String {
 /// Posts alerts. Cheap to clone.
 #[derive(Clone, Debug)]
 pub(crate) struct Poster {
-    client: Client,
+    /// Made when it is first needed: the machine's authorities are read for it.
+    client: Arc<OnceCell<Client>>,
     allowed: Arc<[Network]>,
 }
 
@@ -93,19 +97,31 @@ impl Resolve for Guarded {
 }
 
 impl Poster {
-    pub(crate) fn new(allowed: &[Network]) -> Result<Self, reqwest::Error> {
-        let allowed: Arc<[Network]> = allowed.into();
-        let client = Client::builder()
-            .no_proxy()
-            .tls_certs_only(machine_authorities())
-            .redirect(Policy::none())
-            .timeout(TIMEOUT)
-            .connect_timeout(CONNECT_TIMEOUT)
-            .pool_max_idle_per_host(1)
-            .user_agent(concat!("rollcall/", env!("CARGO_PKG_VERSION")))
-            .dns_resolver(Arc::new(Guarded(allowed.clone())))
-            .build()?;
-        Ok(Self { client, allowed })
+    pub(crate) fn new(allowed: &[Network]) -> Self {
+        Self { client: Arc::default(), allowed: allowed.into() }
+    }
+
+    async fn client(&self) -> Result<&Client, PostError> {
+        let allowed = self.allowed.clone();
+        let make = || {
+            let builder = Client::builder()
+                .no_proxy()
+                .tls_certs_only(machine_authorities())
+                .redirect(Policy::none())
+                .timeout(TIMEOUT)
+                .connect_timeout(CONNECT_TIMEOUT)
+                .pool_max_idle_per_host(1)
+                .user_agent(concat!("rollcall/", env!("CARGO_PKG_VERSION")))
+                .dns_resolver(Arc::new(Guarded(allowed)));
+            builder.build().map_err(PostError::Client)
+        };
+        let making = || async {
+            match tokio::task::spawn_blocking(make).await {
+                Ok(client) => client,
+                Err(panicked) => std::panic::resume_unwind(panicked.into_panic()),
+            }
+        };
+        self.client.get_or_try_init(making).await
     }
 
     /// The address, if alerts may go there as far as can be told without asking for names.
@@ -125,7 +141,7 @@ impl Poster {
         let url = self.check(&target.url)?;
         let timestamp = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs();
         let signature = message::signature(target.secret.expose(), timestamp, &body);
-        let request = self.client.post(url).header("content-type", "application/json");
+        let request = self.client().await?.post(url).header("content-type", "application/json");
         let request = request.header(TIMESTAMP, timestamp).header(SIGNATURE, signature).body(body);
         let answer = request.send().await.map_err(|error| PostError::Send(error.without_url()))?;
         let status = answer.status();
@@ -139,7 +155,7 @@ mod tests {
 
     #[test]
     fn addresses_that_are_not_allowed_are_refused_before_anything_is_sent() {
-        let none = Poster::new(&[]).unwrap();
+        let none = Poster::new(&[]);
         for (url, sort) in [
             ("http://127.0.0.1/x", "loopback"),
             ("http://[::1]/x", "loopback"),
@@ -155,14 +171,14 @@ mod tests {
             assert_eq!(none.check(url), Err(AddressError::Malformed), "{url}");
         }
         assert!(none.check("https://hooks.example.org/x?y=z").is_ok());
-        let private = Poster::new(&["10.0.0.0/8".parse().unwrap()]).unwrap();
+        let private = Poster::new(&["10.0.0.0/8".parse().unwrap()]);
         assert!(private.check("http://10.0.0.1/").is_ok());
         assert!(private.check("http://127.0.0.1/").is_err());
     }
 
     #[tokio::test]
     async fn a_name_that_leads_to_loopback_is_refused() {
-        let poster = Poster::new(&[]).unwrap();
+        let poster = Poster::new(&[]);
         let target = AlertTarget {
             url: "http://localhost:9/".into(),
             form: rollcall_registry::AlertForm::Json,

@@ -18,6 +18,7 @@ use tokio::sync::Mutex;
 use tokio::time::Instant;
 
 use super::jwt::JwtConfig;
+use crate::tls::machine_authorities;
 
 /// A fetched set is used for so long before it is fetched again.
 const JWKS_AGE_MAX: Duration = Duration::from_secs(300);
@@ -135,7 +136,8 @@ impl Keys {
             }
         });
         let fetched = config.jwks_url.clone().map(|url| {
-            let client = reqwest::Client::builder().timeout(JWKS_TIMEOUT).build().map_err(JwtConfigError::Client)?;
+            let client = reqwest::Client::builder().tls_certs_only(machine_authorities()).timeout(JWKS_TIMEOUT);
+            let client = client.build().map_err(JwtConfigError::Client)?;
             Ok(Fetched { url, client, current: RwLock::default(), fetching: Mutex::new(()) })
         });
         Ok(Self { secret, pem: pem.transpose()?, set: set.transpose()?, fetched: fetched.transpose()? })

@@ -11,13 +11,13 @@ use rollcall_api::{
     TestAlertResponse,
 };
 use rollcall_registry::{
-    AlertForm, AlertSecret, AlertTarget, RulingChange, TARGET_URL_BYTES_MAX, TargetName, ToldUpTo, WallTime,
+    AlertForm, AlertSecret, AlertTarget, Ruled, RulingChange, TARGET_URL_BYTES_MAX, TargetName, ToldUpTo, WallTime,
 };
 
 use super::{Native, body_missing, json};
 use crate::alerts::message::{self, Notice};
 use crate::fault::Faults;
-use crate::reply::{self, Failure};
+use crate::reply::Failure;
 use crate::request::Context;
 use crate::{params, parse, translate};
 
@@ -107,17 +107,15 @@ pub(super) async fn set(
         secret,
         interval_ms: request.interval_ms.unwrap_or(INTERVAL_MS),
     };
-    tracing::info!(tenant = %context.tenant, %name, ?target, "an operator says where alerts go");
     let change = RulingChange::Target { name: name.clone(), target: Some(target.clone()) };
-    let ruled = native.rule(&context, change).await?;
-    let told = native.replica.roll().read(|state| {
-        let mut targets = state.rulings().targets(&context.tenant);
-        targets.find(|(known, ..)| **known == name).map(|(.., told)| told).unwrap_or_default()
-    });
-    let answer = SetAlertTargetResponse { target: info(&name, &target, told), secret: made_up };
-    let mut response = json(StatusCode::OK, &answer);
-    reply::written(&mut response, ruled.revision);
-    Ok(response)
+    let stands = |native: &Native, _| {
+        let told = native.replica.roll().read(|state| {
+            let mut targets = state.rulings().targets(&context.tenant);
+            targets.find(|(known, ..)| **known == name).map(|(.., told)| told).unwrap_or_default()
+        });
+        SetAlertTargetResponse { target: info(&name, &target, told), secret: made_up }
+    };
+    native.lay_down(&context, change, stands).await
 }
 
 /// Send alerts there no more
@@ -139,12 +137,12 @@ pub(super) async fn remove(
     uri: Uri,
 ) -> Result<Response, Failure> {
     params::none(&uri)?;
-    tracing::info!(tenant = %context.tenant, %name, "an operator takes a target of alerts away");
-    let ruled = native.rule(&context, RulingChange::Target { name: name.clone(), target: None }).await?;
-    let answer = RemoveAlertTargetResponse { name: name.as_str().to_owned(), removed: ruled.changed };
-    let mut response = json(StatusCode::OK, &answer);
-    reply::written(&mut response, ruled.revision);
-    Ok(response)
+    let change = RulingChange::Target { name: name.clone(), target: None };
+    let stands = |_: &Native, ruled: Ruled| RemoveAlertTargetResponse {
+        name: name.as_str().to_owned(),
+        removed: ruled.changed,
+    };
+    native.lay_down(&context, change, stands).await
 }
 
 /// Send a test alert

@@ -7,7 +7,7 @@ use rollcall_api::{CheckScope, ChecksRequest, ChecksResponse, Problem};
 use rollcall_registry::{RulingChange, TenantChecks, TenantId};
 
 use super::{Native, body_missing, json};
-use crate::reply::{self, Failure};
+use crate::reply::Failure;
 use crate::request::Context;
 use crate::{params, parse, translate};
 
@@ -49,7 +49,8 @@ pub(super) async fn set(
     params::none(request.uri())?;
     let request = native.parsed(request, context.deadline, parse::checks).await?.ok_or_else(body_missing)?;
     let (scope, interval_ms) = (translate::check_scope_in(request.scope), request.interval_ms);
-    native.recheck(&context, Some(TenantChecks { scope, interval_ms })).await
+    let change = RulingChange::Checks(Some(TenantChecks { scope, interval_ms }));
+    native.lay_down(&context, change, |native, _| native.checks(&context.tenant)).await
 }
 
 /// Check those that ask again
@@ -65,7 +66,7 @@ pub(super) async fn set(
 )]
 pub(super) async fn reset(State(native): State<Native>, context: Context, uri: Uri) -> Result<Response, Failure> {
     params::none(&uri)?;
-    native.recheck(&context, None).await
+    native.lay_down(&context, RulingChange::Checks(None), |native, _| native.checks(&context.tenant)).await
 }
 
 impl Native {
@@ -77,13 +78,5 @@ impl Native {
             default: own.is_none(),
             enabled: self.checker.is_enabled(),
         }
-    }
-
-    async fn recheck(&self, context: &Context, checks: Option<TenantChecks>) -> Result<Response, Failure> {
-        tracing::info!(tenant = %context.tenant, ?checks, "an operator says who is checked");
-        let ruled = self.rule(context, RulingChange::Checks(checks)).await?;
-        let mut response = json(StatusCode::OK, &self.checks(&context.tenant));
-        reply::written(&mut response, ruled.revision);
-        Ok(response)
     }
 }

@@ -5,6 +5,7 @@ use axum::http::{StatusCode, Uri};
 use axum::response::Response;
 use rollcall_api::{OrderRequest, OrderResponse, OrdersResponse, Problem, StandingOrders};
 use rollcall_registry::{Command, InstanceId, OrderKind, Orders, Outcome, Ruled, RulingChange};
+use serde::Serialize;
 
 use super::{Id, Native, json};
 use crate::reply::{self, Failure, Shown};
@@ -198,8 +199,21 @@ async fn order(
 }
 
 impl Native {
-    /// Lays down what an operator says.
-    pub(super) async fn rule(&self, context: &Context, change: RulingChange) -> Result<Ruled, Failure> {
+    /// Lays down what an operator says of the tenant, and answers how it then stands.
+    pub(super) async fn lay_down<T: Serialize>(
+        &self,
+        context: &Context,
+        change: RulingChange,
+        stands: impl FnOnce(&Self, Ruled) -> T,
+    ) -> Result<Response, Failure> {
+        tracing::info!(tenant = %context.tenant, ?change, "an operator lays down");
+        let ruled = self.rule(context, change).await?;
+        let mut response = json(StatusCode::OK, &stands(self, ruled));
+        reply::written(&mut response, ruled.revision);
+        Ok(response)
+    }
+
+    async fn rule(&self, context: &Context, change: RulingChange) -> Result<Ruled, Failure> {
         if let Some(principal) = context.principal() {
             let view = match &change {
                 RulingChange::Give { id, .. } | RulingChange::Lift { id, .. } => {

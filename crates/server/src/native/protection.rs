@@ -8,7 +8,7 @@ use rollcall_registry::{Protecting, RulingChange, TenantId};
 
 use super::{Native, body_missing, json};
 use crate::render::rfc3339;
-use crate::reply::{self, Failure};
+use crate::reply::Failure;
 use crate::request::Context;
 use crate::{params, parse, translate};
 
@@ -50,7 +50,11 @@ pub(super) async fn set(
     let request = native.parsed(request, context.deadline, parse::protection).await?.ok_or_else(body_missing)?;
     let protection = translate::protection_in(request);
     let protection = protection.map_err(|error| Failure::fault("", error.to_string()))?;
-    native.protect(&context, RulingChange::Protection(Some(protection))).await
+    native
+        .lay_down(&context, RulingChange::Protection(Some(protection)), |native, _| {
+            native.protecting(&context.tenant)
+        })
+        .await
 }
 
 /// Protect the tenant's leases no longer
@@ -68,7 +72,7 @@ pub(super) async fn set(
 )]
 pub(super) async fn reset(State(native): State<Native>, context: Context, uri: Uri) -> Result<Response, Failure> {
     params::none(&uri)?;
-    native.protect(&context, RulingChange::Protection(None)).await
+    native.lay_down(&context, RulingChange::Protection(None), |native, _| native.protecting(&context.tenant)).await
 }
 
 /// End protection that is in force
@@ -86,7 +90,7 @@ pub(super) async fn reset(State(native): State<Native>, context: Context, uri: U
 )]
 pub(super) async fn release(State(native): State<Native>, context: Context, uri: Uri) -> Result<Response, Failure> {
     params::none(&uri)?;
-    native.protect(&context, RulingChange::Release).await
+    native.lay_down(&context, RulingChange::Release, |native, _| native.protecting(&context.tenant)).await
 }
 
 impl Native {
@@ -103,13 +107,5 @@ impl Native {
                 revision: state.revision().0,
             }
         })
-    }
-
-    async fn protect(&self, context: &Context, change: RulingChange) -> Result<Response, Failure> {
-        tracing::info!(tenant = %context.tenant, ?change, "an operator says whether leases are protected");
-        let ruled = self.rule(context, change).await?;
-        let mut response = json(StatusCode::OK, &self.protecting(&context.tenant));
-        reply::written(&mut response, ruled.revision);
-        Ok(response)
     }
 }

@@ -7,7 +7,7 @@ use rollcall_api::{Problem, QuotaLimits, QuotaResponse};
 use rollcall_registry::RulingChange;
 
 use super::{Native, body_missing, json};
-use crate::reply::{self, Failure};
+use crate::reply::Failure;
 use crate::request::Context;
 use crate::{params, parse, translate};
 
@@ -48,7 +48,8 @@ pub(super) async fn set(
     params::none(request.uri())?;
     let limits: QuotaLimits =
         native.parsed(request, context.deadline, parse::quota).await?.ok_or_else(body_missing)?;
-    native.limit(&context, RulingChange::Quota(Some(translate::quota_in(limits)))).await
+    let change = RulingChange::Quota(Some(translate::quota_in(limits)));
+    native.lay_down(&context, change, |native, _| native.quota_answer(&context)).await
 }
 
 /// Let the tenant have as much as it will
@@ -64,18 +65,10 @@ pub(super) async fn set(
 )]
 pub(super) async fn clear(State(native): State<Native>, context: Context, uri: Uri) -> Result<Response, Failure> {
     params::none(&uri)?;
-    native.limit(&context, RulingChange::Quota(None)).await
+    native.lay_down(&context, RulingChange::Quota(None), |native, _| native.quota_answer(&context)).await
 }
 
 impl Native {
-    async fn limit(&self, context: &Context, change: RulingChange) -> Result<Response, Failure> {
-        tracing::info!(tenant = %context.tenant, ?change, "an operator says how much a tenant may have");
-        let ruled = self.rule(context, change).await?;
-        let mut response = json(StatusCode::OK, &self.quota_answer(context));
-        reply::written(&mut response, ruled.revision);
-        Ok(response)
-    }
-
     fn quota_answer(&self, context: &Context) -> QuotaResponse {
         let tenant = &context.tenant;
         let (quota, usage) = self.replica.roll().read(|state| (state.quota(tenant), state.usage(tenant)));

@@ -9,7 +9,7 @@ use rollcall_registry::{OwnerName, RulingChange, TenantId, Trust};
 use rollcall_replica::Consistency;
 
 use super::{Native, body_missing, json};
-use crate::reply::{self, Failure};
+use crate::reply::Failure;
 use crate::request::Context;
 use crate::{params, parse, translate};
 
@@ -71,7 +71,8 @@ pub(super) async fn trust(
     let request = native.parsed(request, context.deadline, parse::trust).await?.ok_or_else(body_missing)?;
     let trust = Trust::try_from((request.trust * 1e2).round() as u16);
     let trust = trust.map_err(|error| Failure::fault("trust", error.to_string()))?;
-    set_trust(&native, &context, owner, Some(trust)).await
+    let change = RulingChange::Trust { owner: owner.clone(), trust: Some(trust) };
+    native.lay_down(&context, change, |_, _| info(&owner, Some(trust))).await
 }
 
 /// Forget how far an owner is trusted
@@ -95,20 +96,8 @@ pub(super) async fn forget_trust(
     uri: Uri,
 ) -> Result<Response, Failure> {
     params::none(&uri)?;
-    set_trust(&native, &context, owner, None).await
-}
-
-async fn set_trust(
-    native: &Native,
-    context: &Context,
-    owner: OwnerName,
-    trust: Option<Trust>,
-) -> Result<Response, Failure> {
-    tracing::info!(tenant = %context.tenant, %owner, ?trust, "an operator says how far an owner is trusted");
-    let ruled = native.rule(context, RulingChange::Trust { owner: owner.clone(), trust }).await?;
-    let mut response = json(StatusCode::OK, &info(&owner, trust));
-    reply::written(&mut response, ruled.revision);
-    Ok(response)
+    let change = RulingChange::Trust { owner: owner.clone(), trust: None };
+    native.lay_down(&context, change, |_, _| info(&owner, None)).await
 }
 
 fn info(owner: &OwnerName, trust: Option<Trust>) -> TrustInfo {
@@ -153,7 +142,7 @@ pub(super) async fn set(
     let request = native.parsed(request, context.deadline, parse::ranking).await?.ok_or_else(body_missing)?;
     let weights = translate::rank_weights_in(request.weights);
     let weights = weights.map_err(|error| Failure::fault("weights", error.to_string()))?;
-    native.rerank(&context, RulingChange::Ranking(Some(weights))).await
+    native.lay_down(&context, RulingChange::Ranking(Some(weights)), |native, _| native.ranking(&context.tenant)).await
 }
 
 /// Rank the tenant's results by the default again
@@ -169,7 +158,7 @@ pub(super) async fn set(
 )]
 pub(super) async fn reset(State(native): State<Native>, context: Context, uri: Uri) -> Result<Response, Failure> {
     params::none(&uri)?;
-    native.rerank(&context, RulingChange::Ranking(None)).await
+    native.lay_down(&context, RulingChange::Ranking(None), |native, _| native.ranking(&context.tenant)).await
 }
 
 impl Native {
@@ -186,13 +175,5 @@ impl Native {
             weights: translate::rank_weights_out(weights.unwrap_or_default()),
             default: weights.is_none(),
         }
-    }
-
-    async fn rerank(&self, context: &Context, change: RulingChange) -> Result<Response, Failure> {
-        tracing::info!(tenant = %context.tenant, ?change, "an operator says by what results are ranked");
-        let ruled = self.rule(context, change).await?;
-        let mut response = json(StatusCode::OK, &self.ranking(&context.tenant));
-        reply::written(&mut response, ruled.revision);
-        Ok(response)
     }
 }
