@@ -53,6 +53,9 @@ pub struct Pace {
 impl Pace {
     /// Some 350 calls a second, most of the time.
     pub const STEADY: Self = Self { clients: 16, agents: 24, pause: Duration::from_millis(40) };
+
+    /// Some 500 calls a second, most of the time: a million in an hour of faults.
+    pub const BRISK: Self = Self { clients: 16, agents: 24, pause: Duration::from_millis(25) };
 }
 
 /// What clients share.

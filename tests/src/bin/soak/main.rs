@@ -108,7 +108,7 @@ fn play(seed: u64, number: u64, nodes: usize, storm: Duration, kinds: &[Fault]) 
     let round = std::thread::spawn(move || {
         let started = Instant::now();
         in_world(nodes, seed, async |mut world| {
-            let run = world.run(Pace::STEADY, seed);
+            let run = world.run(Pace::BRISK, seed);
             run.progress(50).await;
             let mut faults = Storm::new(seed, &kinds, &world);
             faults.rage(&mut world, &run, storm).await;
