@@ -293,6 +293,17 @@ pub struct KlpReceived {
     pub told_at_ms: u64,
 }
 
+/// The answer to `POST /klp/changes`.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, ToSchema)]
+pub struct KlpChanges {
+    /// What is to be taken in, each a [`KlpMessage`].
+    #[schema(value_type = Vec<KlpMessage>)]
+    pub messages: Vec<Value>,
+    /// A message with the question's nonce: how far the answer reaches, and how far the roll had come.
+    #[schema(value_type = KlpMessage)]
+    pub closing: Value,
+}
+
 /// One life of a roll, offered under one set of terms.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct KlpStream {

@@ -44,10 +44,10 @@ pub use cluster::{
     AddMemberRequest, AutopilotFinding, AutopilotInfo, ClusterChangeResponse, ClusterStatusResponse, DigestResponse,
     KeptBecause, MemberInfo, RelocateMemberRequest, ReplaceMemberRequest, Role, TransferLeaderRequest,
 };
-pub use discovery::DiscoverResponse;
+pub use discovery::{DiscoverResponse, FederatedAnswer, FederatedSource};
 pub use federation::{
-    AddPeerRequest, Direction, FederationKeyResponse, FederationResponse, KlpMessage, KlpMetadata, KlpReceived,
-    KlpRequest, KlpResponse, KlpResult, KlpResync, KlpStream, Offered, PeerInfo, PropagationRecord,
+    AddPeerRequest, Direction, FederationKeyResponse, FederationResponse, KlpChanges, KlpMessage, KlpMetadata,
+    KlpReceived, KlpRequest, KlpResponse, KlpResult, KlpResync, KlpStream, Offered, PeerInfo, PropagationRecord,
     PropagationResult, ReceivingInfo, RemovePeerResponse, ResyncInfo, SendingInfo, SendingState, TrustRequirements,
 };
 pub use join_token::{

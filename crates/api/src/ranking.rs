@@ -6,6 +6,7 @@ use std::str::FromStr;
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
+use crate::discovery::FederatedSource;
 use crate::service::{ServiceObject, UnknownWord, words};
 
 words! {
@@ -94,4 +95,7 @@ pub struct PickResponse {
     pub version_range: Option<String>,
     /// The revision of the roll that it was chosen from.
     pub revision: u64,
+    /// The clusters that were asked; absent unless `federated=live`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub federated_sources: Option<Vec<FederatedSource>>,
 }

@@ -12,7 +12,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand};
-use rollcall_client::{Consistency, DiscoverQuery, Filters, Sort, WatchQuery, WatchStart};
+use rollcall_client::{Consistency, DiscoverQuery, Federated, Filters, Sort, WatchQuery, WatchStart};
 use rollcall_server::config::Settings;
 
 use crate::output::Format;
@@ -261,6 +261,8 @@ pub(crate) struct Deregister {
 pub(crate) struct Get {
     pub(crate) id: String,
     #[command(flatten)]
+    pub(crate) federated: FederatedFlag,
+    #[command(flatten)]
     pub(crate) freshness: Freshness,
 }
 
@@ -368,11 +370,34 @@ pub(crate) struct Discover {
     sort: Option<Order>,
     #[command(flatten)]
     rank: RankFlags,
-    /// Instances of other clusters too
-    #[arg(long)]
-    federated: bool,
+    #[command(flatten)]
+    federated: FederatedFlag,
     #[command(flatten)]
     freshness: Freshness,
+}
+
+#[derive(Args, Debug, Default)]
+pub(crate) struct FederatedFlag {
+    /// Instances of other clusters too: as they told of them (copy, what it means without a word), or as they have them
+    /// now (live)
+    #[arg(long, value_enum, value_name = "HOW", num_args = 0..=1, require_equals = true, default_missing_value = "copy")]
+    federated: Option<FederatedWord>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
+enum FederatedWord {
+    Copy,
+    Live,
+}
+
+impl From<&FederatedFlag> for Federated {
+    fn from(flag: &FederatedFlag) -> Self {
+        match flag.federated {
+            None => Self::No,
+            Some(FederatedWord::Copy) => Self::Copy,
+            Some(FederatedWord::Live) => Self::Live(None),
+        }
+    }
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
@@ -395,7 +420,7 @@ impl From<Discover> for DiscoverQuery {
                 Order::Lease => Sort::Lease,
             }),
             rank: args.rank.into(),
-            federated: args.federated,
+            federated: Federated::from(&args.federated),
         }
     }
 }

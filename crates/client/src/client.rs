@@ -20,7 +20,7 @@ use crate::backup::Backup;
 use crate::cluster::{ChangeTerms, ClusterChange};
 use crate::error::{BuildError, Error};
 use crate::keep_alive::KeepAlive;
-use crate::query::{Consistency, DiscoverQuery, WatchQuery};
+use crate::query::{Consistency, DiscoverQuery, Federated, WatchQuery};
 use crate::request::{Repeat, Request};
 use crate::tls;
 use crate::watch::Watch;
@@ -287,8 +287,22 @@ impl Client {
     /// # Errors
     /// 404 `not_found` when it is not on the roll or not to be seen.
     pub async fn get(&self, id: &str, consistency: Consistency) -> Result<ServiceObject, Error> {
+        self.get_federated(id, consistency, Federated::No).await
+    }
+
+    /// As [`Self::get`]; where this cluster has none of that id, another one's if it is asked for.
+    ///
+    /// # Errors
+    /// As [`Self::get`].
+    pub async fn get_federated(
+        &self,
+        id: &str,
+        consistency: Consistency,
+        federated: Federated,
+    ) -> Result<ServiceObject, Error> {
         let path = ["api", "services", addressable(id)?];
-        self.send(&Request::new(Method::GET, &path, Repeat::Safe).query(consistency.parameters())).await
+        let request = Request::new(Method::GET, &path, Repeat::Safe).query(consistency.parameters());
+        self.send(&request.query(federated.parameters())).await
     }
 
     /// Who is present and fits the query.

@@ -112,7 +112,7 @@ pub use directory::{Directory, Strategy};
 pub use error::{BuildError, Error, WatchFault};
 pub use keep_alive::{KeepAlive, KeepAliveError};
 pub use operator::Order;
-pub use query::{Consistency, DiscoverQuery, Filters, PickQuery, RankBy, Sort, WatchQuery, WatchStart};
+pub use query::{Consistency, DiscoverQuery, Federated, Filters, PickQuery, RankBy, Sort, WatchQuery, WatchStart};
 pub use rollcall_api as api;
 pub use rollcall_api::{
     HeartbeatRequest, Problem, RegisterRequest, ResumePoint, ServiceObject, ServiceUpdate, UpdateType,

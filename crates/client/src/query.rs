@@ -1,5 +1,7 @@
 //! What a read asks for, as query parameters.
 
+use std::time::Duration;
+
 use rollcall_api::{RankWeights, ResumePoint};
 
 /// How fresh an answer has to be. The default is whatever the asked node shows now.
@@ -115,6 +117,8 @@ pub struct PickQuery {
     pub split: Vec<(String, u32)>,
     pub rank: RankBy,
     pub consistency: Consistency,
+    /// From instances of other clusters too.
+    pub federated: Federated,
 }
 
 impl PickQuery {
@@ -124,6 +128,7 @@ impl PickQuery {
         parameters.extend(self.split.iter().map(|(range, weight)| ("split", format!("{range}:{weight}"))));
         parameters.extend(self.rank.parameters());
         parameters.extend(self.consistency.parameters());
+        parameters.extend(self.federated.parameters());
         parameters
     }
 }
@@ -141,7 +146,32 @@ pub struct DiscoverQuery {
     pub rank: RankBy,
     pub consistency: Consistency,
     /// Instances of other clusters too.
-    pub federated: bool,
+    pub federated: Federated,
+}
+
+/// Whether instances of other clusters are asked for too.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Federated {
+    #[default]
+    No,
+    /// As they told of them.
+    Copy,
+    /// As their rolls have them now: they are asked first. Each may take this long; without it what the server has as default.
+    Live(Option<Duration>),
+}
+
+impl Federated {
+    pub(crate) fn parameters(self) -> Vec<(&'static str, String)> {
+        let live = || ("federated", "live".to_owned());
+        match self {
+            Self::No => Vec::new(),
+            Self::Copy => vec![("include_federated", "true".to_owned())],
+            Self::Live(None) => vec![live()],
+            Self::Live(Some(patience)) => {
+                vec![live(), ("federated_timeout_ms", patience.as_millis().to_string())]
+            }
+        }
+    }
 }
 
 impl Filters {
@@ -191,9 +221,7 @@ impl DiscoverQuery {
         }
         parameters.extend(self.rank.parameters());
         parameters.extend(self.consistency.parameters());
-        if self.federated {
-            parameters.push(("include_federated", "true".to_owned()));
-        }
+        parameters.extend(self.federated.parameters());
         parameters
     }
 }
@@ -241,6 +269,7 @@ mod tests {
             limit: Some(7),
             sort: Some(Sort::Rank),
             consistency: Consistency { linearizable: true, min_revision: Some(9), max_staleness_ms: None },
+            federated: Federated::Live(Some(Duration::from_millis(250))),
             ..DiscoverQuery::default()
         };
         let expected = [
@@ -251,6 +280,8 @@ mod tests {
             ("sort", "rank"),
             ("consistency", "linearizable"),
             ("min_revision", "9"),
+            ("federated", "live"),
+            ("federated_timeout_ms", "250"),
         ];
         assert_eq!(query.parameters(), expected.map(|(name, value)| (name, value.to_owned())));
     }

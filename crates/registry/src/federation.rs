@@ -232,7 +232,12 @@ impl Peer {
 
     /// Nothing was heard for so long that what is known may not be so any more.
     pub fn is_stale(&self, now: ClusterTime) -> bool {
-        self.received.heard_at.ms_until(now) > STALE_AFTER_MS
+        now > self.stale_after()
+    }
+
+    /// As long as this it counts as heard.
+    pub fn stale_after(&self) -> ClusterTime {
+        self.received.heard_at.plus_ms(STALE_AFTER_MS)
     }
 
     /// Until when it is believed.

@@ -113,7 +113,7 @@ impl Query {
         let (score, lease) = match self.sort {
             Sort::Id => (0, LeaseId(0)),
             Sort::Rank => (ranker.score(instance).place(), LeaseId(0)),
-            Sort::Lease => (0, instance.lease),
+            Sort::Lease => (0, turn(instance)),
         };
         (Reverse(score), lease, instance.id())
     }
@@ -137,6 +137,42 @@ impl Query {
         }
         ranked.sort_unstable_by_key(|(rank, _)| *rank);
         ranked.into_iter().map(|(_, each)| each).collect()
+    }
+}
+
+/// Where an instance stands in the order of registration. Those of other clusters have no lease here and come last.
+fn turn(instance: &Instance) -> LeaseId {
+    if instance.lease == LeaseId(0) { LeaseId(u64::MAX) } else { instance.lease }
+}
+
+impl Draw {
+    /// Chooses one of `count` that are gone through in one order each time.
+    fn of<'a, T, I>(self, ranker: &Ranker<'_>, count: u64, all: impl Fn() -> I) -> Option<T>
+    where
+        I: Iterator<Item = (&'a Instance, T)>,
+    {
+        let nth = |n: u64| all().nth(usize::try_from(n % count.max(1)).ok()?).map(|(_, each)| each);
+        match self {
+            Self::Best => {
+                let ranked =
+                    all().map(|(instance, each)| ((Reverse(ranker.score(instance).place()), instance.id()), each));
+                ranked.min_by(|(a, _), (b, _)| a.cmp(b)).map(|(_, each)| each)
+            }
+            Self::Turn(n) => nth(n),
+            Self::Weighted(random) => {
+                let weight = |instance: &Instance| u64::from(instance.registration().weight);
+                let sum: u64 = all().map(|(instance, _)| weight(instance)).sum();
+                match random.checked_rem(sum) {
+                    None => nth(random),
+                    Some(mut drawn) => all().find_map(|(instance, each)| {
+                        let weight = weight(instance);
+                        let is_drawn = drawn < weight;
+                        drawn = drawn.saturating_sub(weight);
+                        is_drawn.then_some(each)
+                    }),
+                }
+            }
+        }
     }
 }
 
@@ -167,7 +203,7 @@ impl Page {
 
     fn end(&self, sort: Sort) -> Option<Position> {
         let instance = &self.found.last()?.instance;
-        let lease = if sort == Sort::Lease { instance.lease } else { LeaseId(0) };
+        let lease = if sort == Sort::Lease { turn(instance) } else { LeaseId(0) };
         let score = Reverse(self.scores.last().map_or(0, Score::place));
         Some(Position { score, lease, id: InstanceId::kept(instance.id()), total: self.total })
     }
@@ -182,29 +218,8 @@ impl State {
     pub fn pick(&self, query: &Query, draw: Draw) -> Option<Picked> {
         let (found, ranker) = (self.believed(query), self.ranker(query));
         let candidates = found.len();
-        let instances = || found.iter().map(|slot| (slot, self.instance(slot)));
-        let nth = |n: u64| found.iter().nth(usize::try_from(n % candidates.max(1)).ok()?);
-        let slot = match draw {
-            Draw::Best => {
-                let ranked = instances()
-                    .map(|(slot, instance)| (Reverse(ranker.score(instance).place()), instance.id(), slot));
-                ranked.min().map(|(_, _, slot)| slot)
-            }
-            Draw::Turn(n) => nth(n),
-            Draw::Weighted(random) => {
-                let weight = |instance: &Instance| u64::from(instance.registration().weight);
-                let sum: u64 = instances().map(|(_, instance)| weight(instance)).sum();
-                match random.checked_rem(sum) {
-                    None => nth(random),
-                    Some(mut drawn) => instances().find_map(|(slot, instance)| {
-                        let weight = weight(instance);
-                        let is_drawn = drawn < weight;
-                        drawn = drawn.saturating_sub(weight);
-                        is_drawn.then_some(slot)
-                    }),
-                }
-            }
-        }?;
+        let all = || found.iter().map(|slot| (&**self.instance(slot), slot));
+        let slot = draw.of(&ranker, candidates, all)?;
         let view = self.view(slot);
         let score = ranker.score(&view.instance);
         Some(Picked { view, score, candidates })

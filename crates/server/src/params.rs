@@ -24,6 +24,10 @@ pub(crate) use ranking::{Picking, RankQuestion, pick};
 
 const LIMIT_DEFAULT: usize = 50;
 
+/// How long another cluster may take to answer: some round trips around the earth.
+const FEDERATED_TIMEOUT_MS_DEFAULT: u64 = 1_000;
+const FEDERATED_TIMEOUT_MS_MAX: u64 = 10_000;
+
 const POLL_MS_DEFAULT: u64 = 30_000;
 
 /// Most values of one filter. Each is a posting list to look up.
@@ -157,6 +161,26 @@ impl Params {
         self.one_of("include_federated", &[("true", true), ("false", false)]).unwrap_or(false)
     }
 
+    /// Whether they are asked for too, and how fresh they are to be.
+    fn federation(&mut self) -> Federated {
+        let is_said = self.given.contains_key("include_federated");
+        let included = self.federated();
+        let is_live = self.one_of("federated", &[("live", true), ("copy", false)]);
+        let patience = self.number("federated_timeout_ms", 1, FEDERATED_TIMEOUT_MS_MAX);
+        if is_live.is_some() && is_said && !included {
+            self.faults.push("federated", "contradicts include_federated=false");
+        }
+        if patience.is_some() && is_live != Some(true) {
+            self.faults.push("federated_timeout_ms", "needs federated=live");
+        }
+        match is_live {
+            Some(true) => Federated::Live(Duration::from_millis(patience.unwrap_or(FEDERATED_TIMEOUT_MS_DEFAULT))),
+            Some(false) => Federated::Copy,
+            None if included => Federated::Copy,
+            None => Federated::No,
+        }
+    }
+
     fn filter(&mut self) -> Filter {
         Filter {
             names: self.names("name"),
@@ -245,8 +269,24 @@ pub(crate) struct Discovery {
     pub(crate) cursor: Option<String>,
     pub(crate) poll: Option<Poll>,
     pub(crate) consistency: Consistency,
-    /// Other clusters' instances too.
-    pub(crate) federated: bool,
+    pub(crate) federated: Federated,
+}
+
+/// Whether other clusters' instances are asked for too.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) enum Federated {
+    #[default]
+    No,
+    /// As they told of them.
+    Copy,
+    /// As their rolls have them now, if they answer within this time.
+    Live(Duration),
+}
+
+impl Federated {
+    pub(crate) fn is_asked(self) -> bool {
+        self != Self::No
+    }
 }
 
 /// A wait for a change before the answer.
@@ -326,7 +366,7 @@ pub(crate) fn discovery(uri: &Uri) -> Result<Discovery, Failure> {
         params.watched(uri);
     }
     let consistency = params.consistency();
-    let federated = params.federated();
+    let federated = params.federation();
     params.finish()?;
     let limit = limit.unwrap_or(LIMIT_DEFAULT);
     Ok(Discovery { filter, sort, rank, explain, limit, cursor, poll, consistency, federated })
@@ -374,6 +414,14 @@ pub(crate) fn read(uri: &Uri) -> Result<Consistency, Failure> {
     let consistency = params.consistency();
     params.requester();
     params.finish().map(|()| consistency)
+}
+
+/// For the read of one instance.
+pub(crate) fn read_instance(uri: &Uri) -> Result<(Consistency, Federated), Failure> {
+    let mut params = Params::of(uri);
+    let (consistency, federated) = (params.consistency(), params.federation());
+    params.requester();
+    params.finish().map(|()| (consistency, federated))
 }
 
 /// For reads that take nothing else.

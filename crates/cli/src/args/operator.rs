@@ -4,9 +4,9 @@ use std::path::PathBuf;
 
 use clap::{Args, Subcommand};
 use rollcall_api::{AlertForm, CheckScope, QuotaLimits, RankWeights, Strategy};
-use rollcall_client::{Consistency, PickQuery, RankBy};
+use rollcall_client::{Consistency, Federated, PickQuery, RankBy};
 
-use super::{FilterFlags, Freshness};
+use super::{FederatedFlag, FilterFlags, Freshness};
 
 #[derive(Debug, Subcommand)]
 pub(crate) enum Maintenance {
@@ -221,6 +221,8 @@ pub(crate) struct Pick {
     #[command(flatten)]
     rank: RankFlags,
     #[command(flatten)]
+    federated: FederatedFlag,
+    #[command(flatten)]
     freshness: Freshness,
 }
 
@@ -232,6 +234,7 @@ impl From<Pick> for PickQuery {
             split: args.split,
             rank: args.rank.into(),
             consistency: Consistency::from(&args.freshness),
+            federated: Federated::from(&args.federated),
         }
     }
 }

@@ -1,7 +1,7 @@
 //! `rollcall heartbeat | deregister | get | discover`: one request each.
 
 use rollcall_api::{CheckResult, HeartbeatRequest, OrderInfo, ServiceObject};
-use rollcall_client::{Consistency, DiscoverQuery};
+use rollcall_client::{Consistency, DiscoverQuery, Federated};
 use serde_json::Value;
 
 use super::operator::rank;
@@ -32,7 +32,8 @@ pub(super) async fn deregister(global: &Global, args: &Deregister) -> Result<(),
 }
 
 pub(super) async fn get(global: &Global, args: &Get) -> Result<(), Failure> {
-    let service = client(global)?.get(&args.id, Consistency::from(&args.freshness)).await;
+    let (consistency, federated) = (Consistency::from(&args.freshness), Federated::from(&args.federated));
+    let service = client(global)?.get_federated(&args.id, consistency, federated).await;
     let service = attempt(format!("get `{}`", args.id), service)?;
     output::show(global.output, &service, describe)
 }
@@ -57,21 +58,30 @@ pub(super) async fn discover(global: &Global, args: Discover) -> Result<(), Fail
                 capabilities(service),
                 seconds(service.lease.expires_in_ms),
             ];
-            if federated {
-                let stale = if service.stale == Some(true) { ", stale" } else { "" };
-                row.push(service.origin.as_ref().map_or_else(String::new, |origin| format!("{origin}{stale}")));
-            }
+            row.extend(federated.then(|| origin(service)));
             row.extend(service.rank.as_ref().map(rank));
             table.row(row);
         }
         let mut text = table.render();
         text.push_str(&format!("{} of {} at revision {}", found.services.len(), found.total_count, found.revision));
+        let copies = found.federated_sources.iter().flatten();
+        let copies = copies.filter_map(|source| Some(format!("{} ({})", source.peer, source.reason.as_ref()?)));
+        let copies: Vec<_> = copies.collect();
+        if !copies.is_empty() {
+            text.push_str(&format!("; not asked anew: {}", copies.join(", ")));
+        }
         if let Some(cursor) = &found.next_cursor {
             text.push_str(&format!("; the next page: --cursor {cursor}"));
         }
         text.push('\n');
         text
     })
+}
+
+/// The cluster whose an instance is, if it is another one's.
+fn origin(service: &ServiceObject) -> String {
+    let stale = if service.stale == Some(true) { ", stale" } else { "" };
+    service.origin.as_ref().map_or_else(String::new, |origin| format!("{origin}{stale}"))
 }
 
 /// One instance, field by field; what it did not say is left out.
@@ -100,6 +110,7 @@ pub(super) fn describe(service: &ServiceObject) -> String {
         ("name", service.name.clone()),
         ("type", service.kind.to_string()),
         ("status", service.status.to_string()),
+        ("of", origin(service)),
         ("suspect", if service.suspect { "its lease ran out together with others'" } else { "" }.to_owned()),
         ("says", service.reported_status.map_or_else(String::new, |status| status.to_string())),
         ("maintenance", order(operator.maintenance)),

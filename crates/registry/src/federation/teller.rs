@@ -48,6 +48,13 @@ pub struct Batch {
     looked_at: Revision,
 }
 
+impl Batch {
+    /// Up to here there is nothing else to tell.
+    pub fn looked_at(&self) -> Revision {
+        self.looked_at
+    }
+}
+
 /// What is to be done.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Next {
@@ -111,7 +118,7 @@ enum Step {
 impl Teller {
     /// What is to be told now. `is_due` is whether a sign of life is.
     pub fn next(&mut self, state: &State, peer: &Peer, is_due: bool) -> Next {
-        let stream = Stream { epoch: state.epoch(), since: peer.since };
+        let stream = stream(state, peer);
         if self.stream.replace(stream) != Some(stream) {
             self.phase = Phase::Asking;
         }
@@ -321,6 +328,24 @@ impl All {
             None => Settled::Again,
         }
     }
+}
+
+/// What one that asks is told next, having come to `position`, where it was looked up to `looked_at`; nothing if nothing of it
+/// is for this peer. None if it has to be told everything, because some of what came after is forgotten.
+pub fn missing(state: &State, peer: &Peer, position: Revision, looked_at: Revision) -> Option<Batch> {
+    if looked_at > state.revision() {
+        return None;
+    }
+    let (mut tellings, looked_at) = changed(state.changes_after(looked_at)?, peer, position, looked_at);
+    if let Some(after) = tellings.last().map(Telling::reaches).filter(|after| *after < looked_at) {
+        tellings.push(Telling::Bookmark { after, at: looked_at });
+    }
+    Some(Batch { stream: stream(state, peer), tellings, looked_at })
+}
+
+/// What the present terms of a peer make of this life of the roll.
+fn stream(state: &State, peer: &Peer) -> Stream {
+    Stream { epoch: state.epoch(), since: peer.since }
 }
 
 /// All that is offered after an instance, by tenant and id. The terms' order of tenants is theirs for good.

@@ -2,12 +2,13 @@
 
 use std::cmp::Reverse;
 
-use super::{Forgotten, Page, Query, Sort};
-use crate::federation::{Foreign, Peer};
-use crate::ids::{PeerName, Revision, TenantId, WallTime};
+use super::{Draw, Forgotten, Page, Picked, Query, Sort, View};
+use crate::federation::{Foreign, Peer, Received};
+use crate::ids::{ClusterTime, InstanceId, PeerName, Revision, TenantId, WallTime};
 use crate::index::Slot;
 use crate::instance::Instance;
 use crate::rank::Ranker;
+use crate::slots::Slots;
 use crate::state::State;
 use crate::visibility::Viewer;
 
@@ -15,10 +16,18 @@ use crate::visibility::Viewer;
 #[derive(Clone, Debug)]
 pub struct Origin {
     pub peer: PeerName,
-    /// The cluster has been out of reach for a while.
-    pub stale: bool,
+    /// After this it has been out of reach for a while. The roll does not know that it is so: where nothing changes its time
+    /// stands still.
+    pub stale_after: ClusterTime,
     /// When it was last heard.
     pub heard_at: WallTime,
+}
+
+impl Origin {
+    fn of(peer: &Peer) -> Self {
+        let Received { heard_wall, .. } = peer.received;
+        Self { peer: peer.name().clone(), stale_after: peer.stale_after(), heard_at: heard_wall }
+    }
 }
 
 /// A page of both. In `page` the totals are this cluster's alone.
@@ -38,6 +47,26 @@ impl From<Page> for FederatedPage {
     }
 }
 
+fn foreign_view(entry: &Foreign, peer: &Peer) -> (View, Origin) {
+    (View { instance: entry.instance.clone(), deadline: peer.expires_at() }, Origin::of(peer))
+}
+
+/// One that may be chosen.
+#[derive(Clone, Copy)]
+enum Seat<'a> {
+    Own(Slot, &'a Instance),
+    Foreign(&'a Foreign, &'a Peer),
+}
+
+impl<'a> Seat<'a> {
+    fn instance(self) -> &'a Instance {
+        match self {
+            Self::Own(_, instance) => instance,
+            Self::Foreign(entry, _) => &entry.instance,
+        }
+    }
+}
+
 impl State {
     /// As [`Self::query`], or [`Self::query_at`] where a revision is named, with what is known of other clusters. Of these
     /// only the present is known, whatever the revision. An id that this cluster has itself, or one of higher priority, is
@@ -53,12 +82,7 @@ impl State {
         let more = local.next.is_some();
         let own = local.found.iter().map(|view| (query.rank(&ranker, &view.instance), (view.clone(), None)));
         let others = found.iter().map(|(entry, peer)| {
-            let view = super::View { instance: entry.instance.clone(), deadline: peer.expires_at() };
-            let origin = Origin {
-                peer: entry.peer.clone(),
-                stale: peer.is_stale(self.now()),
-                heard_at: peer.received.heard_wall,
-            };
+            let (view, origin) = foreign_view(entry, peer);
             (query.rank(&ranker, &entry.instance), (view, Some(origin)))
         });
         let mut merged: Vec<_> = own.chain(others).collect();
@@ -75,17 +99,81 @@ impl State {
         Ok(FederatedPage { page, origins, foreign })
     }
 
+    /// An instance of this cluster, or if it has none of that id which `viewer` sees, of another.
+    pub fn get_federated(
+        &self,
+        tenant: &TenantId,
+        id: &InstanceId,
+        viewer: &Viewer,
+    ) -> Option<(View, Option<Origin>)> {
+        if let Some(view) = self.get(tenant, id).filter(|view| viewer.sees(&view.instance)) {
+            return Some((view, None));
+        }
+        let known = self.foreign().of_id(tenant, id.as_str());
+        let mut known = known.filter_map(|entry| Some((entry, self.staying(entry)?)));
+        let (entry, peer) = known.find(|(entry, peer)| viewer.sees(&entry.instance) && self.is_shown(entry, peer))?;
+        let (view, origin) = foreign_view(entry, peer);
+        Some((view, Some(origin)))
+    }
+
+    /// As [`Self::pick`], with those of other clusters. Whoever is suspect, or of a cluster that is out of reach by `now`, is
+    /// chosen only where all are.
+    pub fn pick_federated(&self, query: &Query, draw: Draw, now: ClusterTime) -> Option<(Picked, Option<Origin>)> {
+        let (own, ranker) = (self.slots(query), self.ranker(query));
+        let own = own.iter().map(|slot| (slot, self.instance(slot)));
+        let own = own.map(|(slot, instance)| (Seat::Own(slot, instance), instance.is_suspect()));
+        let foreign = self.foreign_slots(query);
+        let foreign = foreign.iter().filter_map(|slot| {
+            let (entry, peer) = self.shown(query, slot)?;
+            Some((Seat::Foreign(entry, peer), peer.is_stale(now)))
+        });
+        let mut found: Vec<(Seat<'_>, bool)> = own.chain(foreign).collect();
+        if found.iter().any(|(_, is_doubted)| !is_doubted) {
+            found.retain(|(_, is_doubted)| !is_doubted);
+        }
+        let candidates = found.len() as u64;
+        let seat = draw.of(&ranker, candidates, || found.iter().map(|(seat, _)| (seat.instance(), *seat)))?;
+        let (view, origin) = match seat {
+            Seat::Own(slot, _) => (self.view(slot), None),
+            Seat::Foreign(entry, peer) => {
+                let (view, origin) = foreign_view(entry, peer);
+                (view, Some(origin))
+            }
+        };
+        let score = ranker.score(&view.instance);
+        Some((Picked { view, score, candidates }, origin))
+    }
+
+    /// How many match now, with those of other clusters.
+    pub fn count_federated(&self, query: &Query) -> u64 {
+        let foreign = self.foreign_slots(query);
+        let foreign = foreign.iter().filter(|slot| self.shown(query, *slot).is_some());
+        self.count(query) + foreign.count() as u64
+    }
+
+    fn foreign_slots(&self, query: &Query) -> Slots {
+        self.foreign().index(&query.tenant).map(|index| query.filter.slots(index)).unwrap_or_default()
+    }
+
+    /// The cluster whose an instance is, unless it is being removed.
+    fn staying(&self, entry: &Foreign) -> Option<&Peer> {
+        self.peer(&entry.peer).filter(|peer| !peer.leaving)
+    }
+
+    /// An instance of another cluster that matches, unless the id is shown as somebody else knows it.
+    fn shown<'a>(&'a self, query: &Query, slot: Slot) -> Option<(&'a Foreign, &'a Peer)> {
+        let entry = self.foreign().at(slot);
+        let peer = self.staying(entry)?;
+        let is_shown =
+            self.is_shown(entry, peer) && !self.has_own(&query.tenant, &entry.instance, &query.filter.viewer);
+        is_shown.then_some((entry, peer))
+    }
+
     /// The first of other clusters' that match, each id once, and how many there are.
     fn foreign_matches(&self, query: &Query, ranker: &Ranker<'_>) -> (Vec<(&Foreign, &Peer)>, u64) {
         let foreign = self.foreign();
-        let Some(index) = foreign.index(&query.tenant) else { return (Vec::new(), 0) };
-        let (slots, wanted) = (query.filter.slots(index), query.limit + 1);
-        let shown = |slot: Slot| {
-            let entry = foreign.at(slot);
-            let peer = self.peer(&entry.peer).filter(|peer| !peer.leaving)?;
-            (self.is_shown(entry, peer) && !self.has_own(&query.tenant, &entry.instance, &query.filter.viewer))
-                .then_some((entry, peer))
-        };
+        let (slots, wanted) = (self.foreign_slots(query), query.limit + 1);
+        let shown = |slot: Slot| self.shown(query, slot);
         // Of many, nearly all are nobody else's: who is not is found on the shorter way.
         let is_plain = !foreign.has_shared(&query.tenant) && self.peers().all(|peer| !peer.leaving);
         let ids = foreign.ids_len(&query.tenant) as u128;
@@ -111,10 +199,7 @@ impl State {
         let order = |peer: &Peer| (Reverse(peer.terms.priority), peer.terms.name.clone());
         let own = order(peer);
         let mut others = self.foreign().of_id(&entry.instance.tenant, entry.instance.id());
-        others.all(|other| {
-            let other = self.peer(&other.peer).filter(|other| !other.leaving);
-            other.is_none_or(|other| order(other) >= own)
-        })
+        others.all(|other| self.staying(other).is_none_or(|other| order(other) >= own))
     }
 
     /// Whether the id is on this cluster's own roll. What is hidden from the viewer is not there, so that nobody learns of

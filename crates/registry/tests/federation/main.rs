@@ -8,7 +8,7 @@ mod pages;
 use std::collections::BTreeMap;
 
 use kept::Kept;
-use rollcall_registry::federation::teller::{Batch, Next, Teller, Telling};
+use rollcall_registry::federation::teller::{Batch, Next, Teller, Telling, missing};
 use rollcall_registry::federation::{FOREIGN_MESSAGES_MAX, SWEEP_MAX};
 use rollcall_registry::{
     ClusterKey, ClusterTime, Command, Condition, Direction, Epoch, FederationCommand, FederationOutcome,
@@ -231,6 +231,7 @@ impl World {
                 36 if self.random.once_in(4) => self.restore_origin(),
                 37 if self.random.once_in(4) => self.lay_down_anew(),
                 38 => drop(self.receiver.federation(FederationCommand::Sweep { limit: 1 })),
+                39 => self.ask(),
                 _ => {}
             }
             self.nothing_leaked();
@@ -306,6 +307,34 @@ impl World {
         if told_at <= before.told_at.0 {
             assert_eq!(after.heard_at, before.heard_at, "what is repeated is no sign of life");
             assert_eq!(after.generation, before.generation, "what is repeated begins nothing");
+        }
+    }
+
+    /// The receiver asks for what it was not told, and then knows what is offered now.
+    fn ask(&mut self) {
+        let peer = self.origin.peer("b");
+        loop {
+            let received = self.receiver.peer("a").received;
+            if received.resync.is_some() || received.sweep.is_some() {
+                return;
+            }
+            let missing = missing(&self.origin.state, &peer, received.position, received.position);
+            // By another stream, or by what is forgotten, it cannot be told.
+            let Some(batch) = missing.filter(|batch| Some(batch.stream) == received.stream) else { return };
+            let reaches = batch.looked_at();
+            if !batch.tellings.is_empty() {
+                // In the name of its last word: what is on its way is not made a repetition by it.
+                self.recorded.push((batch.clone(), received.told_at.0));
+                let (_, now) = self.receiver.receive(&batch, received.told_at.0).expect("it is possible");
+                assert_eq!(now.position, reaches);
+                assert_eq!((now.told_at, now.heard_at), (received.told_at, received.heard_at));
+            }
+            if reaches == self.origin.state.revision() {
+                break;
+            }
+        }
+        for (local, remote) in PAIRS {
+            assert_eq!(self.receiver.foreign(remote), self.offered(local), "tenant {local}");
         }
     }
 

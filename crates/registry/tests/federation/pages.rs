@@ -1,6 +1,6 @@
 //! What is found where other clusters' instances are asked for too.
 
-use rollcall_registry::{Filter, Query, Ranking, Sort, Viewer, Visibility};
+use rollcall_registry::{ClusterTime, Draw, Filter, InstanceId, Query, Ranking, Sort, Viewer, Visibility};
 
 use super::{filled, tell_all, tenant};
 
@@ -89,4 +89,59 @@ fn pages_of_many_are_those_of_few() {
             assert_eq!(ids, many.chain(["x", "y", "z"].map(str::to_owned)).collect::<Vec<_>>(), "pages of {limit}");
         }
     }
+}
+
+fn all() -> Query {
+    let (tenant, filter, ranking) = (tenant("rouge"), Filter::default(), Ranking::default());
+    Query { tenant, filter, sort: Sort::Id, ranking, after: None, limit: 1 }
+}
+
+#[test]
+fn one_is_found_by_its_id_wherever_it_is() {
+    let (_, mut receiver, _) = filled();
+    receiver.register("rouge", "y", "http://own", Visibility::Private, false);
+    let url = |receiver: &super::Cluster, id: &str, viewer: &Viewer| {
+        let id = InstanceId::parse(id).expect("it is possible");
+        let (view, origin) = receiver.state.get_federated(&tenant("rouge"), &id, viewer)?;
+        Some((view.instance.registration().url.to_owned(), origin.map(|origin| origin.peer.as_str().to_owned())))
+    };
+    let own = ("http://own".to_owned(), None);
+    let others = ("http://1".to_owned(), Some("a".to_owned()));
+    assert_eq!(url(&receiver, "x", &Viewer::All), Some(others.clone()));
+    assert_eq!(url(&receiver, "y", &Viewer::All), Some(own));
+    assert_eq!(url(&receiver, "y", &Viewer::named("a stranger")), Some(others), "what is hidden is not there");
+    assert_eq!(url(&receiver, "w", &Viewer::All), None);
+}
+
+#[test]
+fn others_are_chosen_from_too_and_whoever_is_out_of_reach_last() {
+    let (_, mut receiver, _) = filled();
+    receiver.register("rouge", "own", "http://own", Visibility::Public, false);
+    receiver.register("rouge", "x", "http://own", Visibility::Public, false);
+    let chosen = |receiver: &super::Cluster, turn: u64| {
+        let (picked, origin) =
+            receiver.state.pick_federated(&all(), Draw::Turn(turn), receiver.now).expect("somebody is there");
+        (picked.view.instance.id().to_owned(), origin.is_some(), picked.candidates)
+    };
+    let around = |receiver: &super::Cluster| {
+        let mut seen: Vec<_> = (0..4).map(|turn| chosen(receiver, turn)).collect();
+        seen.sort();
+        seen.dedup();
+        seen
+    };
+    let of = |id: &str, is_foreign: bool, candidates: u64| (id.to_owned(), is_foreign, candidates);
+    assert_eq!(around(&receiver), [of("own", false, 4), of("x", false, 4), of("y", true, 4), of("z", true, 4)]);
+    assert_eq!(receiver.state.count_federated(&all()), 4);
+    receiver.now = ClusterTime(receiver.now.0 + 31_000);
+    assert_eq!(around(&receiver), [of("own", false, 2), of("x", false, 2)]);
+    for id in ["own", "x"] {
+        let (tenant, id) = (tenant("rouge"), InstanceId::parse(id).expect("it is possible"));
+        let condition = rollcall_registry::Condition::None;
+        receiver.apply(rollcall_registry::Command::Deregister { tenant, id, lease: None, condition });
+    }
+    assert_eq!(
+        around(&receiver),
+        [of("x", true, 3), of("y", true, 3), of("z", true, 3)],
+        "they are better than nobody"
+    );
 }

@@ -103,6 +103,7 @@ const TABLE: &[(&str, &[(&str, Access)])] = &[
     ("/api/federation/peers/{name}/resume", &[("POST", OPERATE)]),
     // What other clusters say proves by its signature whose it is.
     ("/klp/messages", &[("POST", Access::Open)]),
+    ("/klp/changes", &[("POST", Access::Open)]),
     ("/agents", &[("GET", READ), ("POST", REGISTER), ("DELETE", DEREGISTER)]),
     ("/agents/heartbeat", &[("POST", HEARTBEAT)]),
     ("/status", &[("GET", READ)]),

@@ -1,35 +1,26 @@
 //! One other cluster's task: tells it what is to be told, to any of its nodes, for as long as this node leads.
 
 use std::collections::BTreeMap;
-use std::error::Error as StdError;
 use std::sync::Arc;
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::Duration;
 
 use parking_lot::Mutex;
-use reqwest::header::CONTENT_TYPE;
-use reqwest::redirect::Policy;
-use reqwest::{Certificate, Client, StatusCode, Url};
 use rollcall_api::{
-    KlpReceived, KlpResponse, KlpStream, Problem, PropagationRecord, PropagationResult, ResyncInfo, SendingInfo,
-    SendingState,
+    KlpReceived, KlpResponse, KlpStream, PropagationRecord, PropagationResult, ResyncInfo, SendingInfo, SendingState,
 };
 use rollcall_registry::federation::teller::{Batch, Next, Progress, Teller};
 use rollcall_registry::{
     ClusterTime, Epoch, PeerName, PeerTerms, Received, Resync, Revision, State, Stream, WallTime,
 };
 use rollcall_replica::Replica;
+use serde_json::json;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
-use super::BOOKMARK_INTERVAL;
 use super::message::{self, Own, did};
+use super::nodes::{MESSAGES, Nodes, NodesError, in_one_line};
+use super::{BOOKMARK_INTERVAL, now, wall};
 use crate::render::rfc3339;
-use crate::tls::machine_authorities;
-
-/// One request, until its answer has come whole.
-const REQUEST_TIMEOUT: Duration = Duration::from_secs(10);
-
-const CONNECT_TIMEOUT: Duration = Duration::from_secs(3);
 
 /// An answer to a batch has some 60 bytes for each message.
 const ANSWER_BYTES_MAX: usize = 1 << 20;
@@ -127,114 +118,6 @@ pub(crate) fn record(links: &BTreeMap<PeerName, LinkState>) -> PropagationRecord
     }
 }
 
-/// Why a cluster was not told.
-#[derive(Debug, thiserror::Error)]
-enum TellError {
-    #[error("make a client for the peer")]
-    Client(#[source] reqwest::Error),
-    #[error("`{url}` is no http or https URL")]
-    Url { url: String },
-    #[error("reach {url}")]
-    Reach {
-        url: String,
-        #[source]
-        source: reqwest::Error,
-    },
-    #[error("{url} refused: {code}: {detail}")]
-    Refused { url: String, code: String, detail: String },
-    #[error("{url} answered {status} with something else than was asked for")]
-    Answer { url: String, status: StatusCode },
-}
-
-fn in_one_line(error: &dyn StdError) -> String {
-    let mut text = error.to_string();
-    let mut source = error.source();
-    while let Some(error) = source {
-        text = format!("{text}: {error}");
-        source = error.source();
-    }
-    text
-}
-
-/// The peer's nodes, and which of them answered last.
-struct Nodes {
-    http: Client,
-    urls: Vec<Url>,
-    at: usize,
-}
-
-/// Follows no redirect, and believes the peer's own authorities where it has some.
-fn client(ca: Option<&str>) -> Result<Client, reqwest::Error> {
-    let client = Client::builder().redirect(Policy::none()).timeout(REQUEST_TIMEOUT).connect_timeout(CONNECT_TIMEOUT);
-    match ca {
-        Some(pem) => client.tls_certs_only(Certificate::from_pem_bundle(pem.as_bytes())?).build(),
-        None => client.tls_certs_only(machine_authorities()).build(),
-    }
-}
-
-/// Whether a text holds certificates.
-pub(crate) fn check_authorities(pem: &str) -> Result<(), String> {
-    match Certificate::from_pem_bundle(pem.as_bytes()) {
-        Ok(certificates) if certificates.is_empty() => Err("there is none in it".to_owned()),
-        Ok(_) => client(Some(pem)).map(drop).map_err(|error| in_one_line(&error)),
-        Err(error) => Err(in_one_line(&error)),
-    }
-}
-
-/// The route that takes messages, below a node's address.
-pub(crate) fn messages_url(url: &str) -> Option<Url> {
-    let mut url = Url::parse(url).ok().filter(|url| matches!(url.scheme(), "http" | "https") && url.has_host())?;
-    url.set_query(None);
-    url.set_fragment(None);
-    url.path_segments_mut().ok()?.pop_if_empty().extend(["klp", "messages"]);
-    Some(url)
-}
-
-impl Nodes {
-    fn of(terms: &PeerTerms) -> Result<Self, TellError> {
-        let url = |url: &str| messages_url(url).ok_or_else(|| TellError::Url { url: url.to_owned() });
-        let urls = terms.urls.iter().map(|text| url(text)).collect::<Result<_, _>>()?;
-        Ok(Self { http: client(terms.ca.as_deref()).map_err(TellError::Client)?, urls, at: 0 })
-    }
-
-    /// Tells one node after the other, beginning with the one that answered last.
-    async fn tell(&mut self, body: Vec<u8>) -> Result<KlpResponse, TellError> {
-        let mut last = None;
-        for step in 0..self.urls.len() {
-            let at = (self.at + step) % self.urls.len();
-            match post(&self.http, &self.urls[at], body.clone()).await {
-                Ok(answer) => {
-                    self.at = at;
-                    return Ok(answer);
-                }
-                Err(error) => last = Some(error),
-            }
-        }
-        Err(last.expect("a peer has an address"))
-    }
-}
-
-async fn post(http: &Client, url: &Url, body: Vec<u8>) -> Result<KlpResponse, TellError> {
-    let reach = |source| TellError::Reach { url: url.to_string(), source };
-    let request = http.post(url.clone()).header(CONTENT_TYPE, "application/json").body(body);
-    let mut response = request.send().await.map_err(reach)?;
-    let status = response.status();
-    let mut text = Vec::new();
-    while let Some(chunk) = response.chunk().await.map_err(reach)? {
-        text.extend_from_slice(&chunk);
-        if text.len() > ANSWER_BYTES_MAX {
-            return Err(TellError::Answer { url: url.to_string(), status });
-        }
-    }
-    if status.is_success() {
-        return serde_json::from_slice(&text).map_err(|_| TellError::Answer { url: url.to_string(), status });
-    }
-    match serde_json::from_slice::<Problem>(&text) {
-        Ok(Problem { code, detail, .. }) => Err(TellError::Refused { url: url.to_string(), code, detail }),
-        Err(_) => Err(TellError::Answer { url: url.to_string(), status }),
-    }
-}
-
 /// One other cluster that is told what is offered to it.
 pub(super) struct Link {
     pub(super) replica: Replica,
@@ -290,7 +173,7 @@ impl Link {
                 }
                 Next::Tell(batch) => batch,
             };
-            told_at = WallTime((told_at.0 + 1).max(self.now().0));
+            told_at = WallTime((told_at.0 + 1).max(now(&self.replica).0));
             let begun = Instant::now();
             let told = self.tell(&mut nodes, &batch, told_at).await;
             match told {
@@ -328,17 +211,19 @@ impl Link {
         nodes: &mut Nodes,
         batch: &Arc<Batch>,
         told_at: WallTime,
-    ) -> Result<(KlpResponse, u64), TellError> {
+    ) -> Result<(KlpResponse, u64), NodesError> {
         let (batch, own, key) = (batch.clone(), self.own.clone(), self.terms.key);
         let speak = move || {
             let target = rollcall_signature::PublicKey::from_bytes(key.0).map(|key| did(&key)).unwrap_or_default();
-            message::words(&batch, &own, &target, told_at)
+            let words = message::words(&batch, &own, &target, told_at);
+            let body = serde_json::to_vec(&json!({ "messages": words.messages }));
+            (body.expect("a JSON value has no failing serializer"), words.unsendable)
         };
-        let words = match tokio::task::spawn_blocking(speak).await {
+        let (body, unsendable) = match tokio::task::spawn_blocking(speak).await {
             Ok(words) => words,
             Err(panicked) => std::panic::resume_unwind(panicked.into_panic()),
         };
-        Ok((nodes.tell(words.body).await?, words.unsendable))
+        Ok((nodes.post(MESSAGES, body, ANSWER_BYTES_MAX).await?, unsendable))
     }
 
     /// Looks at the roll and at the peer as it stands there; none if it is not the same any more.
@@ -349,12 +234,7 @@ impl Link {
         })
     }
 
-    /// The time that is given to a message: never before what the roll knows.
-    fn now(&self) -> WallTime {
-        self.replica.roll().read(State::wall).max(wall())
-    }
-
-    fn failed(&self, error: &TellError) {
+    fn failed(&self, error: &NodesError) {
         let said = in_one_line(error);
         let peer = &self.terms.name;
         tracing::debug!(%peer, error = said, "a peer cannot be told");
@@ -366,11 +246,6 @@ impl Link {
             link.last = Some((wall(), Err(said)));
         });
     }
-}
-
-fn wall() -> WallTime {
-    let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-    WallTime(u64::try_from(since.as_millis()).unwrap_or(u64::MAX))
 }
 
 /// What an answer says of how far the receiver has come.

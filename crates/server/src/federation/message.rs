@@ -64,7 +64,7 @@ const MEMBERS: &[&str] = &[
 const TTL_ANY: TtlLimits = TtlLimits { ttl_ms_min: 0, ttl_ms_default: 30_000, ttl_ms_max: u32::MAX };
 
 /// The name of a cluster in messages.
-pub(super) fn did(key: &PublicKey) -> String {
+pub(crate) fn did(key: &PublicKey) -> String {
     format!("{DID_BEGINNING}{key}{DID_END}")
 }
 
@@ -90,21 +90,21 @@ impl Own {
 }
 
 /// A batch, signed.
-pub(super) struct Words {
-    pub(super) body: Vec<u8>,
+pub(crate) struct Words {
+    pub(crate) messages: Vec<Value>,
     /// Instances that cannot be put into words.
-    pub(super) unsendable: u64,
+    pub(crate) unsendable: u64,
 }
 
 /// Puts a batch into words for another cluster.
-pub(super) fn words(batch: &Batch, own: &Own, target: &str, told_at: WallTime) -> Words {
+pub(crate) fn words(batch: &Batch, own: &Own, target: &str, told_at: WallTime) -> Words {
     let mut unsendable = 0;
     let messages: Vec<Value> = batch
         .tellings
         .iter()
         .map(|telling| {
             let (kind, payload, bare) = payload(batch.stream, telling, told_at);
-            let sign = |payload| sign(kind, payload, own, target, told_at);
+            let sign = |payload| sign(kind, payload, own, target, told_at, &nonce());
             sign(payload).unwrap_or_else(|_| {
                 // A number in it is read differently by different readers. The receiver is to know that it is not as it was.
                 unsendable += 1;
@@ -112,13 +112,54 @@ pub(super) fn words(batch: &Batch, own: &Own, target: &str, told_at: WallTime) -
             })
         })
         .collect();
-    let body = serde_json::to_vec(&json!({ "messages": messages })).expect("a JSON value has no failing serializer");
-    Words { body, unsendable }
+    Words { messages, unsendable }
 }
 
-fn sign(kind: &str, payload: Value, own: &Own, target: &str, told_at: WallTime) -> Result<Value, NotCanonical> {
+/// Asks another cluster what came after what it told. The answer is in the name of its last word, so that it stands in
+/// nobody's way who brings the next one.
+pub(super) fn ask(stream: Stream, asked: Asked, own: &Own, target: &str, now: WallTime, nonce: &str) -> Value {
+    let Asked { after, told_at } = asked;
+    let payload = json!({
+        "action": "ask", "stream": stream_out(stream), "after": after.0, "told_at_ms": told_at.0,
+    });
+    sign(SYNC, payload, own, target, now, nonce).expect("whole numbers below 2^53 are canonical")
+}
+
+/// Ends an answer: so far it reaches, and so far the roll had come.
+pub(crate) fn closing(
+    stream: Stream,
+    closing: Closing,
+    own: &Own,
+    target: &str,
+    now: WallTime,
+    nonce: &str,
+) -> Value {
+    let Closing { after, at, present, count } = closing;
+    let payload = json!({
+        "action": "answer", "stream": stream_out(stream), "after": after.0, "at": at.0, "present": present.0,
+        "count": count,
+    });
+    sign(SYNC, payload, own, target, now, nonce).expect("whole numbers below 2^53 are canonical")
+}
+
+fn stream_out(stream: Stream) -> Value {
+    json!({ "epoch": stream.epoch.0, "since": stream.since.0 })
+}
+
+/// Told apart from all others by whoever gets them.
+pub(super) fn nonce() -> String {
     let nonce: [u8; 16] = rand::random();
-    let nonce: String = nonce.iter().map(|byte| format!("{byte:02x}")).collect();
+    nonce.iter().map(|byte| format!("{byte:02x}")).collect()
+}
+
+fn sign(
+    kind: &str,
+    payload: Value,
+    own: &Own,
+    target: &str,
+    told_at: WallTime,
+    nonce: &str,
+) -> Result<Value, NotCanonical> {
     let mut message = json!({
         "type": kind,
         "source": own.did,
@@ -140,7 +181,7 @@ fn sign(kind: &str, payload: Value, own: &Own, target: &str, told_at: WallTime) 
 
 /// What a message says, and what is left of it if that cannot be signed.
 fn payload(stream: Stream, telling: &Telling, told_at: WallTime) -> (&'static str, Value, Value) {
-    let stream = json!({ "epoch": stream.epoch.0, "since": stream.since.0 });
+    let stream = stream_out(stream);
     let timestamp = rfc3339(told_at);
     match telling {
         Telling::Put { after, revision, instance, sort } => {
@@ -206,7 +247,7 @@ fn document(instance: &Instance) -> Value {
 
 /// A message of another cluster, taken apart and not believed yet.
 #[derive(Debug)]
-pub(crate) struct Message {
+pub(crate) struct Message<T = ForeignMessage> {
     pub(crate) source: PublicKey,
     pub(crate) target: String,
     pub(crate) nonce: String,
@@ -216,14 +257,77 @@ pub(crate) struct Message {
     /// How far the receiver must trust the sender, 0 to 10.
     pub(crate) trust_min: f64,
     pub(crate) stream: Stream,
-    pub(crate) said: ForeignMessage,
+    pub(crate) said: T,
     signature: Signature,
     signed: String,
+}
+
+/// What came after what is known is asked for.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Asked {
+    /// So far the one that asks has come.
+    pub(crate) after: Revision,
+    /// The latest time that it was given by whom it asks.
+    pub(crate) told_at: WallTime,
+}
+
+/// What is said at the end of an answer.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Closing {
+    /// What was asked for.
+    pub(crate) after: Revision,
+    /// So far the answer reaches.
+    pub(crate) at: Revision,
+    /// So far the roll had come that was asked.
+    pub(crate) present: Revision,
+    /// Messages of the answer.
+    pub(crate) count: u64,
 }
 
 impl Message {
     /// Takes a message apart; none if it has faults.
     pub(crate) fn parse(path: &str, value: Value, faults: &mut Faults) -> Option<Self> {
+        Self::parse_as(path, value, faults, told_in)
+    }
+
+    /// About what it takes in the log.
+    pub(crate) fn bytes(&self) -> usize {
+        match &self.said {
+            ForeignMessage::Change { change: ForeignChange::Put(told), .. }
+            | ForeignMessage::Entry { told: Ok(told), .. } => told.registration.bytes(),
+            _ => 0,
+        }
+    }
+}
+
+impl Message<Asked> {
+    pub(crate) fn parse_question(value: Value, faults: &mut Faults) -> Option<Self> {
+        Self::parse_as("", value, faults, |mut fields| {
+            let (action, stream) = (fields.required("action", one_of(&["ask"]))?, stream_in(&mut fields));
+            let (after, told_at) = (revision(&mut fields, "after"), needed(&mut fields, "told_at_ms"));
+            Some((action, stream?, Asked { after: after?, told_at: WallTime(told_at?) }))
+        })
+    }
+}
+
+impl Message<Closing> {
+    pub(super) fn parse_closing(value: Value, faults: &mut Faults) -> Option<Self> {
+        Self::parse_as("closing", value, faults, |mut fields| {
+            let (action, stream) = (fields.required("action", one_of(&["answer"]))?, stream_in(&mut fields));
+            let (after, at) = (revision(&mut fields, "after"), revision(&mut fields, "at"));
+            let (present, count) = (revision(&mut fields, "present"), needed(&mut fields, "count"));
+            Some((action, stream?, Closing { after: after?, at: at?, present: present?, count: count? }))
+        })
+    }
+}
+
+impl<T> Message<T> {
+    fn parse_as(
+        path: &str,
+        value: Value,
+        faults: &mut Faults,
+        payload_in: impl FnOnce(Fields<'_>) -> Option<(String, Stream, T)>,
+    ) -> Option<Self> {
         let signed = value.as_object().map(|members| {
             let mut signed = members.clone();
             signed.shift_remove("signature");
@@ -248,7 +352,7 @@ impl Message {
         let signature = fields.required("signature", |text| Signature::parse(text).map(drop));
         let metadata = fields.open_member("metadata").and_then(metadata);
         let payload = match fields.take("payload") {
-            Some(payload) => Fields::open(fields.path("payload"), payload, fields.faults).and_then(self::payload_in),
+            Some(payload) => Fields::open(fields.path("payload"), payload, fields.faults).and_then(payload_in),
             None => {
                 fields.fault("payload", "is required");
                 None
@@ -282,15 +386,6 @@ impl Message {
     /// Whether it is from whom it says.
     pub(crate) fn is_signed(&self) -> bool {
         self.source.verifies(self.signed.as_bytes(), &self.signature)
-    }
-
-    /// About what it takes in the log.
-    pub(crate) fn bytes(&self) -> usize {
-        match &self.said {
-            ForeignMessage::Change { change: ForeignChange::Put(told), .. }
-            | ForeignMessage::Entry { told: Ok(told), .. } => told.registration.bytes(),
-            _ => 0,
-        }
     }
 }
 
@@ -337,10 +432,7 @@ fn metadata(mut fields: Fields<'_>) -> Option<(u64, u32, f64)> {
     Some((ttl?, hop_count?, trust?))
 }
 
-fn payload_in(mut fields: Fields<'_>) -> Option<(String, Stream, ForeignMessage)> {
-    let actions =
-        ["register", "status_update", "deregister", "resync_begin", "resync_entry", "resync_end", "bookmark"];
-    let action = fields.required("action", one_of(&actions))?;
+fn stream_in(fields: &mut Fields<'_>) -> Option<Stream> {
     let stream = fields.open_member("stream").and_then(|mut fields| {
         let (epoch, since) = (needed(&mut fields, "epoch"), needed(&mut fields, "since"));
         Some(Stream { epoch: Epoch(epoch?), since: ClusterTime(since?) })
@@ -348,6 +440,14 @@ fn payload_in(mut fields: Fields<'_>) -> Option<(String, Stream, ForeignMessage)
     if stream.is_none() {
         fields.fault("stream", "is required, with epoch and since");
     }
+    stream
+}
+
+fn told_in(mut fields: Fields<'_>) -> Option<(String, Stream, ForeignMessage)> {
+    let actions =
+        ["register", "status_update", "deregister", "resync_begin", "resync_entry", "resync_end", "bookmark"];
+    let action = fields.required("action", one_of(&actions))?;
+    let stream = stream_in(&mut fields);
     let said = match action.as_str() {
         "register" | "status_update" | "deregister" => {
             let (after, revision) = (revision(&mut fields, "after"), revision(&mut fields, "revision"));

@@ -61,6 +61,7 @@ const ROUTES: &[&str] = &[
     "/api/federation/peers/{name}/pause",
     "/api/federation/peers/{name}/resume",
     "/klp/messages",
+    "/klp/changes",
     "/agents",
     "/agents/heartbeat",
     "/status",

@@ -13,8 +13,9 @@ use rollcall_replica::Consistency;
 use super::{Native, json_text};
 use crate::cursor::{self, Cursor, CursorError};
 use crate::edge::InWork;
-use crate::params::{self, Discovery, Poll};
-use crate::render::{self, Moment};
+use crate::federation;
+use crate::params::{self, Discovery, Federated, Poll};
+use crate::render::{self, Moment, Others};
 use crate::reply::{self, Failure, Shown};
 use crate::request::Context;
 use crate::watch::{Begin, Changes, Question, Told};
@@ -38,6 +39,8 @@ const PAGE_BYTES_MAX: usize = 16 << 20;
         ("min_revision" = Option<u64>, Query, description = "Wait until this revision is shown"),
         ("max_staleness_ms" = Option<u64>, Query, description = "Refuse rather than answer from older state"),
         ("include_federated" = Option<bool>, Query, description = "Instances of other clusters too, as these told of them"),
+        ("federated" = Option<String>, Query, description = "`copy`: as `include_federated=true`; `live`: the other clusters are asked first for what they have not told yet, and `federated_sources` says which answered"),
+        ("federated_timeout_ms" = Option<u64>, Query, minimum = 1, maximum = 10000, description = "How long each of them may take, with `federated=live`, default 1000"),
     ),
     responses(
         (status = 200, description = "A page of matches", body = DiscoverResponse),
@@ -67,7 +70,8 @@ pub(super) async fn discover(
     }
     let begun = Instant::now();
     let tenant = context.tenant;
-    let question = cursor::Question { tenant: &tenant, filter: &filter, sort, rank: &rank, federated };
+    let is_federated = federated.is_asked();
+    let question = cursor::Question { tenant: &tenant, filter: &filter, sort, rank: &rank, federated: is_federated };
     let cursor = cursor.map(|text| Cursor::decode(&text, question)).transpose().map_err(bad_cursor)?;
     if let Some(cursor) = &cursor {
         // A page at another node waits until that node has come as far as the page before.
@@ -77,6 +81,15 @@ pub(super) async fn discover(
             return Err(cursor_expired());
         }
     }
+    let sources = match federated {
+        Federated::Live(_) => {
+            work.rest();
+            let sources = native.refresh(federated, &tenant).await;
+            work.resume()?;
+            sources
+        }
+        Federated::No | Federated::Copy => None,
+    };
     let freshness = native.replica.barrier(consistency, context.deadline).await?;
 
     let cluster_time = native.replica.cluster_time();
@@ -93,21 +106,24 @@ pub(super) async fn discover(
             }
             Some(_) => None,
         };
-        let page = revision.and_then(|revision| match (federated, revision) {
+        let page = revision.and_then(|revision| match (is_federated, revision) {
             (true, revision) => state.query_federated(&query, revision).ok(),
             (false, None) => Some(state.query(&query).into()),
             (false, Some(revision)) => state.query_at(&query, revision).ok().map(Into::into),
         });
         (page, state.epoch(), ranked_by, Moment::of(state, cluster_time))
     });
-    let FederatedPage { mut page, origins, foreign } = page.ok_or_else(cursor_expired)?;
+    let FederatedPage { mut page, mut origins, foreign } = page.ok_or_else(cursor_expired)?;
+    origins.iter_mut().flatten().for_each(|origin| federation::freshen(origin, sources.as_deref()));
     let scores = if explain { &page.scores[..] } else { &[] };
     let (mut text, shown) = native.renderer.at(moment).found_of(&page.found, scores, &origins, PAGE_BYTES_MAX);
     page.cut(query.sort, shown);
-    let question = cursor::Question { tenant: &query.tenant, filter: &query.filter, sort, rank: &rank, federated };
+    let question =
+        cursor::Question { tenant: &query.tenant, filter: &query.filter, sort, rank: &rank, federated: is_federated };
     let next = |position| Cursor::new(epoch, page.revision, position, ranked_by, question).encode();
     let next_cursor = page.next.clone().map(next);
-    render::discovered(&mut text, &page, foreign, begun.elapsed(), next_cursor.as_deref());
+    let of_others = Others { count: foreign, sources: sources.as_deref() };
+    render::discovered(&mut text, &page, of_others, begun.elapsed(), next_cursor.as_deref());
     let mut response = json_text(StatusCode::OK, text);
     reply::show(&mut response, Shown { revision: page.revision, freshness });
     Ok(response)

@@ -22,8 +22,9 @@ use serde_json::Value;
 
 use super::{Native, body_missing, json};
 use crate::fault::{Faults, Fields};
-use crate::federation::{self, Own};
+use crate::federation::{self, Own, Source};
 use crate::limits::CARD_BYTES_MAX;
+use crate::params::Federated;
 use crate::render::rfc3339;
 use crate::reply::Failure;
 use crate::request::Context;
@@ -213,6 +214,15 @@ async fn set_paused(
 }
 
 impl Native {
+    /// Where it is asked for, sees to it that what is known of other clusters is as fresh as their rolls are now, and says
+    /// which of them answered.
+    pub(crate) async fn refresh(&self, federated: Federated, tenant: &TenantId) -> Option<Vec<Source>> {
+        match federated {
+            Federated::Live(patience) => Some(self.pulls.refresh(&self.replica, tenant, patience).await),
+            Federated::No | Federated::Copy => None,
+        }
+    }
+
     /// This cluster as one that signs; it is given a key if it has none.
     async fn own(&self, context: &Context) -> Result<Own, Failure> {
         let seed = || self.replica.roll().read(|state| state.cluster_seed());
@@ -296,7 +306,7 @@ fn terms(body: Value) -> Result<PeerTerms, Faults> {
         let name = fields.required("name", |text| PeerName::parse(text).map(drop));
         let key = fields.required("public_key", |text| PublicKey::parse(text).map(drop));
         let urls = fields.texts("urls", PEER_URLS_MAX, |text| {
-            let is_url = text.len() <= PEER_URL_BYTES_MAX && federation::messages_url(text).is_some();
+            let is_url = text.len() <= PEER_URL_BYTES_MAX && federation::klp_url(text).is_some();
             is_url.then_some(()).ok_or("must be the http or https URL of a node, as `https://host:7900`")
         });
         if urls.as_ref().is_none_or(Vec::is_empty) {

@@ -5,18 +5,19 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use axum::extract::{Request, State};
 use axum::http::StatusCode;
 use axum::response::Response;
-use rollcall_api::{KlpReceived, KlpRequest, KlpResponse, KlpResult, KlpResync, KlpStream, Problem};
-use rollcall_registry::federation::{FOREIGN_MESSAGES_MAX, TRUST_MIN_HUNDREDTHS};
-use rollcall_registry::{
-    ClusterKey, Command, FederationCommand, FederationOutcome, FederationRefusal, ForeignBatch, Outcome, Peer,
-    Received, Reception, Refusal,
+use rollcall_api::{
+    KlpChanges, KlpMessage, KlpReceived, KlpRequest, KlpResponse, KlpResult, KlpResync, KlpStream, Problem,
 };
+use rollcall_registry::federation::teller::{self, Telling};
+use rollcall_registry::federation::{FOREIGN_MESSAGES_MAX, TRUST_MIN_HUNDREDTHS};
+use rollcall_registry::{ClusterKey, Peer, Received, Reception};
+use rollcall_replica::Consistency;
 use serde_json::Value;
 use tokio::time::Instant;
 
 use super::{Native, body_missing, json};
 use crate::fault::{Faults, Fields};
-use crate::federation::{Message, Own};
+use crate::federation::{self, Asked, Closing, Message, Own, take_in};
 use crate::limits::BATCH_BYTES_MAX;
 use crate::params;
 use crate::reply::Failure;
@@ -27,8 +28,11 @@ const CLOCK_WINDOW_MS: u64 = 300_000;
 /// How long taking one in may take.
 const PATIENCE: Duration = Duration::from_secs(10);
 
-/// What goes into one command, in bytes of what is told.
-const COMMAND_BYTES_MAX: usize = 256 << 10;
+/// Longest question.
+const ASK_BYTES_MAX: usize = 16 << 10;
+
+/// Stretches of changes that are looked at for one answer: some tens of thousands of changes.
+const STRETCHES_MAX: usize = 16;
 
 /// Take what another cluster tells
 ///
@@ -72,23 +76,7 @@ pub(super) async fn messages(State(native): State<Native>, request: Request) -> 
         Err(panicked) => std::panic::resume_unwind(panicked.into_panic()),
     };
     let nonces: Vec<String> = messages.iter().map(|message| message.nonce.clone()).collect();
-    let (mut results, mut received) = (Vec::with_capacity(nonces.len()), peer.received.clone());
-    for batch in batches(&peer, messages) {
-        let command = Command::Federation(FederationCommand::Receive(batch));
-        let outcome = native.replica.submit(command, deadline).await?.outcome;
-        match outcome {
-            Outcome::Federation(outcome) => match *outcome {
-                FederationOutcome::Received { results: some, received: now } => {
-                    results.extend(some);
-                    received = now;
-                }
-                other => unreachable!("what was received was answered by {other:?}"),
-            },
-            Outcome::Refused(Refusal::Federation(FederationRefusal::Unknown)) => return Err(unknown_peer()),
-            Outcome::Refused(refusal) => return Err(refusal.into()),
-            other => unreachable!("what was received was answered by {other:?}"),
-        }
-    }
+    let (results, received) = take_in(&native.replica, &peer, messages, deadline).await?;
     let results = nonces.into_iter().zip(results).map(|(nonce, reception)| KlpResult {
         nonce,
         accepted: matches!(reception, Reception::Applied | Reception::Already),
@@ -123,29 +111,92 @@ fn parse(body: Value) -> Result<Vec<Message>, Faults> {
     if faults.is_empty() { Ok(messages) } else { Err(faults) }
 }
 
-/// In the parts in which they go into the log.
-fn batches(peer: &Peer, messages: Vec<Message>) -> Vec<ForeignBatch> {
-    let mut batches: Vec<ForeignBatch> = Vec::new();
-    let mut bytes = 0;
-    for message in messages {
-        let size = message.bytes();
-        let Message { source, told_at, ttl_ms, stream, said, .. } = message;
-        let key = ClusterKey(*source.as_bytes());
-        match batches.last_mut().filter(|last| bytes + size <= COMMAND_BYTES_MAX && last.told_at == told_at) {
-            Some(batch) => batch.messages.push(said),
-            None => {
-                bytes = 0;
-                let name = peer.name().clone();
-                batches.push(ForeignBatch { peer: name, key, stream, told_at, ttl_ms, messages: vec![said] });
-            }
-        }
-        bytes += size;
+/// Tell another cluster what it has not been told yet
+///
+/// The body is one signed message that asks for what came after a revision; the answer is as fresh as this cluster's roll is
+/// when it is asked. It proves itself by its signatures, and its end by the question's nonce.
+#[utoipa::path(
+    post, path = "/klp/changes", tag = "federation", operation_id = "klpChanges",
+    request_body = KlpMessage,
+    responses(
+        (status = 200, description = "What came after, as messages, and how far that reaches", body = KlpChanges),
+        (status = 400, description = "Faulty; every fault is named", body = Problem),
+        (status = 401, description = "`invalid_signature`", body = Problem),
+        (status = 403, description = "`unknown_peer`, `own_message`, `wrong_target`, `hop_count_exceeded`, `not_trusted`, `not_sent`: it is told nothing, `peer_paused`, `timestamp_out_of_window`", body = Problem),
+        (status = 409, description = "`resync_needed`: the terms or the roll are others, or what came after is not known any more; everything will be told anew", body = Problem),
+        (status = 413, description = "`body_too_large`: more than 16 KiB", body = Problem),
+        (status = 415, description = "`unsupported_media_type`: not JSON", body = Problem),
+        (status = 503, description = "`no_leader`: another node may know more", body = Problem),
+    ),
+)]
+pub(super) async fn changes(State(native): State<Native>, request: Request) -> Result<Response, Failure> {
+    params::none(request.uri())?;
+    let deadline = Instant::now() + PATIENCE;
+    let body = native.body(request, ASK_BYTES_MAX, deadline).await?.ok_or_else(body_missing)?;
+    let mut faults = Faults::default();
+    let question = Message::parse_question(body.value, &mut faults);
+    let question = question.filter(|_| faults.is_empty()).ok_or_else(|| Failure::faulty(faults))?;
+    let peer = native.sender(std::slice::from_ref(&question))?;
+    if !question.is_signed() {
+        return Err(Failure::new(StatusCode::UNAUTHORIZED, "invalid_signature", "the signature is not its source's"));
     }
-    batches
-}
+    let latest = Consistency { linearizable: true, ..Consistency::default() };
+    native.replica.barrier(latest, deadline).await?;
 
-fn unknown_peer() -> Failure {
-    Failure::new(StatusCode::FORBIDDEN, "unknown_peer", "no peer with the key of the message's source is known here")
+    let Asked { after, told_at } = question.said;
+    let present = native.replica.roll().read(rollcall_registry::State::revision);
+    let (mut found, mut at) = (None, after);
+    for _ in 0..STRETCHES_MAX {
+        let batch = native.replica.roll().read(|state| {
+            let peer = state.peer(peer.name()).filter(|now| now.since == peer.since && !now.leaving);
+            let peer = peer.ok_or_else(federation::unknown_peer)?;
+            if peer.paused {
+                return Err(Failure::new(
+                    StatusCode::FORBIDDEN,
+                    "peer_paused",
+                    "an operator has paused the peer here",
+                ));
+            }
+            if !teller::is_told(peer) {
+                return Err(Failure::new(
+                    StatusCode::FORBIDDEN,
+                    "not_sent",
+                    "the peer is told nothing by this cluster",
+                ));
+            }
+            let batch = teller::missing(state, peer, after, at).filter(|batch| batch.stream == question.stream);
+            batch.ok_or_else(|| {
+                let detail = "what came after is not known any more, or counted otherwise; everything is told anew";
+                Failure::new(StatusCode::CONFLICT, "resync_needed", detail)
+            })
+        })?;
+        at = batch.looked_at();
+        let has_tellings = !batch.tellings.is_empty();
+        found = Some(batch);
+        if has_tellings || at >= present {
+            break;
+        }
+        tokio::task::yield_now().await;
+    }
+    let mut batch = found.expect("at least one stretch is looked at");
+    if batch.tellings.is_empty() && at < present {
+        // It is brought over the long way of what is for others.
+        batch.tellings.push(Telling::Bookmark { after, at });
+    }
+    let Some(own) = native.replica.roll().read(|state| state.cluster_seed()).map(|seed| Own::of(&seed)) else {
+        return Err(federation::unknown_peer());
+    };
+    let say = move || {
+        let target = federation::did(&question.source);
+        let told = federation::words(&batch, &own, &target, told_at);
+        let closing = Closing { after, at, present, count: told.messages.len() as u64 };
+        let closing = federation::closing(question.stream, closing, &own, &target, question.told_at, &question.nonce);
+        json(StatusCode::OK, &KlpChanges { messages: told.messages, closing })
+    };
+    match tokio::task::spawn_blocking(say).await {
+        Ok(response) => Ok(response),
+        Err(panicked) => std::panic::resume_unwind(panicked.into_panic()),
+    }
 }
 
 pub(super) fn heard(received: &Received) -> KlpReceived {
@@ -159,7 +210,7 @@ pub(super) fn heard(received: &Received) -> KlpReceived {
 
 impl Native {
     /// Who says so, if they are to be listened to: all but whether they are who they say.
-    fn sender(&self, messages: &[Message]) -> Result<Peer, Failure> {
+    fn sender<T>(&self, messages: &[Message<T>]) -> Result<Peer, Failure> {
         let forbidden = |code, detail: String| Err(Failure::new(StatusCode::FORBIDDEN, code, detail));
         let first = messages.first().ok_or_else(body_missing)?;
         let key = ClusterKey(*first.source.as_bytes());
@@ -171,7 +222,7 @@ impl Native {
         if own.as_ref().is_some_and(|own| own.public_key == first.source) {
             return forbidden("own_message", "the message is this cluster's own: somebody passed it on".to_owned());
         }
-        let peer = peer.ok_or_else(unknown_peer)?;
+        let peer = peer.ok_or_else(federation::unknown_peer)?;
         if own.as_ref().is_none_or(|own| own.did != first.target) {
             return forbidden("wrong_target", "the message is for another cluster".to_owned());
         }

@@ -49,7 +49,7 @@ use crate::auth::{Auth, Leash, Leashes};
 use crate::body::{self, JsonBody, TextBody};
 use crate::faces::{protolink, soorma};
 use crate::fault::Faults;
-use crate::federation::Links;
+use crate::federation::{Links, Pulls};
 use crate::limits::{BACKUPS_MAX, BODIES_KIB_MAX, BODY_BYTES_MAX};
 use crate::metrics::{AlertMetrics, EdgeMetrics, Metrics};
 use crate::parse::TtlLimits;
@@ -80,6 +80,8 @@ pub(crate) struct Native {
     pub(crate) leashes: Leashes,
     /// How other clusters are told, while this node leads.
     pub(crate) links: Links,
+    /// What this node asks of them.
+    pulls: Pulls,
     pub(crate) soorma: soorma::Terms,
     pub(crate) validators: Arc<Validators>,
     /// Lease of an agent that registers by Protolink's contract.
@@ -177,6 +179,7 @@ impl Native {
             auth,
             leashes: Leashes::default(),
             links,
+            pulls: Pulls::default(),
             soorma,
             protolink_ttl_ms,
             signatures,
@@ -245,6 +248,7 @@ impl Native {
             .route("/api/federation/peers/{name}/pause", post(federation::pause))
             .route("/api/federation/peers/{name}/resume", post(federation::resume))
             .route("/klp/messages", post(klp::messages))
+            .route("/klp/changes", post(klp::changes))
             .route("/livez", get(health::livez))
             .route("/readyz", get(readyz))
             .route("/metrics", get(health::metrics))

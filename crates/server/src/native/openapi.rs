@@ -96,6 +96,7 @@ use crate::faces::soorma::{self, agents, events, schemas};
         federation::pause,
         federation::resume,
         klp::messages,
+        klp::changes,
         protolink::register,
         protolink::unregister,
         protolink::heartbeat,

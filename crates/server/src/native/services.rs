@@ -16,6 +16,7 @@ use serde_json::Value;
 use uuid::Uuid;
 
 use super::{Id, Native, body_missing, json, json_text};
+use crate::federation;
 use crate::render::Moment;
 use crate::reply::{self, Failure, Shown};
 use crate::request::{self, Context};
@@ -108,10 +109,13 @@ fn entity_tag(revision: Revision) -> HeaderValue {
         ("consistency" = Option<String>, Query, description = "`local` (default) or `linearizable`"),
         ("min_revision" = Option<u64>, Query, description = "Wait until this revision is shown"),
         ("max_staleness_ms" = Option<u64>, Query, description = "Refuse rather than answer from older state"),
+        ("include_federated" = Option<bool>, Query, description = "If this cluster has none of the id, that of another cluster, as it told of it"),
+        ("federated" = Option<String>, Query, description = "`copy`: as `include_federated=true`; `live`: the other clusters are asked first for what they have not told yet"),
+        ("federated_timeout_ms" = Option<u64>, Query, minimum = 1, maximum = 10000, description = "How long each of them may take, with `federated=live`, default 1000"),
         ("requester_id" = Option<String>, Query, description = "Who asks"),
     ),
     responses(
-        (status = 200, description = "The instance; `ETag` is its revision in quotes", body = ServiceObject),
+        (status = 200, description = "The instance; `ETag` is its revision in quotes, unless it is another cluster's", body = ServiceObject),
         (status = 400, description = "Faulty; every fault is named", body = Problem),
         (status = 404, description = "`not_found`", body = Problem),
         (status = 503, description = "`not_ready`, `no_leader`, `too_stale`", body = Problem),
@@ -124,21 +128,35 @@ pub(super) async fn get(
     Id(id): Id,
     uri: Uri,
 ) -> Result<Response, Failure> {
-    let consistency = params::read(&uri)?;
+    let (consistency, federated) = params::read_instance(&uri)?;
+    let sources = native.refresh(federated, &context.tenant).await;
     let freshness = native.replica.barrier(consistency, context.deadline).await?;
     let cluster_time = native.replica.cluster_time();
-    let (view, checks, revision, moment) = native.replica.roll().read(|state| {
+    let (found, checks, revision, moment) = native.replica.roll().read(|state| {
         let checks = state.rulings().checks(&context.tenant);
-        (state.get(&context.tenant, &id), checks, state.revision(), Moment::of(state, cluster_time))
+        let found = match federated.is_asked() {
+            true => state.get_federated(&context.tenant, &id, &context.viewer),
+            false => state.get(&context.tenant, &id).map(|view| (view, None)),
+        };
+        (found, checks, state.revision(), Moment::of(state, cluster_time))
     });
     let shown = Shown { revision, freshness };
-    let view = view.filter(|view| context.viewer.sees(&view.instance));
-    let view = view.ok_or_else(|| Failure::not_found().shown(shown))?;
-    let mut text = Vec::new();
-    let check = native.checker.info(&view.instance, checks);
-    native.renderer.at(moment).checked(&view, check.as_ref(), &mut text);
+    let found = found.filter(|(view, _)| context.viewer.sees(&view.instance));
+    let (view, origin) = found.ok_or_else(|| Failure::not_found().shown(shown))?;
+    let (mut text, mut rendering) = (Vec::new(), native.renderer.at(moment));
+    let is_own = origin.is_none();
+    match origin {
+        Some(mut origin) => {
+            federation::freshen(&mut origin, sources.as_deref());
+            rendering.one(&view, Some(&origin), None, &mut text);
+        }
+        None => rendering.checked(&view, native.checker.info(&view.instance, checks).as_ref(), &mut text),
+    }
     let mut response = json_text(StatusCode::OK, text);
-    response.headers_mut().insert(header::ETAG, entity_tag(view.instance.revision));
+    // What another cluster calls a revision is no condition for a change here.
+    if is_own {
+        response.headers_mut().insert(header::ETAG, entity_tag(view.instance.revision));
+    }
     reply::show(&mut response, shown);
     Ok(response)
 }

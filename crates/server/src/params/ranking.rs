@@ -9,7 +9,7 @@ use rollcall_registry::{Coordinates, Filter, InstanceId, Place, Ranking, State, 
 use rollcall_replica::Consistency;
 use serde::Serialize;
 
-use super::Params;
+use super::{Federated, Params};
 use crate::parse::{is_stepped, stepped_rule};
 use crate::reply::Failure;
 use crate::translate;
@@ -53,6 +53,7 @@ pub(crate) struct Picking {
     pub(crate) split: Vec<(VersionRange, u32)>,
     pub(crate) explain: bool,
     pub(crate) consistency: Consistency,
+    pub(crate) federated: Federated,
 }
 
 pub(crate) fn pick(uri: &Uri) -> Result<Picking, Failure> {
@@ -64,9 +65,9 @@ pub(crate) fn pick(uri: &Uri) -> Result<Picking, Failure> {
     let split = params.split(!filter.versions.is_empty());
     let explain = params.explain();
     let consistency = params.consistency();
-    params.federated();
+    let federated = params.federation();
     params.finish()?;
-    Ok(Picking { filter, rank, strategy, split, explain, consistency })
+    Ok(Picking { filter, rank, strategy, split, explain, consistency, federated })
 }
 
 impl Params {

@@ -22,6 +22,7 @@ use rollcall_registry::{
     WallTime,
 };
 
+use crate::federation::Source;
 use crate::limits::RENDERED_BYTES_MAX;
 use crate::translate::heartbeat_interval_ms;
 pub(crate) use json::rfc3339;
@@ -128,10 +129,15 @@ impl Rendering<'_> {
         self.heartbeat(view, rendered.ttl_ms, out);
     }
 
-    /// As [`Self::service`], with what its rank came of.
-    pub(crate) fn ranked(&mut self, view: &View, score: &Score, out: &mut Vec<u8>) {
-        self.service(view, out);
-        ranked(score, out);
+    /// Appends an instance: this cluster's own unless it has an origin, with what its rank came of if that is asked for.
+    pub(crate) fn one(&mut self, view: &View, origin: Option<&Origin>, score: Option<&Score>, out: &mut Vec<u8>) {
+        match origin {
+            Some(origin) => self.foreign(view, origin, out),
+            None => self.service(view, out),
+        }
+        if let Some(score) = score {
+            ranked(score, out);
+        }
     }
 
     /// As [`Self::service`], with who checks it.
@@ -175,7 +181,7 @@ impl Rendering<'_> {
         until_heartbeat(&mut Json(out), &view.instance, &mut self.clock);
         self.clock.write(origin.heard_at, out);
         Json(out).raw(r#"","origin":"#).text(origin.peer.as_str()).raw(r#","stale":"#);
-        Json(out).raw(if origin.stale { "true}" } else { "false}" });
+        Json(out).raw(if self.moment.cluster_time > origin.stale_after { "true}" } else { "false}" });
     }
 
     /// The whole answer to a registration.
@@ -213,13 +219,7 @@ impl Rendering<'_> {
             if n > 0 {
                 text.push(b',');
             }
-            match origins.get(n) {
-                Some(Some(origin)) => self.foreign(view, origin, &mut text),
-                Some(None) | None => self.service(view, &mut text),
-            }
-            if let Some(score) = scores.get(n) {
-                ranked(score, &mut text);
-            }
+            self.one(view, origins.get(n).and_then(Option::as_ref), scores.get(n), &mut text);
             if n > 0 && text.len() > bytes_max {
                 text.truncate(before);
                 return (text, n);
@@ -240,21 +240,41 @@ fn ranked(score: &Score, out: &mut Vec<u8>) {
     Json(out).raw("}");
 }
 
-/// The rest of an answer to discovery, with the number of other clusters' instances that match.
+/// What an answer to discovery says of other clusters.
+#[derive(Clone, Copy, Default)]
+pub(crate) struct Others<'a> {
+    /// All of theirs that match.
+    pub(crate) count: u64,
+    /// Those that were asked.
+    pub(crate) sources: Option<&'a [Source]>,
+}
+
+/// The rest of an answer to discovery.
 pub(crate) fn discovered(
     text: &mut Vec<u8>,
     page: &Page,
-    foreign: u64,
+    others: Others<'_>,
     searched: Duration,
     next_cursor: Option<&str>,
 ) {
     let mut json = Json(text);
-    json.raw(r#"],"total_count":"#).number(page.total + foreign).raw(r#","search_time_ms":"#);
+    json.raw(r#"],"total_count":"#).number(page.total + others.count).raw(r#","search_time_ms":"#);
     json.float(searched.as_micros() as f64 / 1_000.0);
-    json.raw(r#","federated_results":"#).raw(if foreign > 0 { "true" } else { "false" });
-    json.raw(r#","local_count":"#).number(page.total).raw(r#","federated_count":"#).number(foreign);
+    json.raw(r#","federated_results":"#).raw(if others.count > 0 { "true" } else { "false" });
+    json.raw(r#","local_count":"#).number(page.total).raw(r#","federated_count":"#).number(others.count);
+    sources(json.0, others.sources);
     json.raw(r#","revision":"#).number(page.revision.0);
     json.option(r#","next_cursor":"#, next_cursor).raw("}");
+}
+
+/// Appends which other clusters were asked, if any were.
+pub(crate) fn sources(text: &mut Vec<u8>, sources: Option<&[Source]>) {
+    if let Some(sources) = sources {
+        let sources: Vec<_> = sources.iter().map(Source::out).collect();
+        let sources = serde_json::to_vec(&sources).expect("names and words have no failing serializer");
+        text.extend_from_slice(br#","federated_sources":"#);
+        text.extend_from_slice(&sources);
+    }
 }
 
 impl Rendered {

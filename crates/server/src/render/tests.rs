@@ -12,7 +12,7 @@ use rollcall_registry::{
 use serde::de::DeserializeOwned;
 use serde_json::{Map, Value, json};
 
-use super::{Moment, Renderer, discovered, rfc3339};
+use super::{Moment, Others, Renderer, discovered, rfc3339};
 use crate::parse::{self, TtlLimits};
 use crate::translate;
 
@@ -329,7 +329,7 @@ proptest! {
             api::ServiceObject { rank, ..service_object(view, moment) }
         }).collect();
         let page = Page { found, total, revision: Revision(revision), ..Page::default() };
-        discovered(&mut text, &page, 0, std::time::Duration::from_micros(micros), next.as_deref());
+        discovered(&mut text, &page, Others::default(), std::time::Duration::from_micros(micros), next.as_deref());
         let expected = api::DiscoverResponse {
             services,
             total_count: total,
@@ -337,6 +337,7 @@ proptest! {
             federated_results: false,
             local_count: total,
             federated_count: 0,
+            federated_sources: None,
             revision,
             next_cursor: next,
         };

@@ -8,33 +8,33 @@ use serde_json::{Value, json};
 
 use crate::node::{Answer, Node};
 
-fn web(id: &str, visibility: &str) -> Value {
+pub(crate) fn web(id: &str, visibility: &str) -> Value {
     json!({"id": id, "name": "web", "url": format!("http://{id}"), "visibility": visibility, "ttl_ms": 600_000,
         "tags": ["t"], "capabilities": ["read"], "metadata": {"env": "prod"}})
 }
 
-async fn key(node: &Node) -> String {
+pub(crate) async fn key(node: &Node) -> String {
     node.post("/api/federation/key", &Value::Null).await.body["public_key"].as_str().expect("a key").to_owned()
 }
 
-async fn name(node: &Node, peer: &str, other: &Node, more: Value) -> Answer {
+pub(crate) async fn name(node: &Node, peer: &str, other: &Node, more: Value) -> Answer {
     let mut body = json!({"name": peer, "public_key": key(other).await, "urls": [other.base]});
     body.as_object_mut().expect("an object").extend(more.as_object().expect("an object").clone());
     node.post("/api/federation/peers", &body).await
 }
 
 /// Ids that are found, with whose they are.
-async fn found(node: &Node, query: &str) -> Vec<(String, Value)> {
+pub(crate) async fn found(node: &Node, query: &str) -> Vec<(String, Value)> {
     let answer = node.get(&format!("/api/services?include_federated=true{query}")).await;
     let services = answer.body["services"].as_array().unwrap_or_else(|| panic!("{answer:?}"));
     services.iter().map(|s| (s["id"].as_str().expect("an id").to_owned(), s["origin"].clone())).collect()
 }
 
-fn of(ids: &[(&str, Option<&str>)]) -> Vec<(String, Value)> {
+pub(crate) fn of(ids: &[(&str, Option<&str>)]) -> Vec<(String, Value)> {
     ids.iter().map(|(id, origin)| ((*id).to_owned(), json!(origin))).collect()
 }
 
-async fn until_found(node: &Node, ids: &[(&str, Option<&str>)]) {
+pub(crate) async fn until_found(node: &Node, ids: &[(&str, Option<&str>)]) {
     node.until(&format!("{ids:?} are found"), async || found(node, "").await == of(ids)).await;
 }
 
@@ -173,23 +173,23 @@ async fn operators_name_pause_and_remove_peers() {
 }
 
 /// A cluster of which there is no more than its key.
-struct Origin {
+pub(crate) struct Origin {
     key: SigningKey,
     target: String,
     told_at: u64,
 }
 
-fn now_ms() -> u64 {
+pub(crate) fn now_ms() -> u64 {
     SystemTime::now().duration_since(UNIX_EPOCH).expect("after 1970").as_millis() as u64
 }
 
-fn did(key: &str) -> String {
+pub(crate) fn did(key: &str) -> String {
     format!("kind:did:{key}#ed25519")
 }
 
 impl Origin {
     /// Named by a node as `east`.
-    async fn of(node: &Node, more: Value) -> Self {
+    pub(crate) async fn of(node: &Node, more: Value) -> Self {
         let key = SigningKey::generate();
         let mut body = json!({"name": "east", "public_key": key.public_key().to_string(), "urls": ["http://127.0.0.1:1"],
                 "direction": "receive"});
@@ -199,7 +199,7 @@ impl Origin {
         Self { key, target: did(&self::key(node).await), told_at: now_ms() }
     }
 
-    fn message(&mut self, kind: &str, mut payload: Value) -> Value {
+    pub(crate) fn message(&mut self, kind: &str, mut payload: Value) -> Value {
         self.told_at += 1;
         payload["stream"] = json!({"epoch": 1, "since": 5});
         let instant = rfc3339(self.told_at);
@@ -211,20 +211,20 @@ impl Origin {
         })
     }
 
-    fn sign(&self, mut message: Value) -> Value {
+    pub(crate) fn sign(&self, mut message: Value) -> Value {
         message.as_object_mut().expect("an object").remove("signature");
         let text = canonical(&message).expect("canonical");
         message["signature"] = self.key.sign(text.as_bytes()).to_string().into();
         message
     }
 
-    fn signed(&mut self, kind: &str, payload: Value) -> Value {
+    pub(crate) fn signed(&mut self, kind: &str, payload: Value) -> Value {
         let message = self.message(kind, payload);
         self.sign(message)
     }
 
     /// Tells all that it has: nothing, at revision 1.
-    async fn begin(&mut self, node: &Node) {
+    pub(crate) async fn begin(&mut self, node: &Node) {
         for payload in
             [json!({"action": "resync_begin", "at": 1}), json!({"action": "resync_end", "at": 1, "count": 0})]
         {
@@ -234,7 +234,7 @@ impl Origin {
         }
     }
 
-    fn registration(&mut self, revision: u64, tenant: &str, mut service: Value) -> Value {
+    pub(crate) fn registration(&mut self, revision: u64, tenant: &str, mut service: Value) -> Value {
         service["status"] = "active".into();
         service["revision"] = revision.into();
         service["registered_at"] = "2026-01-01T00:00:00Z".into();
@@ -245,7 +245,7 @@ impl Origin {
 }
 
 /// RFC 3339, by the calendar that the test needs not know itself.
-fn rfc3339(ms: u64) -> String {
+pub(crate) fn rfc3339(ms: u64) -> String {
     let seconds = ms / 1_000;
     let (days, time) = (seconds / 86_400, seconds % 86_400);
     // Civil from days, by Howard Hinnant.

@@ -9,6 +9,7 @@ mod cluster;
 mod discovery;
 mod events;
 mod federation;
+mod federation_live;
 mod health;
 mod lifecycle;
 mod node;

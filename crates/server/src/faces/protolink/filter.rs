@@ -29,10 +29,15 @@ enum Field {
     Setting(&'static str, Setting),
 }
 
+/// No field of a card is called so.
+const FEDERATED: &str = "include_federated";
+
 /// All of it must hold.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(super) struct Wanted {
     pub(super) filter: Filter,
+    /// Other clusters' agents too.
+    pub(super) is_federated: bool,
     exact: Vec<(Field, String)>,
 }
 
@@ -49,6 +54,14 @@ impl Wanted {
         let mut wanted = Self::default();
         wanted.filter.statuses.extend(AVAILABLE);
         for (name, value) in parameters {
+            if name == FEDERATED {
+                wanted.is_federated = match value.as_str() {
+                    "true" => true,
+                    "false" => false,
+                    _ => return Err(Failure::fault(FEDERATED, "must be one of true, false")),
+                };
+                continue;
+            }
             if !wanted.add(&name, value) {
                 return Ok(None);
             }

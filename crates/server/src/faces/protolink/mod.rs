@@ -240,6 +240,7 @@ async fn agent_url(native: &Native, context: &Context, request: Request) -> Resu
     params(
         ("name" = Option<String>, Query, description = "The agent's name"),
         ("tags" = Option<Vec<String>>, Query, description = "All of these"),
+        ("include_federated" = Option<bool>, Query, description = "Agents of other clusters too, after this one's"),
     ),
     responses(
         (status = 200, description = "Agent cards", body = Vec<serde_json::Value>),
@@ -304,7 +305,11 @@ async fn find(native: &Native, context: &Context, wanted: Option<&Wanted>) -> Re
     };
     let query = wanted.map(query);
     let (mut views, revision) = native.replica.roll().read(|state| {
-        let views = query.as_ref().map(|query| state.query(query).found);
+        let is_federated = wanted.is_some_and(|wanted| wanted.is_federated);
+        let views = query.as_ref().map(|query| match is_federated {
+            true => state.query_federated(query, None).map(|found| found.page.found).unwrap_or_default(),
+            false => state.query(query).found,
+        });
         (views.unwrap_or_default(), state.revision())
     });
     if let Some(wanted) = wanted {

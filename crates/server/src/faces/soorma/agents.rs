@@ -9,8 +9,8 @@ use axum::response::Response;
 use rollcall_api::HeartbeatRequest;
 use rollcall_registry::query::LIMIT_MAX;
 use rollcall_registry::{
-    Condition, Filter, InstanceId, LeaseId, Position, Query, Ranking, Refusal, Revision, Sort, Status, TenantId,
-    View, Viewer,
+    Condition, FederatedPage, Filter, InstanceId, LeaseId, Position, Query, Ranking, Refusal, Revision, Sort, Status,
+    TenantId, View, Viewer,
 };
 use serde_json::json;
 
@@ -128,6 +128,7 @@ pub(crate) async fn deregister(
         ("consumed_event" = Option<String>, Query, description = "Consumed"),
         ("produced_event" = Option<String>, Query, description = "Produced"),
         ("include_expired" = Option<bool>, Query, description = "Those that wait to be cleaned up too"),
+        ("include_federated" = Option<bool>, Query, description = "Those of other clusters too"),
     ),
     responses(
         (status = 200, description = "`{agents: […], count}`, by name", body = Value),
@@ -143,7 +144,7 @@ pub(crate) async fn list(
     uri: Uri,
 ) -> Result<Response, Failure> {
     let params = params(&uri);
-    let expired = include_expired(&params)?;
+    let wider = wider(&params)?;
     let wanted = match params.first_of(&[
         &["agent_id", "agentId"],
         &["name"],
@@ -156,7 +157,7 @@ pub(crate) async fn list(
         Some((2, event)) => Wanted::Consumes(event),
         Some((_, event)) => Wanted::Produces(event),
     };
-    found(&native, &context, &wanted, expired).await
+    found(&native, &context, &wanted, wider).await
 }
 
 /// Find agents by the event that they consume
@@ -165,6 +166,7 @@ pub(crate) async fn list(
     params(
         ("consumed_event" = Option<String>, Query, description = "Consumed"),
         ("include_expired" = Option<bool>, Query, description = "Those that wait to be cleaned up too"),
+        ("include_federated" = Option<bool>, Query, description = "Those of other clusters too"),
     ),
     responses(
         (status = 200, description = "`{agents: […], count}`, by name", body = Value),
@@ -180,20 +182,37 @@ pub(crate) async fn discover(
     uri: Uri,
 ) -> Result<Response, Failure> {
     let params = params(&uri);
-    let expired = include_expired(&params)?;
+    let wider = wider(&params)?;
     let event = params.first_of(&[&["consumed_event", "consumedEvent"]]);
     let wanted = event.map_or(Wanted::All, |(_, event)| Wanted::Consumes(event));
-    found(&native, &context, &wanted, expired).await
+    found(&native, &context, &wanted, wider).await
 }
 
-fn include_expired(params: &Last) -> Result<bool, Failure> {
-    let Some((_, text)) = params.first_of(&[&["include_expired", "includeExpired"]]) else { return Ok(false) };
+/// Who is found beside those that are there.
+#[derive(Clone, Copy)]
+struct Wider {
+    /// Those that wait to be cleaned up.
+    expired: bool,
+    /// Those of other clusters.
+    federated: bool,
+}
+
+fn wider(params: &Last) -> Result<Wider, Failure> {
+    Ok(Wider {
+        expired: switch(params, &["include_expired", "includeExpired"])?,
+        federated: switch(params, &["include_federated", "includeFederated"])?,
+    })
+}
+
+/// A switch that may be spelled in several ways, named by the first.
+fn switch(params: &Last, names: &[&'static str]) -> Result<bool, Failure> {
+    let Some((_, text)) = params.first_of(&[names]) else { return Ok(false) };
     match text.to_ascii_lowercase().as_str() {
         "true" | "1" | "yes" | "on" | "t" | "y" => Ok(true),
         "false" | "0" | "no" | "off" | "f" | "n" => Ok(false),
         _ => {
             let mut faults = Faults::default();
-            let place = ["query".into(), "include_expired".into()];
+            let place = ["query".into(), names[0].into()];
             faults.push(
                 "bool_parsing",
                 &place,
@@ -233,18 +252,19 @@ impl Wanted {
     }
 }
 
-async fn found(native: &Native, context: &Context, wanted: &Wanted, expired: bool) -> Result<Response, Failure> {
+async fn found(native: &Native, context: &Context, wanted: &Wanted, wider: Wider) -> Result<Response, Failure> {
     let freshness = current(native, context).await?;
-    let filter = wanted.filter(&context.viewer, expired);
+    let filter = wanted.filter(&context.viewer, wider.expired);
+    let is_federated = wider.federated;
     let (agents, revision) = match wanted {
-        Wanted::Id(id) => one(native, &context.tenant, id, &filter),
+        Wanted::Id(id) => one(native, &context.tenant, id, &filter, is_federated),
         Wanted::Named(part) => {
-            let (agents, revision) = latest(native, &context.tenant, &filter)?;
+            let (agents, revision) = latest(native, &context.tenant, &filter, is_federated)?;
             let agents = agents.into_iter().filter(|(name, _)| name.to_lowercase().contains(part));
             (agents.map(|(_, view)| view).collect(), revision)
         }
         Wanted::All | Wanted::Consumes(_) | Wanted::Produces(_) => {
-            let (agents, revision) = latest(native, &context.tenant, &filter)?;
+            let (agents, revision) = latest(native, &context.tenant, &filter, is_federated)?;
             (agents.into_values().collect(), revision)
         }
     };
@@ -268,9 +288,12 @@ fn too_many(what: String) -> Failure {
     Failure::new(StatusCode::BAD_REQUEST, "answer_too_large", detail)
 }
 
-fn one(native: &Native, tenant: &TenantId, id: &str, filter: &Filter) -> (Vec<View>, Revision) {
+fn one(native: &Native, tenant: &TenantId, id: &str, filter: &Filter, is_federated: bool) -> (Vec<View>, Revision) {
     native.replica.roll().read(|state| {
-        let view = InstanceId::parse(id).ok().and_then(|id| state.get(tenant, &id));
+        let view = InstanceId::parse(id).ok().and_then(|id| match is_federated {
+            true => state.get_federated(tenant, &id, &filter.viewer).map(|(view, _)| view),
+            false => state.get(tenant, &id),
+        });
         (view.into_iter().filter(|view| filter.matches(&view.instance)).collect(), state.revision())
     })
 }
@@ -282,13 +305,15 @@ fn heard(view: &View) -> (u64, LeaseId) {
     (view.deadline.0.saturating_sub(ttl_ms), view.instance.lease)
 }
 
-/// Of all that the filter finds, for each name and version the one last heard of; by name.
+/// Of all that the filter finds, for each name and version the one last heard of; by name. One of another cluster stands for a
+/// name only where this cluster has none, for its heartbeats are not told.
 fn latest(
     native: &Native,
     tenant: &TenantId,
     filter: &Filter,
+    is_federated: bool,
 ) -> Result<(BTreeMap<String, View>, Revision), Failure> {
-    let mut latest: BTreeMap<String, View> = BTreeMap::new();
+    let mut latest: BTreeMap<String, (View, bool)> = BTreeMap::new();
     let mut page_after: Option<(Position, Revision)> = None;
     loop {
         let (after, revision) = page_after.map_or((None, None), |(after, at)| (Some(after), Some(at)));
@@ -301,34 +326,41 @@ fn latest(
             limit: LIMIT_MAX,
         };
         // Page by page, so that apply is not held up for long; all at one revision.
-        let page = native.replica.roll().read(|state| match revision {
-            None => Ok(state.query(&query)),
-            Some(revision) => state.query_at(&query, revision),
+        let page = native.replica.roll().read(|state| match (is_federated, revision) {
+            (true, revision) => state.query_federated(&query, revision),
+            (false, None) => Ok(state.query(&query).into()),
+            (false, Some(revision)) => state.query_at(&query, revision).map(Into::into),
         });
-        let Ok(page) = page else {
+        let Ok(FederatedPage { page, origins, foreign }) = page else {
             // More changes than are remembered passed since the first page.
             latest.clear();
             page_after = None;
             continue;
         };
-        if page.total > SCANNED_MAX {
-            return Err(too_many(format!("{} instances", page.total)));
+        if page.total + foreign > SCANNED_MAX {
+            return Err(too_many(format!("{} instances", page.total + foreign)));
         }
-        for view in page.found {
+        for (n, view) in page.found.into_iter().enumerate() {
+            let is_own = origins.get(n).is_none_or(Option::is_none);
             let name = translate::wire_name(&view.instance.registration());
             match latest.entry(name) {
                 Entry::Vacant(entry) => {
-                    entry.insert(view);
+                    entry.insert((view, is_own));
                 }
-                Entry::Occupied(mut entry) if heard(&view) > heard(entry.get()) => {
-                    entry.insert(view);
+                Entry::Occupied(mut entry) => {
+                    let (known, is_known_own) = entry.get();
+                    if (is_own, heard(&view)) > (*is_known_own, heard(known)) {
+                        entry.insert((view, is_own));
+                    }
                 }
-                Entry::Occupied(_) => {}
             }
         }
         match page.next {
             Some(next) => page_after = Some((next, page.revision)),
-            None => return Ok((latest, page.revision)),
+            None => {
+                let latest = latest.into_iter().map(|(name, (view, _))| (name, view));
+                return Ok((latest.collect(), page.revision));
+            }
         }
     }
 }

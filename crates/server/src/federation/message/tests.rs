@@ -65,7 +65,7 @@ fn said_of(telling: Telling) -> (Vec<u8>, u64) {
     let mut batch = Batch::clone(&batch);
     batch.tellings = vec![telling];
     let words = words(&batch, &own(1), &own(2).did, WallTime(1_700_000_000_999));
-    (words.body, words.unsendable)
+    (serde_json::to_vec(&json!({ "messages": words.messages })).unwrap(), words.unsendable)
 }
 
 fn read(body: &[u8]) -> Result<Message, String> {
