@@ -119,6 +119,13 @@ impl Disk {
     /// # Panics
     /// When the files cannot be put in place.
     pub fn lose_power(&self, random: &mut SmallRng) -> (u64, u64) {
+        if !self.shadow.join("whole").exists() {
+            // It was killed before it wrote anything.
+            if self.shadow.exists() {
+                fs::remove_dir_all(&self.shadow).expect("remove the shadow");
+            }
+            return (0, 0);
+        }
         let tree = self.shadow.join("tree");
         // The disk was in the middle of writing what nobody had it flush.
         let torn = random.random_bool(0.5);

@@ -213,16 +213,21 @@ __attribute__((constructor)) static void start(void) {
     char path[LONG_PATH];
     struct stat info;
     snprintf(shadow, sizeof shadow, "%s", shadow_name);
-    snprintf(path, sizeof path, "%s/tree", shadow);
-    int is_new = stat(path, &info);
-    mkdir(shadow, 0755);
-    snprintf(path, sizeof path, "%s/inodes", shadow);
-    mkdir(path, 0755);
     snprintf(root, sizeof root, "%s", root_name);
-    if (is_new) {
+    snprintf(path, sizeof path, "%s/whole", shadow);
+    if (stat(path, &info)) {
+        /* There is none, or it was killed while it was made: what it has not copied would seem to be lost later. */
+        remove_tree(shadow);
+        mkdir(shadow, 0755);
+        snprintf(path, sizeof path, "%s/inodes", shadow);
+        mkdir(path, 0755);
         snprintf(path, sizeof path, "%s/tree", shadow);
         mkdir(path, 0755);
         keep_dir(root, 1);
+        snprintf(path, sizeof path, "%s/whole", shadow);
+        int whole = open(path, O_WRONLY | O_CREAT | O_CLOEXEC, 0644);
+        if (whole < 0) give_up(path);
+        close(whole);
     }
 }
 
