@@ -40,6 +40,9 @@ pub(crate) const FOUNDER: NodeId = 1;
 /// How long one attempt to join may take.
 const JOIN_TIMEOUT: Duration = Duration::from_secs(5);
 
+/// A node that was removed answers what is committed already within this; the rest it will never know.
+const REMOVED_GRACE: Duration = Duration::from_millis(100);
+
 /// How often a member that runs looks whether its raft task has died.
 const FAILURE_INTERVAL: Duration = Duration::from_millis(100);
 
@@ -191,8 +194,12 @@ impl Replica {
                 return Err(SubmitError::FeatureLevel { needed, cluster });
             }
         }
-        let mut answer =
-            self.core.queue.submit(Request { commands: vec![command], ..Request::default() }, deadline).await?;
+        let request = Request { commands: vec![command], ..Request::default() };
+        let mut answer = tokio::select! {
+            biased;
+            answer = self.core.queue.submit(request, deadline) => answer?,
+            () = self.cut_off() => return Err(SubmitError::Unknown),
+        };
         match answer.outcomes.pop() {
             Some(outcome) => Ok(Applied { outcome, revision: answer.revision, course: answer.course }),
             None => Err(SubmitError::Unknown),
@@ -201,7 +208,17 @@ impl Replica {
 
     /// Makes sure that what [`Self::roll`] shows next fulfils the requirement.
     pub async fn barrier(&self, wanted: Consistency, deadline: Instant) -> Result<Freshness, BarrierError> {
-        self.core.barrier(wanted, deadline).await
+        tokio::select! {
+            biased;
+            reached = self.core.barrier(wanted, deadline) => reached,
+            () = self.cut_off() => Err(BarrierError::NoLeader),
+        }
+    }
+
+    /// Waits until this node was removed, and a moment for what is about to be answered: nothing more comes to it after that.
+    async fn cut_off(&self) {
+        self.core.removed.cancelled().await;
+        tokio::time::sleep(REMOVED_GRACE).await;
     }
 
     pub fn roll(&self) -> &Roll {
