@@ -3,11 +3,17 @@
 use std::process::{ExitStatus, Stdio};
 use std::time::Duration;
 
+use rustix::fs::Mode;
 use rustix::process::{Pid, Signal};
 use tokio::process::{Child, Command};
 use tokio::signal::unix::{self, SignalKind};
 
 use crate::failure::Failure;
+
+/// What is written from now on, by whomever in this process, is its owner's alone: logs, states and backups hold secrets.
+pub(crate) fn keep_private() {
+    rustix::process::umask(Mode::RWXG | Mode::RWXO);
+}
 
 /// The signals that ask this program to end.
 pub(crate) struct Signals {

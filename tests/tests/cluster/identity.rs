@@ -23,6 +23,25 @@ async fn p12_second_process_on_one_directory_is_refused() {
     assert_eq!(cluster.nodes[0].api.ids("").await.expect("a list"), ["web-1"]);
 }
 
+/// Secrets of the cluster are in its log, its state and its snapshots.
+#[tokio::test]
+async fn what_a_node_keeps_is_its_owner_s_alone() {
+    use std::os::unix::fs::PermissionsExt;
+    let cluster = Cluster::start(1).await;
+    cluster.nodes[0].api.register("web-1", 60_000).await;
+    let (mut open, mut files) = (vec![cluster.nodes[0].data_dir()], 0);
+    while let Some(path) = open.pop() {
+        let data = path.metadata().expect("it is there");
+        if data.is_dir() {
+            open.extend(std::fs::read_dir(&path).expect("a directory").map(|entry| entry.expect("an entry").path()));
+        }
+        let mode = data.permissions().mode();
+        assert_eq!(mode & 0o077, 0, "{} has mode {mode:o}", path.display());
+        files += 1;
+    }
+    assert!(files > 5, "there are {files} files");
+}
+
 #[tokio::test]
 async fn p12_damaged_directory_is_refused() {
     let mut cluster = Cluster::start(1).await;

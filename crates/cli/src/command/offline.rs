@@ -14,6 +14,7 @@ use serde::Serialize;
 use crate::args::{Global, Recover, Restore};
 use crate::failure::Failure;
 use crate::output::{self, Format};
+use crate::process;
 
 /// What a backup holds.
 #[derive(Serialize)]
@@ -114,6 +115,7 @@ struct Restored {
 }
 
 pub(super) fn restore(global: &Global, args: &Restore) -> Result<(), Failure> {
+    process::keep_private();
     let Restore { file, data_dir, advertise, peer_advertise, epoch } = args;
     let member = Member { api_address: advertise.clone(), peer_address: peer_advertise.clone(), ..Member::default() };
     let restored = offline::restore(open(file)?, data_dir, member, epoch.map(Epoch))
@@ -231,6 +233,7 @@ fn describe(plan: &RecoveryPlan, member: Option<&Member>) -> String {
 }
 
 pub(super) fn recover(global: &Global, args: &Recover) -> Result<(), Failure> {
+    process::keep_private();
     let failed = |source| Failure::Recover { source };
     let recovery = Recovery::open(&args.data_dir).map_err(failed)?;
     let known = recovery.plan().member.clone();

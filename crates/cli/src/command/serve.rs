@@ -54,6 +54,7 @@ fn write_secret(path: &Path, text: &str) -> io::Result<()> {
 }
 
 pub(super) fn run(settings: Settings) -> Result<(), Failure> {
+    process::keep_private();
     let config = settings.resolve().map_err(|source| Failure::Settings { source })?;
     let runtime = |threads: &mut Builder| threads.enable_all().build().map_err(|source| Failure::Runtime { source });
     let consensus = runtime(Builder::new_multi_thread().worker_threads(1).thread_name("consensus"))?;
