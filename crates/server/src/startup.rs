@@ -5,6 +5,7 @@ use std::io::{self, Write};
 use std::path::Path;
 use std::time::{Duration, Instant};
 
+use rollcall_registry::State;
 use rustix::fs::StatVfs;
 use rustix::process::{Resource, getrlimit};
 
@@ -131,6 +132,14 @@ pub(crate) fn clock(offset_ms: Option<i64>) -> Option<Notice> {
     let detail =
         format!("a peer's wall clock is {offset_ms} ms off this node's; nothing but times for people is wrong");
     Some(Notice { name: "clock_offset", detail })
+}
+
+/// The cluster has tokens, and this node asks for none.
+pub(crate) fn open_door(state: &State, is_enforced: bool) -> Option<Notice> {
+    let is_open = !is_enforced && state.access_tokens().next().is_some();
+    let detail = "the cluster has access tokens, and this node runs without `auth`: whoever reaches its port may do \
+                  everything; start it with --auth";
+    is_open.then(|| Notice { name: "auth_off", detail: detail.to_owned() })
 }
 
 #[cfg(test)]

@@ -22,6 +22,7 @@ use super::TOKEN_PREFIX;
 use super::gate::Gate;
 use super::leash::Leashes;
 use crate::audit::Deed;
+use crate::startup;
 
 /// In a node's directory: asks the node to revoke the administrators of all tenants and to make a new one. The node removes
 /// it when that is done.
@@ -75,8 +76,9 @@ pub(crate) struct Attendance {
 pub(crate) async fn attend(attendance: Attendance, stop: CancellationToken) {
     let Attendance { replica, leashes, gate, first, data_dir } = attendance;
     let of_gate = async {
-        if let Some(gate) = gate {
-            tokio::join!(end_streams(&replica, &leashes), note_uses(&replica, &gate));
+        match gate {
+            Some(gate) => drop(tokio::join!(end_streams(&replica, &leashes), note_uses(&replica, &gate))),
+            None => warn_of_open_door(&replica).await,
         }
     };
     let first = async {
@@ -117,6 +119,18 @@ async fn end_streams(replica: &Replica, leashes: &Leashes) {
             });
         }
         tokio::time::sleep(PULL_INTERVAL).await;
+    }
+}
+
+/// Says once that others ask for tokens where this node does not.
+async fn warn_of_open_door(replica: &Replica) {
+    let mut looks = looks(LOOK_INTERVAL);
+    loop {
+        looks.tick().await;
+        if let Some(notice) = replica.roll().read(|state| startup::open_door(state, false)) {
+            tracing::warn!("{}", notice.detail);
+            return;
+        }
     }
 }
 

@@ -9,6 +9,8 @@
 use std::path::PathBuf;
 
 use axum::http::HeaderMap;
+use base64::Engine;
+use base64::prelude::BASE64_URL_SAFE_NO_PAD;
 use jsonwebtoken::{Algorithm, DecodingKey, Validation, decode, decode_header};
 use rollcall_registry::{AccessRole, NameError, PrincipalId, Reach, Scopes, TenantId};
 use serde::Deserialize;
@@ -56,6 +58,10 @@ impl JwtConfig {
         let is_short = |secret: &Secret| secret.expose().len() < SECRET_BYTES_MIN;
         if self.secret.as_ref().is_some_and(is_short) {
             faults.push(("jwt_secret", format!("must be at least {SECRET_BYTES_MIN} bytes long")));
+        }
+        if self.secret.as_ref().is_some_and(|secret| secret.expose().trim_start().starts_with("-----BEGIN")) {
+            let detail = "is a key in PEM, which may be known to all: give a public key by jwt_public_key_file";
+            faults.push(("jwt_secret", detail.to_owned()));
         }
         if self.jwks.is_some() && self.jwks_url.is_some() {
             faults.push(("jwt_jwks_url", "cannot be combined with jwt_jwks: one of them has the keys".to_owned()));
@@ -107,6 +113,8 @@ pub(super) enum JwtError {
     Claims(#[source] serde_json::Error),
     #[error("claim {claim} {fault}")]
     Claim { claim: &'static str, fault: String },
+    #[error("the token's header asks for what is not done here (`crit`)")]
+    Critical,
     #[error("{header} contradicts the token")]
     Contradicted { header: &'static str },
 }
@@ -160,6 +168,9 @@ impl Verifier {
             return Err(JwtError::TooLong { bytes: token.len() });
         }
         let header = decode_header(token).map_err(JwtError::Header)?;
+        if has_critical(token) {
+            return Err(JwtError::Critical);
+        }
         let kid = header.kid.as_deref();
         let claims = match header.alg {
             Algorithm::HS256 => {
@@ -239,7 +250,13 @@ impl Claims {
         };
         let kind = self.principal_type.map(|word| word.parse::<PrincipalKind>()).transpose();
         let kind = kind.map_err(|()| fault("principal_type", "is none of the known ones".to_owned()))?;
-        let role = role.and_then(role_in).or(kind.map(PrincipalKind::role)).unwrap_or(role_default);
+        let role = match role.filter(|role| !role.is_null()) {
+            // Whoever names roles and none of ours is nobody here.
+            Some(role) => {
+                role_in(role).ok_or_else(|| fault("of the role", "names none of the known ones".to_owned()))?
+            }
+            None => kind.map_or(role_default, PrincipalKind::role),
+        };
         let id = subject.as_ref().map_or_else(|| "jwt".to_owned(), |subject| format!("jwt:{subject}"));
         let id = PrincipalId::parse(&id).map_err(|error| fault("of the subject", error.to_string()))?;
         Ok(Principal {
@@ -254,6 +271,13 @@ impl Claims {
             credential: Credential::Jwt { expires_at_s: self.exp as u64 },
         })
     }
+}
+
+/// Whether a header has extensions that must be understood (RFC 7515, section 4.1.11): none of them is.
+fn has_critical(token: &str) -> bool {
+    let header = token.split('.').next().and_then(|part| BASE64_URL_SAFE_NO_PAD.decode(part).ok());
+    let header = header.and_then(|text| serde_json::from_slice::<Map<String, Value>>(&text).ok());
+    header.is_none_or(|header| header.contains_key("crit"))
 }
 
 /// The greatest of the roles that a claim names, in a text or a list of them; what is no role of ours is passed over.

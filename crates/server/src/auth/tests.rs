@@ -4,6 +4,8 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use axum::http::{HeaderMap, HeaderName, HeaderValue, header};
+use base64::Engine;
+use base64::prelude::BASE64_URL_SAFE_NO_PAD;
 use jsonwebtoken::{Algorithm, EncodingKey, Header, encode, get_current_timestamp};
 use serde_json::{Value, json};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -111,7 +113,6 @@ async fn a_role_is_named_or_comes_of_what_somebody_is() {
     assert_eq!(role(&config, json!({ "roles": ["admin"] })).await, AccessRole::Reader);
     assert_eq!(role(&config, json!({ "principal_type": "user", "role": "admin" })).await, AccessRole::Admin);
     assert_eq!(role(&config, json!({ "role": ["x", "operator", "agent"] })).await, AccessRole::Operator);
-    assert_eq!(role(&config, json!({ "role": "root" })).await, AccessRole::Reader);
     let chosen =
         JwtConfig { role_claim: Some("groups".to_owned()), role_default: Some(AccessRole::Agent), ..by_secret() };
     assert_eq!(role(&chosen, json!({ "role": "admin" })).await, AccessRole::Agent);
@@ -161,9 +162,19 @@ async fn what_ran_out_or_says_too_little_is_refused() {
         json!({ "tenant_id": "not a tenant" }),
         json!({ "principal_type": "wizard" }),
         json!({ "roles": "admin" }),
+        json!({ "role": "root" }),
+        json!({ "role": ["x"] }),
+        json!({ "role": 7 }),
     ] {
         assert_eq!(tenant(&by_secret(), &hs256(&claims(more.clone()))).await, invalid(), "{more}");
     }
+    // What must be understood is not passed over.
+    let parts = [json!({"alg": "HS256", "typ": "JWT", "crit": ["b64"], "b64": false}), claims(json!({}))];
+    let parts = parts.map(|part| BASE64_URL_SAFE_NO_PAD.encode(part.to_string()));
+    let signed = parts.join(".");
+    let key = EncodingKey::from_secret(SECRET.as_bytes());
+    let signature = jsonwebtoken::crypto::sign(signed.as_bytes(), &key, Algorithm::HS256).unwrap();
+    assert_eq!(tenant(&by_secret(), &format!("{signed}.{signature}")).await, invalid());
     let mut without = claims(json!({}));
     without.as_object_mut().unwrap().remove("exp");
     assert_eq!(tenant(&by_secret(), &hs256(&without)).await, invalid());

@@ -153,7 +153,7 @@ pub(super) async fn livez(State(native): State<Native>) -> Result<Response, Fail
 /// Whether the node should be given work
 ///
 /// Named checks: a leader is known, the node has caught up, the disk takes writes, no shutdown was asked for.
-/// Warnings never make a node unready: `disk_space`, `clock_offset`, `tls_expiry`, `tls_files`, `peer_tls_expiry`,
+/// Warnings never make a node unready: `disk_space`, `clock_offset`, `auth_off`, `tls_expiry`, `tls_files`, `peer_tls_expiry`,
 /// `peer_tls_files`, and what its start found: `slow_flush`, `filesystem`, `open_files`.
 #[utoipa::path(
     get, path = "/readyz", tag = "health", operation_id = "readyz",
@@ -184,6 +184,7 @@ fn warnings(native: &Native) -> Vec<HealthWarning> {
     let now = [
         startup::space(data_dir).and_then(startup::scarce_space),
         startup::clock(native.replica.observe().clock_offset_ms),
+        native.replica.roll().read(|state| startup::open_door(state, native.auth.is_enforced())),
     ];
     let all = now.into_iter().flatten().chain(tls.notices()).chain(notices.get().into_iter().flatten().cloned());
     all.map(|notice| HealthWarning { name: notice.name.to_owned(), detail: notice.detail }).collect()

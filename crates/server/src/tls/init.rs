@@ -302,7 +302,8 @@ fn later(date: Date, days: u32) -> Date {
 fn set_validity(params: &mut CertificateParams, from: Date, until: Date) {
     let part = |number: i8| u8::try_from(number).expect("months and days are positive");
     let midnight = |date: Date| rcgen::date_time_ymd(date.year().into(), part(date.month()), part(date.day()));
-    (params.not_before, params.not_after) = (midnight(from), midnight(until));
+    // To the end of the last day.
+    (params.not_before, params.not_after) = (midnight(from), midnight(later(until, 1)));
 }
 
 fn write_all(dir: &Path, drafts: &[Draft]) -> Result<(), InitError> {
