@@ -3,7 +3,7 @@
 //! Server-Sent Events name their kind in the `event` field and carry one of these types in `data`: `snapshot`
 //! ([`Snapshot`]), `synced`, `bookmark` and `resync` ([`Reached`]), `change` ([`ServiceUpdate`]). `change`, `synced` and
 //! `bookmark` carry the [`ResumePoint`] in `id`; a snapshot does not, because who was told only a part of it must begin
-//! again.
+//! again, nor does a change of another cluster's instance, after which no roll goes on.
 
 use std::fmt;
 use std::str::FromStr;
@@ -44,7 +44,8 @@ pub struct ServiceUpdate {
     pub update_type: UpdateType,
     /// As it is now; for `left`, `deregistered` and `expired`, as it last was while it matched.
     pub service: ServiceObject,
-    /// The change's own. Each change has one, so that what is told twice can be known by it.
+    /// The change's own. Each change has one, so that what is told twice can be known by it. Of an instance with an
+    /// `origin` it is that cluster's.
     pub revision: u64,
     /// When it took place, RFC 3339, for people.
     pub timestamp: String,
@@ -54,7 +55,8 @@ pub struct ServiceUpdate {
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, ToSchema)]
 pub struct Snapshot {
     pub service: ServiceObject,
-    /// The revision of the roll that the snapshot shows; the same for all of one snapshot.
+    /// The revision of the roll that the snapshot shows; the same for all of one snapshot. Of an instance with an `origin`,
+    /// up to where everything was told of this roll.
     pub revision: u64,
 }
 
@@ -118,6 +120,9 @@ pub enum WsRequest {
         /// The epoch of `from_revision`, as `subscribed` told it. Without it that of now is assumed.
         #[serde(default, skip_serializing_if = "Option::is_none")]
         epoch: Option<u64>,
+        /// Instances of other clusters too, as these told of them.
+        #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+        include_federated: bool,
         /// Comes back in the answer, so that it can be told which request it answers.
         #[serde(default, skip_serializing_if = "Option::is_none")]
         request_id: Option<String>,

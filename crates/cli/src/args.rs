@@ -433,11 +433,15 @@ pub(crate) struct Watch {
     /// REVISION of the roll as it is now
     #[arg(long, value_name = "POINT", value_parser = parse_start, help_heading = "Start")]
     from_revision: Option<WatchStart>,
+    /// Instances of other clusters too
+    #[arg(long)]
+    federated: bool,
 }
 
 impl From<Watch> for WatchQuery {
     fn from(args: Watch) -> Self {
-        Self { filters: args.filters.into(), start: args.from_revision.unwrap_or_default() }
+        let Watch { filters, from_revision, federated } = args;
+        Self { filters: filters.into(), start: from_revision.unwrap_or_default(), federated }
     }
 }
 

@@ -244,11 +244,25 @@ pub enum WatchStart {
 pub struct WatchQuery {
     pub filters: Filters,
     pub start: WatchStart,
+    /// Instances of other clusters too. A watch that begins after a point tells of them as if all came then, and cannot
+    /// tell who of those known before is gone.
+    pub federated: bool,
+}
+
+impl WatchQuery {
+    /// Without the start.
+    pub(crate) fn parameters(&self) -> Vec<(&'static str, String)> {
+        let mut parameters = self.filters.parameters();
+        if self.federated {
+            parameters.extend(Federated::Copy.parameters());
+        }
+        parameters
+    }
 }
 
 impl From<Filters> for WatchQuery {
     fn from(filters: Filters) -> Self {
-        Self { filters, start: WatchStart::default() }
+        Self { filters, ..Self::default() }
     }
 }
 

@@ -76,14 +76,17 @@ pub use metadata::{Metadata, MetadataValue, Pair, Pairs};
 pub use packed::{Parts, Texts};
 pub use place::{Coordinates, CoordinatesError};
 pub use protection::{Protecting, Protection, ProtectionError, Vigil};
-pub use query::{Draw, FederatedPage, Origin as ForeignOrigin, Page, Picked, Position, Query, Sort, View};
+pub use query::{
+    Draw, FederatedPage, ForeignPage, Origin as ForeignOrigin, Page, Picked, Position, Query, Sort, View,
+};
 pub use quota::{Quota, QuotaKind, Usage};
 pub use rank::{Place, RankWeights, RankWeightsError, Ranking, Score, Trust, TrustError};
 pub use registration::{Kind, PackedRegistration, Protocol, Registration, RegistrationView, Status, Visibility};
 pub use ruling::{Ruled, Ruling, RulingChange, RulingContent, RulingKey};
 pub use state::{
     Admission, JoinToken, JoinTokenCommand, JoinTokenId, JoinTokenRefusal, NODE_ADDRESS_BYTES_MAX, Options, OwnerKey,
-    PinnedKey, SignatureCommand, SignatureKey, SignatureMode, SignatureRefusal, SignatureRow, Signing, State,
+    PeerChange, PinnedKey, SignatureCommand, SignatureKey, SignatureMode, SignatureRefusal, SignatureRow, Signing,
+    State,
 };
 pub use tally::{MARGIN_PARTS, Tally};
 pub use visibility::Viewer;

@@ -1,6 +1,7 @@
 //! Discovery: what is asked, and how it is answered from posting lists.
 
 mod federated;
+mod foreign;
 
 use std::cmp::Reverse;
 use std::ops::Bound::{Excluded, Unbounded};
@@ -17,6 +18,7 @@ use crate::slots::Slots;
 use crate::state::State;
 
 pub use federated::{FederatedPage, Origin};
+pub use foreign::ForeignPage;
 
 /// Largest page. 1,000 registrations of a few hundred bytes stay under a megabyte of answer.
 pub const LIMIT_MAX: usize = 1_000;

@@ -304,6 +304,8 @@ pub(crate) struct Watch {
     /// Of `from_revision`.
     pub(crate) epoch: Option<u64>,
     pub(crate) consistency: Consistency,
+    /// Other clusters' instances too.
+    pub(crate) federated: bool,
 }
 
 pub(crate) fn watch(uri: &Uri) -> Result<Watch, Failure> {
@@ -316,10 +318,10 @@ pub(crate) fn watch(uri: &Uri) -> Result<Watch, Failure> {
         params.faults.push("epoch", "needs from_revision");
     }
     let consistency = params.consistency();
-    params.federated();
+    let federated = params.federated();
     params.requester();
     params.finish()?;
-    Ok(Watch { filter, from_revision, epoch, consistency })
+    Ok(Watch { filter, from_revision, epoch, consistency, federated })
 }
 
 /// The same filters as members of a JSON object, each a text, a number, or a list of such.

@@ -65,6 +65,8 @@ pub(crate) struct Subscribe {
     pub(crate) filters: Vec<Filter>,
     pub(crate) from_revision: Option<u64>,
     pub(crate) epoch: Option<u64>,
+    /// Other clusters' instances too.
+    pub(crate) federated: bool,
 }
 
 /// A WebSocket message. Its `request_id` was read before, so that a faulty one is answered under it too.
@@ -83,7 +85,8 @@ fn socket_request_fields(mut fields: Fields<'_>) -> Option<SocketRequest> {
             if epoch.is_some() && from_revision.is_none() {
                 fields.fault("epoch", "needs from_revision");
             }
-            Some(SocketRequest::Subscribe(Subscribe { filters, from_revision, epoch }))
+            let federated = fields.boolean("include_federated").unwrap_or(false);
+            Some(SocketRequest::Subscribe(Subscribe { filters, from_revision, epoch, federated }))
         }
         Some("unsubscribe") => match fields.whole("subscription_id") {
             Some(subscription_id) => Some(SocketRequest::Unsubscribe { subscription_id }),

@@ -56,11 +56,12 @@ fn note(event: &WatchEvent, resume_point: Option<ResumePoint>) -> Option<String>
     Some(text)
 }
 
-/// A line for people: revision, what happened, to whom.
+/// A line for people: revision, what happened, to whom, of which other cluster.
 fn line(event: &WatchEvent) -> Option<String> {
     let of = |revision: u64, word: &str, service: &ServiceObject, more: &str| {
-        let ServiceObject { id, name, status, url, .. } = service;
-        let line = format!("{revision:<8}  {word:<14}  {id}  {name}  {status}  {url}  {more}");
+        let ServiceObject { id, name, status, url, origin, .. } = service;
+        let origin = origin.as_ref().map(|origin| format!("from {origin}  ")).unwrap_or_default();
+        let line = format!("{revision:<8}  {word:<14}  {id}  {name}  {status}  {url}  {origin}{more}");
         output::printable(line.trim_end())
     };
     match event {

@@ -64,6 +64,28 @@ fn people_read_a_line_for_each_event_until_a_signal() {
 }
 
 #[test]
+fn people_read_whose_instance_it_is() {
+    let mut service = service("web-2");
+    service["origin"] = "east".into();
+    service["revision"] = 40.into();
+    let of_east = event("snapshot", None, &json!({"service": service, "revision": 7}));
+    let data = json!({
+        "type": "service_update", "update_type": "expired", "service": service, "revision": 40,
+        "timestamp": "2026-01-01T00:00:00Z",
+    });
+    let stub = node(&[present("web-1"), of_east, synced(), event("change", None, &data)], false);
+    let (_running, mut stdout) = watch(&["--federated", "--endpoint", &stub.endpoint]);
+    let expected = [
+        "3         present         web-1  web  active  http://a",
+        "40        present         web-2  web  active  http://a  from east",
+        "7         synced",
+        "40        expired         web-2  web  active  http://a  from east  2026-01-01T00:00:00Z",
+    ];
+    assert_eq!(lines(&mut stdout, expected.len()), expected);
+    stub.until("GET /api/services/watch?include_federated=true");
+}
+
+#[test]
 fn programs_read_json_with_the_point_to_go_on_from() {
     let bookmark = event("bookmark", Some("0-9"), &json!({"revision": 9}));
     let stub = node(&[present("web-1"), synced(), change("expired", "web-1", 8), bookmark], false);

@@ -60,8 +60,21 @@ impl Directory {
     /// # Panics
     /// Outside a tokio runtime.
     pub fn start(client: &Client, filters: Filters) -> Self {
+        Self::of(client, filters.into())
+    }
+
+    /// Begins to mirror those of other clusters too. Of an id that several have it shows one: this cluster's own, else that
+    /// of the peer whose name comes first.
+    ///
+    /// # Panics
+    /// Outside a tokio runtime.
+    pub fn start_federated(client: &Client, filters: Filters) -> Self {
+        Self::of(client, WatchQuery { federated: true, ..filters.into() })
+    }
+
+    fn of(client: &Client, query: WatchQuery) -> Self {
         let (sender, state) = watch::channel(State::default());
-        let task = tokio::spawn(mirror(client.clone(), WatchQuery::from(filters), sender));
+        let task = tokio::spawn(mirror(client.clone(), query, sender));
         // Clients that were started together do not all begin with the same instance.
         let turn = AtomicUsize::new(rand::random_range(0..usize::MAX / 2));
         Self { state, started: Instant::now(), turn, task }
@@ -148,12 +161,15 @@ async fn mirror(client: Client, query: WatchQuery, sender: watch::Sender<State>)
     }
 }
 
+/// By id and origin, so that this cluster's own comes first.
+type Key = (String, Option<String>);
+
 /// What the events so far come to.
 #[derive(Default)]
 struct Mirror {
-    entries: BTreeMap<String, Entry>,
+    entries: BTreeMap<Key, Entry>,
     /// The new beginning as far as it was told.
-    beginning: BTreeMap<String, Entry>,
+    beginning: BTreeMap<Key, Entry>,
     state: State,
     /// The state's view does not show the entries.
     is_view_stale: bool,
@@ -164,8 +180,8 @@ impl Mirror {
         match event {
             Ok(WatchEvent::Init { .. }) => self.beginning.clear(),
             Ok(WatchEvent::Present(service)) => {
-                let (id, entry) = self.entry(*service);
-                self.beginning.insert(id, entry);
+                let (key, entry) = self.entry(*service);
+                self.beginning.insert(key, entry);
             }
             Ok(WatchEvent::Synced(_)) => {
                 self.entries = std::mem::take(&mut self.beginning);
@@ -175,10 +191,10 @@ impl Mirror {
             }
             Ok(WatchEvent::Changed(update)) => {
                 if update.update_type.is_gone() {
-                    self.entries.remove(&update.service.id);
+                    self.entries.remove(&(update.service.id, update.service.origin));
                 } else {
-                    let (id, entry) = self.entry(update.service);
-                    self.entries.insert(id, entry);
+                    let (key, entry) = self.entry(update.service);
+                    self.entries.insert(key, entry);
                 }
                 self.is_view_stale = true;
                 self.state.error = None;
@@ -196,15 +212,17 @@ impl Mirror {
         }
     }
 
-    fn entry(&self, service: ServiceObject) -> (String, Entry) {
-        let id = service.id.clone();
-        let entry = Entry::new(service, self.entries.get(&id));
-        (id, entry)
+    fn entry(&self, service: ServiceObject) -> (Key, Entry) {
+        let key = (service.id.clone(), service.origin.clone());
+        let entry = Entry::new(service, self.entries.get(&key));
+        (key, entry)
     }
 
     fn state(&mut self) -> State {
         if std::mem::take(&mut self.is_view_stale) {
-            self.state.view = Arc::new(self.entries.values().cloned().collect());
+            let mut last = None;
+            let first_of_id = self.entries.iter().filter(|((id, _), _)| last.replace(id) != Some(id));
+            self.state.view = Arc::new(first_of_id.map(|(_, entry)| entry.clone()).collect());
         }
         self.state.clone()
     }

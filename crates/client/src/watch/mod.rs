@@ -1,7 +1,9 @@
 //! Watching: who comes, changes and goes, as a stream that heals itself.
 //!
-//! [`Watch`] is the public side, `session` what follows one roll over many connections, `sse` the wire's form.
+//! [`Watch`] is the public side, `session` what follows one roll over many connections, `foreign` what it told of other
+//! clusters, `sse` the wire's form.
 
+mod foreign;
 mod session;
 mod sse;
 
@@ -58,6 +60,10 @@ pub enum InitCause {
 /// It heals what can be healed, for as long as it takes: a node that ends, falls silent or refuses for now. An error is
 /// its last item. It reads only while it is polled, and holds one connection; a node cuts off who reads too slowly, and
 /// then it goes on where it was.
+///
+/// Of other clusters' instances ([`WatchQuery::federated`]) it tells each change in its cluster's order, but for those that
+/// took place while the connection was lost, or faster than it was read: then it tells what is different from before.
+/// They have no resume points of their own. An id that several clusters have is told by each of them, with its `origin`.
 #[must_use = "a watch tells only what it is asked for"]
 pub struct Watch {
     told: Pin<Box<dyn Stream<Item = Told> + Send>>,

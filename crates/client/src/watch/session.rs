@@ -10,6 +10,7 @@ use rollcall_api::{ResumePoint, ServiceUpdate};
 use serde::de::DeserializeOwned;
 use tokio::time::Instant;
 
+use super::foreign::Foreign;
 use super::sse::{Decoder, EVENT_SIZE_MAX, Frame, TooLarge};
 use super::{InitCause, WatchEvent};
 use crate::client::Client;
@@ -31,7 +32,9 @@ const OPEN_TIMEOUT_MIN: Duration = Duration::from_secs(1);
 /// Follows the roll: reads what a node tells, and finds another when it tells no more.
 pub(super) struct Session {
     client: Client,
-    filters: Vec<(&'static str, String)>,
+    parameters: Vec<(&'static str, String)>,
+    /// What was told of other clusters, if that is asked for.
+    foreign: Option<Foreign>,
     /// Where the next connection begins: after what was told last. `Snapshot` for as long as none is complete.
     start: WatchStart,
     /// Why the next snapshot is told.
@@ -46,7 +49,7 @@ pub(super) struct Session {
     retry_at: Instant,
     /// It was told that the connection is lost.
     interrupted: bool,
-    /// What a new connection is to be announced with: two events at most.
+    /// What is to be told before more is read: of a new connection, or at the end of a snapshot of other clusters.
     announced: VecDeque<WatchEvent>,
     ended: bool,
 }
@@ -60,7 +63,8 @@ struct Connection {
 impl Session {
     pub(super) fn new(client: Client, query: &WatchQuery) -> Self {
         Self {
-            filters: query.filters.parameters(),
+            parameters: query.parameters(),
+            foreign: query.federated.then(Foreign::default),
             start: query.start,
             init_cause: InitCause::Start,
             endpoint: client.endpoints_in_order().next().unwrap_or_default(),
@@ -142,6 +146,12 @@ impl Session {
             let cause = std::mem::replace(&mut self.init_cause, InitCause::Incomplete);
             self.announced.push_back(WatchEvent::Init { cause });
         }
+        if let Some(foreign) = &mut self.foreign {
+            match self.start {
+                WatchStart::Snapshot => foreign.clear(),
+                WatchStart::After(_) | WatchStart::AfterRevision(_) => foreign.restart_snapshot(),
+            }
+        }
         self.connection = Some(Connection { endpoint, response, decoder: Decoder::default() });
     }
 
@@ -171,38 +181,56 @@ impl Session {
     fn take(&mut self, frame: &Frame) -> Result<Option<WatchEvent>, Error> {
         let is_beginning = self.start == WatchStart::Snapshot;
         match frame.event.as_str() {
-            "snapshot" if is_beginning => {
-                let snapshot: Snapshot = self.parse(frame)?;
-                Ok(Some(WatchEvent::Present(Box::new(snapshot.service))))
+            "snapshot" if is_beginning || self.foreign.is_some() => {
+                let Snapshot { service, .. } = self.parse(frame)?;
+                let foreign = self.foreign.as_mut().filter(|_| service.origin.is_some());
+                match (foreign.map(|foreign| foreign.present(&service)), is_beginning) {
+                    (_, true) => Ok(Some(WatchEvent::Present(Box::new(service)))),
+                    (Some(update), false) => Ok(update.map(changed)),
+                    (None, false) => Err(self.out_of_place(frame)),
+                }
             }
-            "synced" if is_beginning => {
+            "synced" if is_beginning || self.foreign.is_some() => {
                 let point = self.point(frame)?;
-                self.start = WatchStart::After(point);
-                Ok(Some(WatchEvent::Synced(point)))
+                let gone = self.foreign.as_mut().map(Foreign::synced).unwrap_or_default();
+                if is_beginning {
+                    self.start = WatchStart::After(point);
+                    return Ok(Some(WatchEvent::Synced(point)));
+                }
+                let reached = self.reached(point);
+                self.announced.extend(gone.into_iter().map(changed).chain(reached));
+                Ok(None)
             }
             "change" if !is_beginning => {
-                let (point, update) = (self.point(frame)?, self.parse::<ServiceUpdate>(frame)?);
+                let update = self.parse::<ServiceUpdate>(frame)?;
+                if let Some(foreign) = self.foreign.as_mut().filter(|_| update.service.origin.is_some()) {
+                    return Ok(foreign.changed(update).map(changed));
+                }
+                let point = self.point(frame)?;
                 if Some(point.revision) <= self.last_revision() {
                     return Ok(None);
                 }
                 self.start = WatchStart::After(point);
-                Ok(Some(WatchEvent::Changed(Box::new(update))))
+                Ok(Some(changed(update)))
             }
             "bookmark" if !is_beginning => {
                 let point = self.point(frame)?;
-                if Some(point.revision) < self.last_revision() {
-                    return Ok(None);
-                }
-                self.start = WatchStart::After(point);
-                Ok(Some(WatchEvent::Bookmark(point)))
+                Ok(self.reached(point))
             }
             "resync" => Err(self.fault(WatchFault::TooSlow)),
-            "snapshot" | "synced" | "change" => {
-                Err(self.fault(WatchFault::OutOfPlace { event: frame.event.clone() }))
-            }
+            "snapshot" | "synced" | "change" => Err(self.out_of_place(frame)),
             // Later versions may tell more.
             _ => Ok(None),
         }
+    }
+
+    /// Everything up to a point was told.
+    fn reached(&mut self, point: ResumePoint) -> Option<WatchEvent> {
+        if Some(point.revision) < self.last_revision() {
+            return None;
+        }
+        self.start = WatchStart::After(point);
+        Some(WatchEvent::Bookmark(point))
     }
 
     fn parse<T: DeserializeOwned>(&self, frame: &Frame) -> Result<T, Error> {
@@ -237,7 +265,7 @@ impl Session {
 
     fn request(&self) -> Request {
         let request = Request::new(Method::GET, &["api", "services", "watch"], Repeat::Safe)
-            .query(self.filters.clone())
+            .query(self.parameters.clone())
             .header(ACCEPT, HeaderValue::from_static(EVENT_STREAM));
         match self.start {
             WatchStart::Snapshot => request,
@@ -257,6 +285,10 @@ impl Session {
     fn start_over(&mut self) {
         self.start = WatchStart::Snapshot;
         self.init_cause = InitCause::HistoryGone;
+    }
+
+    fn out_of_place(&self, frame: &Frame) -> Error {
+        self.fault(WatchFault::OutOfPlace { event: frame.event.clone() })
     }
 
     fn fault(&self, source: WatchFault) -> Error {
@@ -297,6 +329,10 @@ impl Connection {
     fn fault(&self, source: WatchFault) -> Error {
         Error::Watch { endpoint: self.endpoint.clone(), source }
     }
+}
+
+fn changed(update: ServiceUpdate) -> WatchEvent {
+    WatchEvent::Changed(Box::new(update))
 }
 
 /// Whether another try, or another node, would say the same.

@@ -13,11 +13,11 @@ fn start(stub: &Stub) -> Directory {
     Directory::start(&client, Filters::default())
 }
 
-fn ids(directory: &Directory) -> Vec<String> {
+pub(crate) fn ids(directory: &Directory) -> Vec<String> {
     directory.services().iter().map(|service| service.id.clone()).collect()
 }
 
-async fn until(what: &str, condition: impl Fn() -> bool) {
+pub(crate) async fn until(what: &str, condition: impl Fn() -> bool) {
     let deadline = Instant::now() + DEADLINE;
     while !condition() {
         assert!(Instant::now() < deadline, "waited in vain until {what}");

@@ -5,3 +5,4 @@ mod failover;
 mod keep_alive;
 mod stub;
 mod watch;
+mod watch_federated;

@@ -1,6 +1,6 @@
 use std::time::{Duration, Instant};
 
-use rollcall_client::{Client, Error, Filters, Watch, WatchEvent, WatchFault, WatchQuery, WatchStart};
+use rollcall_client::{Client, Error, Filters, ServiceObject, Watch, WatchEvent, WatchFault, WatchQuery, WatchStart};
 use serde_json::json;
 
 use crate::stub::{Feed, Reaction, Stub, change, nobody, problem, reached, snapshot};
@@ -10,14 +10,14 @@ const WATCH: &str = "GET /api/services/watch";
 /// Far beyond what any of these tests takes.
 const DEADLINE: Duration = Duration::from_secs(20);
 
-fn client(endpoints: &[&str]) -> Client {
+pub(crate) fn client(endpoints: &[&str]) -> Client {
     let endpoints = endpoints.iter().map(|endpoint| (*endpoint).to_owned());
     let builder = Client::builder().endpoints(endpoints).timeout(Duration::from_secs(5));
     builder.watch_silence_max(DEADLINE).build().expect("a client")
 }
 
 /// A node that gives each connection the next of these reactions; what comes after them hangs.
-async fn node(reactions: impl IntoIterator<Item = Reaction>) -> Stub {
+pub(crate) async fn node(reactions: impl IntoIterator<Item = Reaction>) -> Stub {
     let reactions = std::sync::Mutex::new(reactions.into_iter().collect::<std::collections::VecDeque<_>>());
     Stub::start(move |_, _| {
         let mut reactions = reactions.lock().expect("nobody panics while holding it");
@@ -26,11 +26,11 @@ async fn node(reactions: impl IntoIterator<Item = Reaction>) -> Stub {
     .await
 }
 
-fn events(events: &[String]) -> Reaction {
+pub(crate) fn events(events: &[String]) -> Reaction {
     Reaction::Events(Feed::of(events))
 }
 
-fn ending(events: &[String]) -> Reaction {
+pub(crate) fn ending(events: &[String]) -> Reaction {
     Reaction::Events(Feed::ending(events))
 }
 
@@ -39,15 +39,15 @@ async fn next(watch: &mut Watch) -> Option<Result<WatchEvent, Error>> {
 }
 
 /// The next events in short.
-async fn told(watch: &mut Watch, count: usize) -> Vec<String> {
+pub(crate) async fn told(watch: &mut Watch, count: usize) -> Vec<String> {
     let mut told = Vec::new();
     for _ in 0..count {
         let event = next(watch).await.unwrap_or_else(|| panic!("it ended after {told:?}"));
         told.push(match event.unwrap_or_else(|error| panic!("{error:?} after {told:?}")) {
             WatchEvent::Init { cause } => format!("init {cause:?}"),
-            WatchEvent::Present(service) => format!("present {}", service.id),
+            WatchEvent::Present(service) => format!("present {}", whose(&service)),
             WatchEvent::Synced(point) => format!("synced {point}"),
-            WatchEvent::Changed(update) => format!("{} {}", update.service.id, update.update_type),
+            WatchEvent::Changed(update) => format!("{} {}", whose(&update.service), update.update_type),
             WatchEvent::Bookmark(point) => format!("bookmark {point}"),
             WatchEvent::Interrupted { error } => format!("interrupted: {}", fault(&error)),
             WatchEvent::Resumed { .. } => "resumed".to_owned(),
@@ -55,6 +55,12 @@ async fn told(watch: &mut Watch, count: usize) -> Vec<String> {
         });
     }
     told
+}
+
+/// An instance's id, and which other cluster's it is.
+fn whose(service: &ServiceObject) -> String {
+    let origin = service.origin.as_ref().map(|origin| format!(" of {origin}"));
+    service.id.clone() + &origin.unwrap_or_default()
 }
 
 fn fault(error: &Error) -> String {

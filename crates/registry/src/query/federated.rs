@@ -1,6 +1,7 @@
 //! Discovery over this cluster's roll and what other clusters told.
 
 use std::cmp::Reverse;
+use std::sync::Arc;
 
 use super::{Draw, Forgotten, Page, Picked, Query, Sort, View};
 use crate::federation::{Foreign, Peer, Received};
@@ -47,8 +48,9 @@ impl From<Page> for FederatedPage {
     }
 }
 
-fn foreign_view(entry: &Foreign, peer: &Peer) -> (View, Origin) {
-    (View { instance: entry.instance.clone(), deadline: peer.expires_at() }, Origin::of(peer))
+/// What a cluster told of an instance.
+pub(super) fn told_by(peer: &Peer, instance: &Arc<Instance>) -> (View, Origin) {
+    (View { instance: instance.clone(), deadline: peer.expires_at() }, Origin::of(peer))
 }
 
 /// One that may be chosen.
@@ -82,7 +84,7 @@ impl State {
         let more = local.next.is_some();
         let own = local.found.iter().map(|view| (query.rank(&ranker, &view.instance), (view.clone(), None)));
         let others = found.iter().map(|(entry, peer)| {
-            let (view, origin) = foreign_view(entry, peer);
+            let (view, origin) = told_by(peer, &entry.instance);
             (query.rank(&ranker, &entry.instance), (view, Some(origin)))
         });
         let mut merged: Vec<_> = own.chain(others).collect();
@@ -112,7 +114,7 @@ impl State {
         let known = self.foreign().of_id(tenant, id.as_str());
         let mut known = known.filter_map(|entry| Some((entry, self.staying(entry)?)));
         let (entry, peer) = known.find(|(entry, peer)| viewer.sees(&entry.instance) && self.is_shown(entry, peer))?;
-        let (view, origin) = foreign_view(entry, peer);
+        let (view, origin) = told_by(peer, &entry.instance);
         Some((view, Some(origin)))
     }
 
@@ -136,7 +138,7 @@ impl State {
         let (view, origin) = match seat {
             Seat::Own(slot, _) => (self.view(slot), None),
             Seat::Foreign(entry, peer) => {
-                let (view, origin) = foreign_view(entry, peer);
+                let (view, origin) = told_by(peer, &entry.instance);
                 (view, Some(origin))
             }
         };

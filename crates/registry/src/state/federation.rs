@@ -13,6 +13,7 @@ use std::sync::Arc;
 use super::State;
 use super::checkpoint::RestoreError;
 use super::foreign::ForeignEntries;
+use super::peer_changes::PeerChange;
 use super::touched::{TableDelta, Touched};
 use crate::command::{Outcome, Refusal};
 use crate::digest::{self, RowSum};
@@ -21,6 +22,7 @@ use crate::federation::{
     FederationRefusal, FederationRow, Foreign, ForeignBatch, ForeignChange, ForeignMessage, PEERS_MAX, Peer,
     PeerTerms, Received, Reception, Resync, SWEEP_MAX, Sweep, Told, Unreadable,
 };
+use crate::history::ChangeKind;
 use crate::ids::{ClusterTime, InstanceId, LeaseId, PeerName, Revision, TenantId, WallTime};
 use crate::instance::{Instance, Presence, Seldom};
 use crate::registration::Visibility;
@@ -137,6 +139,16 @@ impl State {
     /// Instances of another cluster that are kept, and what they take.
     pub fn foreign_count(&self, peer: &PeerName) -> (usize, usize) {
         self.federation.foreign.count_of(peer)
+    }
+
+    /// The number of the last change of a foreign instance; it is never that of another change in this process.
+    pub fn foreign_sequence(&self) -> u64 {
+        self.foreign().changes().last()
+    }
+
+    /// The changes of foreign instances after one, in order; none if some of them are forgotten.
+    pub fn foreign_changes_after(&self, sequence: u64) -> Option<impl Iterator<Item = PeerChange<'_>>> {
+        self.foreign().changes().after(sequence)
     }
 
     /// Whether something has to be cleared away.
@@ -346,10 +358,10 @@ impl State {
         if !foreign.has_room(&entry) {
             received.lacking += 1;
             // What it was is not what it is.
-            foreign.remove(&key, &mut self.rows);
+            foreign.remove(&key, ChangeKind::Deregistered, self.wall, &mut self.rows);
             return Reception::Full;
         }
-        foreign.put(entry, self.options.seed, &mut self.rows);
+        foreign.tell(entry, self.wall, self.options.seed, &mut self.rows);
         Reception::Applied
     }
 
@@ -357,7 +369,7 @@ impl State {
         peer.received.lacking += 1;
         if let Some((local, id)) = peer.terms.local(tenant).zip(unreadable.id.as_ref()) {
             let key = (peer.terms.name.clone(), local.clone(), id.clone());
-            self.federation.foreign.remove(&key, &mut self.rows);
+            self.federation.foreign.remove(&key, ChangeKind::Deregistered, self.wall, &mut self.rows);
         }
         Reception::Unreadable
     }
@@ -368,7 +380,7 @@ impl State {
         match foreign.get(&key) {
             Some(entry) if entry.instance.revision > revision => Reception::Already,
             Some(_) => {
-                foreign.remove(&key, &mut self.rows);
+                foreign.remove(&key, ChangeKind::Deregistered, self.wall, &mut self.rows);
                 Reception::Applied
             }
             // It was never taken, or was gone before everything was told.
@@ -396,8 +408,11 @@ impl State {
             let sweep = peer.received.sweep.take().unwrap_or_default();
             let foreign = &mut self.federation.foreign;
             let (looked_at, swept) = foreign.swept(&name, sweep.after.as_ref(), left, peer.received.generation);
+            // Forgotten because its cluster fell silent; or its cluster told all others, or an operator removed the peer.
+            let is_lapsed = peer.received.stream.is_none() && !peer.leaving;
+            let kind = if is_lapsed { ChangeKind::Expired } else { ChangeKind::Deregistered };
             for key in swept {
-                foreign.remove(&key, &mut self.rows);
+                foreign.remove(&key, kind, self.wall, &mut self.rows);
             }
             let last = looked_at.last.filter(|_| looked_at.count == left);
             left -= looked_at.count;

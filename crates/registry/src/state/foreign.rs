@@ -2,16 +2,21 @@
 
 use std::collections::BTreeMap;
 use std::ops::Bound::{Excluded, Included, Unbounded};
+use std::sync::Arc;
 
 use smallvec::SmallVec;
 
+use super::peer_changes::{PeerChanges, Record};
+use super::rulings::change_kind;
 use super::touched::TableDelta;
 use crate::digest::{self, RowSum};
 use crate::federation::{
     FOREIGN_BYTES_MAX, FOREIGN_BYTES_MAX_OF_PEER, FOREIGN_MAX, FOREIGN_MAX_OF_PEER, Foreign, ForeignKey,
 };
-use crate::ids::{InstanceId, PeerName, TenantId};
+use crate::history::ChangeKind;
+use crate::ids::{InstanceId, PeerName, TenantId, WallTime};
 use crate::index::{Index, Slot};
+use crate::instance::Instance;
 
 pub type ForeignDelta = TableDelta<ForeignKey, Foreign>;
 
@@ -27,6 +32,7 @@ pub(crate) struct ForeignEntries {
     /// Not as in the last checkpoint; whoever is gone meanwhile is passed over.
     dirty: Vec<ForeignKey>,
     removed: Vec<ForeignKey>,
+    changes: PeerChanges,
 }
 
 #[derive(Debug)]
@@ -127,9 +133,33 @@ impl ForeignEntries {
             && bytes_of_peer - bytes + new <= FOREIGN_BYTES_MAX_OF_PEER
     }
 
-    pub(super) fn put(&mut self, entry: Foreign, index_seed: u64, rows: &mut RowSum) {
+    pub(super) fn changes(&self) -> &PeerChanges {
+        &self.changes
+    }
+
+    pub(super) fn changes_mut(&mut self) -> &mut PeerChanges {
+        &mut self.changes
+    }
+
+    /// Puts in what its cluster tells of it: a change, unless it is known already.
+    pub(super) fn tell(&mut self, mut entry: Foreign, wall: WallTime, index_seed: u64, rows: &mut RowSum) {
+        let known = self.get(&entry.key()).filter(|known| known.instance == entry.instance);
+        if let Some(known) = known.map(|known| known.instance.clone()) {
+            // All who have it share one in memory.
+            entry.instance = known;
+            self.put(entry, index_seed, rows);
+            return;
+        }
+        let (peer, after) = (entry.peer.clone(), entry.instance.clone());
+        let before = self.put(entry, index_seed, rows);
+        let kind = before.as_ref().map_or(ChangeKind::Registered, |before| change_kind(before, &after));
+        self.changes.push(Record { peer, kind, wall, before, after: Some(after) });
+    }
+
+    /// Returns what stood there before.
+    pub(super) fn put(&mut self, entry: Foreign, index_seed: u64, rows: &mut RowSum) -> Option<Arc<Instance>> {
         let key = entry.key();
-        let kept = self.take(&key, rows);
+        let (before, kept) = self.take(&key, rows).map_or((None, false), |(before, kept)| (Some(before), kept));
         let slot = self.free.pop().unwrap_or_else(|| {
             self.seats.push(None);
             Slot::try_from(self.seats.len() - 1).expect("there are fewer than the bound")
@@ -148,17 +178,21 @@ impl ForeignEntries {
         self.by_key.insert(key.clone(), slot);
         self.dirty.push(key);
         self.seats[slot as usize] = Some(Seat { entry, dirty: true, kept });
+        before
     }
 
-    pub(super) fn remove(&mut self, key: &ForeignKey, rows: &mut RowSum) {
-        if self.take(key, rows) {
+    /// Takes out what is gone, if it was known.
+    pub(super) fn remove(&mut self, key: &ForeignKey, kind: ChangeKind, wall: WallTime, rows: &mut RowSum) {
+        let Some((before, kept)) = self.take(key, rows) else { return };
+        if kept {
             self.removed.push(key.clone());
         }
+        self.changes.push(Record { peer: key.0.clone(), kind, wall, before: Some(before), after: None });
     }
 
     /// Takes it out. Tells whether it is in the last checkpoint.
-    fn take(&mut self, key: &ForeignKey, rows: &mut RowSum) -> bool {
-        let Some(slot) = self.by_key.remove(key) else { return false };
+    fn take(&mut self, key: &ForeignKey, rows: &mut RowSum) -> Option<(Arc<Instance>, bool)> {
+        let slot = self.by_key.remove(key)?;
         let Seat { entry, kept, .. } = self.seats[slot as usize].take().expect("an indexed slot is taken");
         self.free.push(slot);
         rows.remove(digest::of_foreign(&entry));
@@ -180,7 +214,7 @@ impl ForeignEntries {
         if own.ids.is_empty() {
             self.tenants.remove(&key.1);
         }
-        kept
+        Some((entry.instance, kept))
     }
 
     /// Up to `limit` of a cluster's, in order, and those among them that are of an earlier generation.
@@ -253,5 +287,6 @@ impl ForeignEntries {
         let indexed: u64 = self.tenants.values().map(|own| own.index.all().len()).sum();
         assert_eq!(indexed, self.by_key.len() as u64, "indexes know others");
         assert_eq!(self.seats.len() - self.free.len(), self.by_key.len(), "slots are lost");
+        self.changes.assert_consistent();
     }
 }

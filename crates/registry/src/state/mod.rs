@@ -16,6 +16,7 @@ mod foreign;
 mod join_tokens;
 mod once;
 mod past;
+mod peer_changes;
 mod protection;
 mod quotas;
 mod rulings;
@@ -44,6 +45,7 @@ pub use join_tokens::{
 };
 pub use once::Session;
 pub use past::{Past, PastDelta};
+pub use peer_changes::PeerChange;
 pub use rulings::{Rulings, RulingsDelta};
 pub use signatures::{
     OWNER_KEYS_MAX, OwnerKey, PinnedKey, RETIRED_MAX, SIGNATURE_MODES_MAX, SignatureCommand, SignatureKey,
@@ -353,9 +355,16 @@ impl State {
         self.tally
     }
 
-    /// Goes on counting from here: from nothing, or from what the state before this one had counted.
-    pub fn count_from(&mut self, tally: Tally) {
-        self.tally = tally;
+    /// Goes on counting from nothing.
+    pub fn begin_tally(&mut self) {
+        self.tally = Tally::default();
+    }
+
+    /// Takes the place of another state of this process: goes on counting where that one was, and gives none of the
+    /// numbers of its foreign changes to its own.
+    pub fn succeed(&mut self, before: &Self) {
+        self.tally = before.tally;
+        self.federation.foreign.changes_mut().succeed(before.foreign().changes());
     }
 
     /// Instances of all tenants after one of them, by tenant and id: to go through the roll a piece at a time.

@@ -2,11 +2,14 @@
 //! is restored from what it kept, and terms are laid down anew. Whatever happened, once the wire is quiet the one knows
 //! exactly what the other offers; and nothing that was not offered was ever known.
 
+mod anew;
+mod follower;
 mod kept;
 mod pages;
 
 use std::collections::BTreeMap;
 
+use follower::Follower;
 use kept::Kept;
 use rollcall_registry::federation::teller::{Batch, Next, Teller, Telling, missing};
 use rollcall_registry::federation::{FOREIGN_MESSAGES_MAX, SWEEP_MAX};
@@ -188,6 +191,20 @@ fn told(instance: &rollcall_registry::Instance) -> Told {
     }
 }
 
+/// The receiver would not take it, but it is not to leave its cluster.
+fn only_what_is_offered(telling: &Telling) {
+    match telling {
+        Telling::Put { instance, .. } | Telling::Entry { instance, .. } => {
+            let registration = instance.registration();
+            assert!(PAIRS.iter().any(|(local, _)| tenant(local) == instance.tenant), "{}", instance.tenant);
+            assert_eq!(registration.visibility, Visibility::Public);
+            assert!(registration.metadata.get("secret").is_none());
+        }
+        Telling::Remove { tenant: of, .. } => assert!(PAIRS.iter().any(|(local, _)| tenant(local) == *of), "{of}"),
+        Telling::Begin { .. } | Telling::End { .. } | Telling::Bookmark { .. } => {}
+    }
+}
+
 const PAIRS: [(&str, &str); 2] = [("red", "rouge"), ("blue", "bleu")];
 
 struct World {
@@ -198,6 +215,8 @@ struct World {
     told_at: u64,
     /// Whatever was on the wire: anybody may send it again.
     recorded: Vec<(Batch, u64)>,
+    /// Of what the receiver takes.
+    follower: Follower,
 }
 
 impl World {
@@ -212,7 +231,8 @@ impl World {
         receiver
             .federation(FederationCommand::Add(Box::new(terms("a", Direction::Receive, &mapped))))
             .expect("it is possible");
-        Self { random, origin, receiver, teller: Teller::default(), told_at: 1, recorded: Vec::new() }
+        let (teller, follower) = (Teller::default(), Follower::default());
+        Self { random, origin, receiver, teller, told_at: 1, recorded: Vec::new(), follower }
     }
 
     fn run(&mut self) {
@@ -235,8 +255,10 @@ impl World {
                 _ => {}
             }
             self.nothing_leaked();
+            self.follower.follow(&self.receiver.state);
         }
         self.settle();
+        self.follower.follow(&self.receiver.state);
         for (local, remote) in PAIRS {
             assert_eq!(self.receiver.foreign(remote), self.offered(local), "tenant {local}");
         }
@@ -273,6 +295,7 @@ impl World {
             Next::Idle => return false,
         };
         assert!(batch.tellings.len() <= FOREIGN_MESSAGES_MAX);
+        batch.tellings.iter().for_each(only_what_is_offered);
         self.told_at += 1;
         self.recorded.push((Batch::clone(&batch), self.told_at));
         // Lost on the way there, or cut short by what the receiver takes at once.
@@ -339,7 +362,8 @@ impl World {
     }
 
     fn restore_receiver(&mut self) {
-        if let Some(state) = self.receiver.kept.restore() {
+        if let Some(mut state) = self.receiver.kept.restore() {
+            state.succeed(&self.receiver.state);
             self.receiver.state = state;
         }
     }
@@ -448,7 +472,10 @@ fn tell_all(origin: &mut Cluster, receiver: &mut Cluster, teller: &mut Teller, t
 fn without_a_word_from_its_cluster_nothing_is_believed_for_longer_than_it_asked_for() {
     let (mut origin, mut receiver, mut teller) = filled();
     let revision = receiver.state.revision();
-    receiver.now.0 += 31_000;
+    receiver.now.0 += 30_000;
+    assert!(!receiver.peer("a").is_stale(receiver.now));
+    receiver.now.0 += 1_000;
+    assert!(receiver.peer("a").is_stale(receiver.now), "though nothing was applied since");
     receiver.federation(FederationCommand::Sweep { limit: SWEEP_MAX }).expect("it is possible");
     let peer = receiver.peer("a");
     assert!(peer.is_stale(receiver.state.now()));

@@ -250,13 +250,10 @@ impl Claims {
         };
         let kind = self.principal_type.map(|word| word.parse::<PrincipalKind>()).transpose();
         let kind = kind.map_err(|()| fault("principal_type", "is none of the known ones".to_owned()))?;
-        let role = match role.filter(|role| !role.is_null()) {
-            // Whoever names roles and none of ours is nobody here.
-            Some(role) => {
-                role_in(role).ok_or_else(|| fault("of the role", "names none of the known ones".to_owned()))?
-            }
-            None => kind.map_or(role_default, PrincipalKind::role),
-        };
+        let named = role.filter(|role| !role.is_null());
+        // Whoever has a role of another system alone may do the least here, whatever those may who name none.
+        let role_default = if named.is_some() { AccessRole::Reader } else { role_default };
+        let role = named.and_then(role_in).or(kind.map(PrincipalKind::role)).unwrap_or(role_default);
         let id = subject.as_ref().map_or_else(|| "jwt".to_owned(), |subject| format!("jwt:{subject}"));
         let id = PrincipalId::parse(&id).map_err(|error| fault("of the subject", error.to_string()))?;
         Ok(Principal {

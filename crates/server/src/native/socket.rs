@@ -45,7 +45,8 @@ const BEGIN_TIMEOUT: Duration = Duration::from_secs(10);
 ///
 /// `{"type": "subscribe", "filters": [{…}], "from_revision"?}` is answered by `subscribed` with a `subscription_id`, then
 /// by what the event stream tells, each message with the `subscription_id`; `unsubscribe` ends it. A filter is an object
-/// of the event stream's parameters; what matches any of several filters is told. What is refused is answered by
+/// of the event stream's parameters; what matches any of several filters is told. `"include_federated": true` beside the
+/// filters tells of other clusters' instances too, as the event stream does. What is refused is answered by
 /// `{"type": "error", "problem": {…}}`, and the connection and its subscriptions live on.
 #[utoipa::path(
     get, path = "/ws/registry", tag = "services", operation_id = "watchByWebSocket",
@@ -238,7 +239,8 @@ impl Connection {
                 begun = begin(&native, question, wanted.from_revision, wanted.epoch, place, token.clone()) => begun,
                 () = token.cancelled() => Err(Failure::not_found()),
             };
-            Came::Begun { id, request_id, begun: begun.map(Box::new) }
+            let begun = begun.map(|watcher| Box::new(watcher.federated(wanted.federated)));
+            Came::Begun { id, request_id, begun }
         }));
         Ok(())
     }
@@ -280,9 +282,9 @@ impl Connection {
         match told {
             Told::Snapshot { found, revision, moment } => {
                 let mut rendering = self.native.renderer.at(moment);
-                let mut message = |view| {
+                let mut message = |present| {
                     let mut text = begun("snapshot", subscription_id);
-                    watch::snapshot_members(&mut text, &mut rendering, view, revision);
+                    watch::snapshot_members(&mut text, &mut rendering, present, revision);
                     text_message(text)
                 };
                 found.iter().map(&mut message).collect()

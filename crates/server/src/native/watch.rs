@@ -31,6 +31,11 @@ const EVENT_STREAM: HeaderValue = HeaderValue::from_static("text/event-stream");
 /// `event: change` for each change. With `Last-Event-ID` or `from_revision`: the changes after it, and a bookmark as
 /// soon as the present is reached. A node that has not come as far yet waits for it.
 ///
+/// With `include_federated` there is `event: snapshot` for each instance of another cluster too, also after a resume point, and
+/// then `event: change` for each of their changes. Both have `origin` in `service` and no `id`; `revision` of such a
+/// change is that cluster's. `event: synced` ends a snapshot, and whoever of another cluster was not in it is not there any
+/// more. Another snapshot may come at any time, in between this cluster's changes.
+///
 /// `event: bookmark` comes at least every 10 s. `event: resync` ends the stream of a watcher that is too slow: it goes on
 /// after the last `id` it saw, or begins again if it saw none. `change`, `synced` and `bookmark` carry an `id`.
 #[utoipa::path(
@@ -42,7 +47,7 @@ const EVENT_STREAM: HeaderValue = HeaderValue::from_static("text/event-stream");
         ("consistency" = Option<String>, Query, description = "How fresh the snapshot is: `local` (default) or `linearizable`"),
         ("min_revision" = Option<u64>, Query, description = "Wait until this revision is shown"),
         ("max_staleness_ms" = Option<u64>, Query, description = "Refuse rather than begin from older state"),
-        ("include_federated" = Option<bool>, Query, description = "Taken and passed over: this cluster's instances alone"),
+        ("include_federated" = Option<bool>, Query, description = "Instances of other clusters too, as these told of them"),
         ("requester_id" = Option<String>, Query, description = "Who asks"),
     ),
     responses(
@@ -64,7 +69,7 @@ pub(super) async fn watch(
 ) -> Result<Response, Failure> {
     // What waits is no work: for a revision, and from then on for changes.
     work.rest();
-    let Watch { mut filter, from_revision, epoch, mut consistency } = params::watch(&uri)?;
+    let Watch { mut filter, from_revision, epoch, mut consistency, federated } = params::watch(&uri)?;
     filter.viewer = context.viewer.clone();
     let resume = match request::last_event_id(&headers)? {
         Some(resume) => Some(resume),
@@ -80,7 +85,7 @@ pub(super) async fn watch(
     let freshness = native.reached(consistency, context.deadline).await?;
     let leash = native.leash(&context);
     let question = Question { tenant: context.tenant, filters: Arc::new([filter]) };
-    let watcher = native.hub.watch(question, begin, place, leash.stop().clone())?;
+    let watcher = native.hub.watch(question, begin, place, leash.stop().clone())?.federated(federated);
     let shown = Shown { revision: watcher.begins(), freshness };
 
     let events = stream::unfold(Events { native, watcher, _leash: leash }, |mut events| async {
@@ -143,7 +148,7 @@ impl Events {
         match self.watcher.next().await? {
             Told::Snapshot { found, revision, moment } => {
                 let mut rendering = self.native.renderer.at(moment);
-                found.iter().for_each(|view| watch::snapshot(&mut frames, &mut rendering, view, revision));
+                found.iter().for_each(|present| watch::snapshot(&mut frames, &mut rendering, present, revision));
             }
             Told::Synced(revision) => watch::synced(&mut frames, epoch, revision),
             Told::Bookmark(revision) => watch::bookmark(&mut frames, epoch, revision),

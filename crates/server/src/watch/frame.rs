@@ -2,7 +2,7 @@
 
 use bytes::Bytes;
 use rollcall_api::{ResumePoint, UpdateType};
-use rollcall_registry::{ChangeKind, Epoch, Revision, View, WallTime};
+use rollcall_registry::{ChangeKind, Epoch, ForeignOrigin as Origin, Revision, View, WallTime};
 
 use crate::render::{Rendering, rfc3339};
 
@@ -10,6 +10,9 @@ use crate::render::{Rendering, rfc3339};
 const CHANGE: &str = r#"data: {"type":"service_update","#;
 /// What comes after it.
 const END: &str = "\n\n";
+
+/// One of those that match at the beginning, and whose it is, unless it is this cluster's own.
+pub(crate) type Present = (View, Option<Origin>);
 
 /// One change as it is told to those whom it concerns in the same way.
 #[derive(Clone, Debug)]
@@ -35,21 +38,22 @@ pub(super) fn update_type(kind: ChangeKind, matched: bool, matches: bool) -> Opt
     }
 }
 
+/// Of another cluster's instance the revision is not this roll's, and nobody goes on after it: it comes without an id.
 pub(super) fn change(
     rendering: &mut Rendering<'_>,
-    epoch: Epoch,
-    revision: Revision,
+    (epoch, revision): (Epoch, Revision),
     update: UpdateType,
     view: &View,
+    origin: Option<&Origin>,
     wall: WallTime,
 ) -> Event {
     let mut frame = Vec::with_capacity(view.instance.registration.bytes() + 1_024);
-    head(&mut frame, "change", Some((epoch, revision)));
+    head(&mut frame, "change", origin.is_none().then_some((epoch, revision)));
     frame.extend_from_slice(CHANGE.as_bytes());
     frame.extend_from_slice(br#""update_type":""#);
     frame.extend_from_slice(update.as_str().as_bytes());
     frame.extend_from_slice(br#"","service":"#);
-    rendering.service(view, &mut frame);
+    rendering.one(view, origin, None, &mut frame);
     let rest = format!(r#","revision":{revision},"timestamp":"{}"}}"#, rfc3339(wall));
     frame.extend_from_slice(rest.as_bytes());
     frame.extend_from_slice(END.as_bytes());
@@ -63,17 +67,22 @@ pub(crate) fn change_members(frame: &[u8]) -> &[u8] {
 }
 
 /// Appends one of the matches at the beginning. Without an id: who got only some of them must begin again.
-pub(crate) fn snapshot(frames: &mut Vec<u8>, rendering: &mut Rendering<'_>, view: &View, revision: Revision) {
+pub(crate) fn snapshot(frames: &mut Vec<u8>, rendering: &mut Rendering<'_>, present: &Present, revision: Revision) {
     head(frames, "snapshot", None);
     frames.extend_from_slice(b"data: {");
-    snapshot_members(frames, rendering, view, revision);
+    snapshot_members(frames, rendering, present, revision);
     frames.extend_from_slice(END.as_bytes());
 }
 
 /// Appends what a snapshot says, without the opening brace.
-pub(crate) fn snapshot_members(text: &mut Vec<u8>, rendering: &mut Rendering<'_>, view: &View, revision: Revision) {
+pub(crate) fn snapshot_members(
+    text: &mut Vec<u8>,
+    rendering: &mut Rendering<'_>,
+    (view, origin): &Present,
+    revision: Revision,
+) {
     text.extend_from_slice(br#""service":"#);
-    rendering.service(view, text);
+    rendering.one(view, origin.as_ref(), None, text);
     text.extend_from_slice(format!(r#","revision":{revision}}}"#).as_bytes());
 }
 

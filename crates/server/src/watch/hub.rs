@@ -10,7 +10,10 @@ use std::time::Duration;
 use futures_util::FutureExt;
 use parking_lot::Mutex;
 use rollcall_api::UpdateType;
-use rollcall_registry::{ChangeKind, Epoch, Instance, Interests, Revision, State, TenantId, View, WallTime};
+use rollcall_registry::{
+    ChangeKind, Epoch, ForeignOrigin as Origin, Instance, Interests, PeerChange, Revision, State, TenantId, View,
+    WallTime,
+};
 use rollcall_replica::Replica;
 use slab::Slab;
 use smallvec::SmallVec;
@@ -33,7 +36,7 @@ const CATCHING_UP_MAX: usize = 1;
 const TIDY_INTERVAL: Duration = Duration::from_secs(1);
 
 /// Changes that are looked at under one lock.
-const STRETCH_CHANGES: usize = 1_024;
+pub(super) const STRETCH_CHANGES: usize = 1_024;
 
 /// They end when they may make about this much text: what a watcher that does not read holds in memory.
 pub(super) const STRETCH_BYTES: usize = 128 << 10;
@@ -56,6 +59,8 @@ pub(super) struct Shared {
     pub(super) catching_up: Semaphore,
     /// Everything up to here is in the feeds.
     told: AtomicU64,
+    /// The number of the last change of another cluster's instance, which who follows those is woken by.
+    pub(super) foreign: watch::Sender<u64>,
     /// Of the interests' hashes, so that nobody can register terms that collide.
     seed: u64,
     /// Of all feeds together.
@@ -70,6 +75,8 @@ pub(super) struct Changed {
     before: Option<Arc<Instance>>,
     /// As it stands now, or stood before it went.
     shown: View,
+    /// Whose it is, unless it is this cluster's own.
+    origin: Option<Origin>,
     is_gone: bool,
 }
 
@@ -93,9 +100,24 @@ impl Changed {
             wall: change.wall,
             before: change.before.cloned(),
             shown: state.view_of_past(change.instance()),
+            origin: None,
             is_gone: change.after.is_none(),
         });
         Some(changed.collect())
+    }
+
+    /// Of another cluster's instance. The revision is that cluster's.
+    pub(super) fn foreign(state: &State, change: &PeerChange<'_>) -> Self {
+        let (shown, origin) = state.foreign_changed(change);
+        Self {
+            revision: shown.instance.revision,
+            kind: change.kind,
+            wall: change.wall,
+            before: change.before.cloned(),
+            shown,
+            origin: Some(origin),
+            is_gone: change.after.is_none(),
+        }
     }
 
     pub(super) fn tenant(&self) -> &TenantId {
@@ -115,7 +137,8 @@ impl Changed {
             (Some(before), UpdateType::Left) => &View { instance: before.clone(), deadline: self.shown.deadline },
             _ => &self.shown,
         };
-        frame::change(rendering, moment.epoch(), self.revision, update, view, self.wall)
+        let point = (moment.epoch(), self.revision);
+        frame::change(rendering, point, update, view, self.origin.as_ref(), self.wall)
     }
 }
 
@@ -176,7 +199,8 @@ impl Hub {
     ) -> Self {
         // Before the roll is looked at, so that what is applied meanwhile is heard of.
         let applied = replica.roll().subscribe();
-        let (told, epoch) = replica.roll().read(|state| (state.revision(), state.epoch()));
+        let (told, epoch, foreign) =
+            replica.roll().read(|state| (state.revision(), state.epoch(), state.foreign_sequence()));
         let shared = Arc::new(Shared {
             replica,
             renderer,
@@ -184,6 +208,7 @@ impl Hub {
             feeds: Mutex::new(Feeds::new(epoch)),
             catching_up: Semaphore::new(CATCHING_UP_MAX),
             told: AtomicU64::new(told.0),
+            foreign: watch::Sender::new(foreign),
             seed: rand::random(),
             bytes: Arc::default(),
         });
@@ -277,13 +302,14 @@ impl Shared {
         let feeds = &mut *self.feeds.lock();
         let told = Revision(self.told.load(Ordering::Relaxed));
         let cluster_time = self.replica.cluster_time();
-        let (changes, revision, moment) = self.replica.roll().read(|state| {
+        let (changes, revision, foreign, moment) = self.replica.roll().read(|state| {
             let changes = match feeds.slots.is_empty() {
                 true => Some(Vec::new()),
                 false => Changed::after(state, told),
             };
-            (changes, state.revision(), Moment::of(state, cluster_time))
+            (changes, state.revision(), state.foreign_sequence(), Moment::of(state, cluster_time))
         });
+        self.foreign.send_if_modified(|known| std::mem::replace(known, foreign) != foreign);
         let told = match changes {
             Some(_) if moment.epoch() != std::mem::replace(&mut feeds.epoch, moment.epoch()) => {
                 self.cut_off(feeds);

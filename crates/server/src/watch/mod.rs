@@ -9,9 +9,14 @@
 //! revision, so that nothing is told twice and nothing is missed. The task that serves the watcher drives it, so that a
 //! slow reader slows nobody else.
 //!
-//! Read in this order: `feed`, `hub`, `watcher`, then `frame` and `places`.
+//! Whoever asks for other clusters' instances too reads those from the roll by itself (`foreign`): all of them, and from then
+//! on their changes. They have no place in this roll's order, so that they come between its changes, and feeds are
+//! shared with those who do not ask.
+//!
+//! Read in this order: `feed`, `hub`, `watcher`, `foreign`, then `frame` and `places`.
 
 mod feed;
+mod foreign;
 mod frame;
 mod hub;
 mod places;

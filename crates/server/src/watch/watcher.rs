@@ -3,13 +3,15 @@
 use std::pin::Pin;
 use std::time::Duration;
 
-use rollcall_registry::{Epoch, Page, Position, Query, Ranking, Revision, Sort, State, View};
+use rollcall_registry::{Epoch, Page, Position, Query, Ranking, Revision, Sort, State};
 use smallvec::{SmallVec, smallvec};
 use tokio::time::{Instant, Sleep};
 use tokio_util::sync::{CancellationToken, WaitForCancellationFutureOwned};
 
 use super::Question;
 use super::feed::{Changes, Taken};
+use super::foreign::Foreign;
+use super::frame::Present;
 use super::hub::{Changed, Hub, Joined, STRETCH_BYTES};
 use super::places::Place;
 use crate::render::Moment;
@@ -18,13 +20,13 @@ use crate::render::Moment;
 const BOOKMARK_AFTER: std::ops::Range<Duration> = Duration::from_secs(7)..Duration::from_secs(9);
 
 /// Service objects of a snapshot that are read at once.
-const SNAPSHOT_PAGE: usize = 128;
+pub(super) const SNAPSHOT_PAGE: usize = 128;
 
 /// A watcher that is so far behind does not take a place in its feed yet.
 const FAR_BEHIND: u64 = 4_096;
 
 /// Bytes given out at once: as much as the connection holds back.
-const TOLD_BYTES: usize = 64 << 10;
+pub(super) const TOLD_BYTES: usize = 64 << 10;
 
 /// Where a watcher begins.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -44,11 +46,11 @@ pub(crate) struct Compacted {
 /// What a watcher is told.
 #[derive(Debug)]
 pub(crate) enum Told {
-    /// Some of those that matched at a revision.
-    Snapshot { found: Vec<View>, revision: Revision, moment: Moment },
+    /// Some of those that matched at a revision, or of other clusters' that match.
+    Snapshot { found: Vec<Present>, revision: Revision, moment: Moment },
     /// All of those were told.
     Synced(Revision),
-    /// What changed, in order.
+    /// What changed, in order: here, or in other clusters.
     Changes(SmallVec<[Changes; 1]>),
     /// Everything up to here was told.
     Bookmark(Revision),
@@ -64,6 +66,8 @@ pub(crate) struct Watcher {
     /// Everything up to here was told; nothing for certain before the snapshot is whole.
     told: Revision,
     epoch: Epoch,
+    /// For who asks for other clusters' instances too.
+    foreign: Option<Box<Foreign>>,
     bookmark: Pin<Box<Sleep>>,
     /// Waited for once, and not anew with each change.
     stopped: Pin<Box<WaitForCancellationFutureOwned>>,
@@ -124,7 +128,8 @@ impl Hub {
         };
         let bookmark = Box::pin(tokio::time::sleep(bookmark_after()));
         let stopped = Box::pin(stop.cancelled_owned());
-        Ok(Watcher { hub: self.clone(), question, phase, told, epoch, bookmark, stopped, _place: place })
+        let foreign = None;
+        Ok(Watcher { hub: self.clone(), question, phase, told, epoch, foreign, bookmark, stopped, _place: place })
     }
 }
 
@@ -138,6 +143,12 @@ fn bookmark_after() -> Duration {
 }
 
 impl Watcher {
+    /// The same, told of other clusters' instances too if that is asked for.
+    pub(crate) fn federated(mut self, is_asked_for: bool) -> Self {
+        self.foreign = is_asked_for.then(|| Box::new(Foreign::new(&self.hub)));
+        self
+    }
+
     /// The epoch in which its revisions are counted. A node has another one only after it was restored or recovered,
     /// which it has to be stopped for.
     pub(crate) fn epoch(&self) -> Epoch {
@@ -178,8 +189,15 @@ impl Watcher {
         let Phase::Snapshot(snapshot) = &mut self.phase else { unreachable!("this is the snapshot's turn") };
         let revision = snapshot.revision;
         if snapshot.filter == self.question.filters.len() {
-            (self.told, self.phase) = (revision, Phase::CatchUp { resumed: false });
-            return Some(Told::Synced(revision));
+            // One word ends it and what there is of other clusters.
+            let told = match &mut self.foreign {
+                Some(foreign) => foreign.next(&self.hub, &self.question, revision),
+                None => Some(Told::Synced(revision)),
+            };
+            if let Some(Told::Synced(_)) = told {
+                (self.told, self.phase) = (revision, Phase::CatchUp { resumed: false });
+            }
+            return told;
         }
         let replica = &self.hub.shared().replica;
         let read = snapshot.page.take().or_else(|| {
@@ -205,6 +223,7 @@ impl Watcher {
         found.retain(|view| !before.iter().any(|earlier| earlier.matches(&view.instance)));
         snapshot.after = page.next;
         snapshot.filter += usize::from(snapshot.after.is_none());
+        let found: Vec<_> = found.into_iter().map(|view| (view, None)).collect();
         (!found.is_empty()).then_some(Told::Snapshot { found, revision, moment })
     }
 
@@ -257,12 +276,23 @@ impl Watcher {
                 Taken::Cut => return Some(self.cut()),
                 Taken::Nothing => self.told = self.told.max(told),
             }
+            // This roll's changes first: they wait in a feed, which ends for who falls behind, and the others do not.
+            if let Some(foreign) = &mut self.foreign
+                && foreign.has_news()
+            {
+                if self.bookmark.deadline() <= Instant::now() {
+                    return Some(self.bookmark());
+                }
+                if let Some(told) = foreign.next(&self.hub, &self.question, self.told) {
+                    return Some(told);
+                }
+                tokio::task::yield_now().await;
+                continue;
+            }
             tokio::select! {
                 () = joined.seat.news() => {}
-                () = &mut self.bookmark => {
-                    self.bookmark.as_mut().reset(Instant::now() + bookmark_after());
-                    return Some(Told::Bookmark(self.told));
-                }
+                () = foreign_news(&mut self.foreign) => {}
+                () = &mut self.bookmark => return Some(self.bookmark()),
                 () = &mut self.stopped => {
                     // It is not waited for again.
                     self.phase = Phase::Ended;
@@ -272,10 +302,23 @@ impl Watcher {
         }
     }
 
+    fn bookmark(&mut self) -> Told {
+        self.bookmark.as_mut().reset(Instant::now() + bookmark_after());
+        Told::Bookmark(self.told)
+    }
+
     /// Ends it where it is.
     fn cut(&mut self) -> Told {
         self.phase = Phase::Ended;
         self.hub.shared().metrics.resyncs.inc();
         Told::Resync(self.told)
+    }
+}
+
+/// Waits until another cluster's instance changed, if that is anything to the watcher.
+async fn foreign_news(foreign: &mut Option<Box<Foreign>>) {
+    match foreign {
+        Some(foreign) => foreign.news().await,
+        None => std::future::pending().await,
     }
 }

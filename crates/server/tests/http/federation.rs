@@ -174,9 +174,9 @@ async fn operators_name_pause_and_remove_peers() {
 
 /// A cluster of which there is no more than its key.
 pub(crate) struct Origin {
-    key: SigningKey,
-    target: String,
-    told_at: u64,
+    pub(crate) key: SigningKey,
+    pub(crate) target: String,
+    pub(crate) told_at: u64,
 }
 
 pub(crate) fn now_ms() -> u64 {
@@ -261,7 +261,7 @@ pub(crate) fn rfc3339(ms: u64) -> String {
     format!("{year:04}-{month:02}-{day:02}T{hour:02}:{minute:02}:{second:02}.{ms:03}Z")
 }
 
-fn codes(answer: &Answer) -> Vec<String> {
+pub(crate) fn codes(answer: &Answer) -> Vec<String> {
     let results = answer.body["results"].as_array().unwrap_or_else(|| panic!("{answer:?}"));
     results.iter().map(|result| result["code"].as_str().expect("a code").to_owned()).collect()
 }

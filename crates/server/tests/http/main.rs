@@ -10,6 +10,8 @@ mod discovery;
 mod events;
 mod federation;
 mod federation_live;
+mod federation_refusals;
+mod federation_watch;
 mod health;
 mod lifecycle;
 mod node;

@@ -10,10 +10,10 @@ use tokio_tungstenite::{MaybeTlsStream, WebSocketStream};
 
 use crate::node::{Node, PATIENCE};
 
-struct Socket(WebSocketStream<MaybeTlsStream<TcpStream>>);
+pub(crate) struct Socket(WebSocketStream<MaybeTlsStream<TcpStream>>);
 
 impl Socket {
-    async fn open(node: &Node) -> Self {
+    pub(crate) async fn open(node: &Node) -> Self {
         Self::open_for(node, "default").await
     }
 
@@ -28,12 +28,12 @@ impl Socket {
         self.0.send(message).await.expect("the node listens");
     }
 
-    async fn say(&mut self, json: Value) {
+    pub(crate) async fn say(&mut self, json: Value) {
         self.send(Message::text(json.to_string())).await;
     }
 
     /// The next message; none at the end.
-    async fn hear(&mut self) -> Option<Value> {
+    pub(crate) async fn hear(&mut self) -> Option<Value> {
         loop {
             let message = tokio::time::timeout(PATIENCE, self.0.next()).await.expect("a message in time");
             match message {
@@ -58,7 +58,7 @@ impl Socket {
         }
     }
 
-    async fn told(&mut self) -> String {
+    pub(crate) async fn told(&mut self) -> String {
         loop {
             let message = self.hear().await.expect("the connection lives");
             let kind = message["update_type"].as_str().or(message["type"].as_str()).expect("a type");

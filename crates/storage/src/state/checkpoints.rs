@@ -181,7 +181,7 @@ impl Checkpoints {
         let replaced = self.roll.with(|current| {
             // What was taken belongs to the rows that are gone.
             self.taken.lock().clear();
-            replicated.state.count_from(current.state.tally());
+            replicated.state.succeed(&current.state);
             std::mem::replace(current, replicated)
         });
         self.roll.publish();

@@ -7,7 +7,7 @@ use std::time::Instant;
 use openraft::EntryPayload;
 use openraft::entry::RaftEntry;
 use parking_lot::{Mutex, RwLock};
-use rollcall_registry::{ClusterTime, Digest, State, Tally, Term};
+use rollcall_registry::{ClusterTime, Digest, State, Term};
 use tokio::sync::watch;
 
 use super::rows::StateHeader;
@@ -154,7 +154,7 @@ impl Roll {
 
     /// Counts what is applied from here on, and not what a start replayed.
     pub fn begin_tally(&self) {
-        self.with(|replicated| replicated.state.count_from(Tally::default()));
+        self.with(|replicated| replicated.state.begin_tally());
     }
 
     /// Marks a round of apply until the guard is dropped.
