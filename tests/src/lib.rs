@@ -8,18 +8,20 @@
 //! - Nobody sleeps: [`wait_until`] waits for a condition with a deadline, and is the only place that pauses.
 //! - When a test fails the end of every node's log is shown; when it passes, no log may tell of a panic.
 //!
-//! Read in this order: [`Cluster`], [`Node`], [`Api`], [`Events`], [`Collector`], [`Receiver`], [`Agents`], [`Proxy`]; [`Docker`] runs nodes in
-//! containers instead; [`etcd`] is the same for the neighbour that is measured beside. Then [`faults`]: a cluster under
+//! Read in this order: [`Cluster`], [`Node`], [`Api`], [`Events`], [`Collector`], [`Receiver`], [`Agents`], [`Proxy`], [`Wire`]; [`mesh`] is
+//! several clusters that tell each other, with [`Clients`] at work; [`Docker`] runs nodes in containers instead; [`etcd`] is the same for the neighbour that is measured beside. Then [`faults`]: a cluster under
 //! faults that a seed chooses, and what was promised held against what clients saw.
 //! The binary is `$ROLLCALL_BIN`, else `rollcall` in the target directory that the test was built in.
 
 mod agents;
 mod api;
+mod clients;
 mod cluster;
 mod collector;
 mod docker;
 pub mod etcd;
 pub mod faults;
+pub mod mesh;
 mod node;
 mod ports;
 mod process;
@@ -27,9 +29,11 @@ mod proxy;
 mod receiver;
 mod wait;
 mod watch;
+mod wire;
 
 pub use agents::Agents;
 pub use api::{Answer, Api};
+pub use clients::{Clients, Times};
 pub use cluster::Cluster;
 pub use collector::{Collector, Span};
 pub use docker::{Docker, skip, workspace};
@@ -40,3 +44,4 @@ pub use proxy::Proxy;
 pub use receiver::{Received, Receiver};
 pub use wait::{pass, wait_until};
 pub use watch::{Event, Events};
+pub use wire::Wire;

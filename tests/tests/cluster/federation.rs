@@ -4,6 +4,7 @@ use std::path::Path;
 use std::process::{Command, Output};
 use std::time::{Duration, Instant};
 
+use rollcall_tests::mesh::{fill, foreign, known, knows_exactly, public};
 use rollcall_tests::{Api, Cluster, Node, pass, rollcall, wait_until};
 use serde_json::{Value, json};
 
@@ -41,14 +42,7 @@ fn name_each_other(clusters: &[(&str, &Cluster)]) {
 }
 
 async fn register(api: &Api, id: &str, url: &str) {
-    let body = json!({"id": id, "name": "web", "url": url, "visibility": "public", "ttl_ms": 3_600_000});
-    api.post("/api/services/register", &body).await.ok();
-}
-
-/// How many of other clusters' are found, if a node answers.
-async fn foreign(node: &Node) -> Option<u64> {
-    let answer = node.api.try_get("/api/services?include_federated=true&limit=1").await.ok()?;
-    answer.body["federated_count"].as_u64()
+    api.post("/api/services/register", &public(id, url)).await.ok();
 }
 
 async fn knows(cluster: &Cluster, count: u64) {
@@ -58,44 +52,8 @@ async fn knows(cluster: &Cluster, count: u64) {
     }
 }
 
-/// Their ids and URLs, all of them.
-async fn known(node: &Node) -> Vec<(String, String)> {
-    let mut known = Vec::new();
-    let mut cursor = String::new();
-    loop {
-        let path = format!("/api/services?include_federated=true&limit=1000{cursor}");
-        let answer = node.api.get(&path).await.ok();
-        for service in answer["services"].as_array().expect("a list") {
-            if service["origin"].is_string() {
-                let text = |name: &str| service[name].as_str().expect("a text").to_owned();
-                known.push((text("id"), text("url")));
-            }
-        }
-        match answer["next_cursor"].as_str() {
-            Some(next) => cursor = format!("&cursor={next}"),
-            None => return known,
-        }
-    }
-}
-
-fn expected(range: std::ops::Range<usize>, url: &str) -> Vec<(String, String)> {
-    range.map(|n| (format!("s-{n:05}"), url.to_owned())).collect()
-}
-
-async fn fill(cluster: &Cluster, range: std::ops::Range<usize>, url: &str) {
-    let mut work = tokio::task::JoinSet::new();
-    for lane in 0..32 {
-        let (api, url) = (cluster.nodes[lane % cluster.nodes.len()].api.clone(), url.to_owned());
-        let mine: Vec<usize> = range.clone().filter(|n| n % 32 == lane).collect();
-        work.spawn(async move {
-            for n in mine {
-                register(&api, &format!("s-{n:05}"), &url).await;
-            }
-        });
-    }
-    while let Some(done) = work.join_next().await {
-        done.expect("registered");
-    }
+fn ids(range: std::ops::Range<usize>) -> impl Iterator<Item = String> {
+    range.map(|n| format!("s-{n:05}"))
 }
 
 #[tokio::test]
@@ -132,9 +90,8 @@ async fn what_one_registers_the_others_see_soon_whoever_leads() {
     other.api.delete("/api/services/first").await.ok();
     for cluster in [&west, &north] {
         let both = || async {
-            let ids: Vec<String> = known(&cluster.nodes[0]).await.into_iter().map(|(id, _)| id).collect();
-            let has = |id: &str| ids.iter().any(|known| known == id);
-            (ids.len() == 22 && has("after") && !has("first")).then_some(())
+            let known = known(&cluster.nodes[0].api).await?;
+            (known.len() == 22 && known.contains_key("after") && !known.contains_key("first")).then_some(())
         };
         wait_until("what changed is known", DEADLINE, both).await;
     }
@@ -155,7 +112,7 @@ async fn what_one_registers_the_others_see_soon_whoever_leads() {
 async fn both_leaders_die_while_everything_is_told() {
     const COUNT: usize = 6_000;
     let (mut east, mut west) = (Cluster::start(3).await, Cluster::start(3).await);
-    fill(&east, 0..COUNT, "http://1").await;
+    fill(&east, ids(0..COUNT), "http://1").await;
     name(&west, "east", &east);
     name(&east, "west", &west);
     let some = || async { foreign(&west.nodes[0]).await.filter(|count| *count > 0) };
@@ -168,12 +125,7 @@ async fn both_leaders_die_while_everything_is_told() {
     register(&east.nodes[(sender + 1) % 3].api, "s-00000", "http://2").await;
     east.nodes[(sender + 1) % 3].api.delete("/api/services/s-00001").await.ok();
     knows(&west, COUNT as u64 - 1).await;
-    let mut all = expected(0..COUNT, "http://1");
-    all[0].1 = "http://2".to_owned();
-    all.remove(1);
-    let node = west.nodes.iter().find(|node| node.is_running()).expect("two run");
-    let same = || async { (known(node).await == all).then_some(()) };
-    wait_until("it is what the other has", DEADLINE, same).await;
+    knows_exactly(&west, &[("east", &east)], DEADLINE).await;
     west.nodes[receiver].start();
     west.ready().await;
     west.digests_agree().await;
@@ -184,11 +136,11 @@ async fn a_cluster_that_was_out_of_reach_is_told_what_it_missed() {
     let east = Cluster::start(1).await;
     let mut west = Cluster::start(1).await;
     name_each_other(&[("east", &east), ("west", &west)]);
-    fill(&east, 0..50, "http://1").await;
+    fill(&east, ids(0..50), "http://1").await;
     knows(&west, 50).await;
     west.nodes[0].stop();
     let begun = Instant::now();
-    fill(&east, 0..20, "http://2").await;
+    fill(&east, ids(0..20), "http://2").await;
     for n in 20..30 {
         east.nodes[0].api.delete(&format!("/api/services/s-{n:05}")).await.ok();
     }
@@ -200,48 +152,82 @@ async fn a_cluster_that_was_out_of_reach_is_told_what_it_missed() {
     wait_until("it is said that the other is out of reach", DEADLINE, failing).await;
     west.nodes[0].cont();
     knows(&west, 40).await;
-    let all = [expected(0..20, "http://2"), expected(30..50, "http://1")].concat();
-    assert_eq!(known(&west.nodes[0]).await, all);
+    knows_exactly(&west, &[("east", &east)], DEADLINE).await;
     // Restarted, it knows what it knew, and goes on.
     west.nodes[0].kill9();
     east.nodes[0].api.delete("/api/services/s-00000").await.ok();
     west.nodes[0].start();
     west.ready().await;
     knows(&west, 39).await;
-    assert_eq!(known(&west.nodes[0]).await, all[1..]);
+    knows_exactly(&west, &[("east", &east)], DEADLINE).await;
 }
 
 fn text(path: &Path) -> &str {
     path.to_str().expect("a path of plain text")
 }
 
+fn restore(backup: &Path, node: &Node) {
+    let (data_dir, clients, peers) = (node.data_dir(), node.client_address(), node.peer_address());
+    let arguments = ["cluster", "restore", text(backup), "--data-dir", text(&data_dir)];
+    let mut command: Command = rollcall();
+    let output = command.args(arguments).args(["--advertise", &clients, "--peer-advertise", &peers]).output();
+    let Output { status, stderr, .. } = output.expect("it starts");
+    assert!(status.success(), "{}", String::from_utf8_lossy(&stderr));
+}
+
 #[tokio::test]
 async fn whoever_is_restored_from_a_backup_is_believed_as_it_is_now() {
     let mut east = Cluster::start(1).await;
-    let west = Cluster::start(1).await;
+    let mut west = Cluster::start(1).await;
     name_each_other(&[("east", &east), ("west", &west)]);
-    fill(&east, 0..30, "http://1").await;
+    fill(&east, ids(0..30), "http://1").await;
     knows(&west, 30).await;
     let file = east.directory().join("roll.backup");
     succeeds(&east, &["cluster", "backup", text(&file)]);
     // What is registered after the backup is lost with it.
-    fill(&east, 30..40, "http://1").await;
-    fill(&east, 0..5, "http://2").await;
+    fill(&east, ids(30..40), "http://1").await;
+    fill(&east, ids(0..5), "http://2").await;
     knows(&west, 40).await;
     east.nodes[0].kill9();
-    let restored = Cluster::made(async |node| {
-        let (data_dir, clients, peers) = (node.data_dir(), node.client_address(), node.peer_address());
-        let arguments = ["cluster", "restore", text(&file), "--data-dir", text(&data_dir)];
-        let mut command: Command = rollcall();
-        let output = command.args(arguments).args(["--advertise", &clients, "--peer-advertise", &peers]).output();
-        assert!(output.expect("it starts").status.success());
-    })
-    .await;
+    let restored = Cluster::made(async |node| restore(&file, node)).await;
     knows(&west, 30).await;
-    let same = || async { (known(&west.nodes[0]).await == expected(0..30, "http://1")).then_some(()) };
-    wait_until("it is what the restored one has", DEADLINE, same).await;
-    fill(&restored, 30..32, "http://3").await;
+    knows_exactly(&west, &[("east", &restored)], DEADLINE).await;
+    fill(&restored, ids(30..32), "http://3").await;
     knows(&west, 32).await;
+
+    // What the receiver was told after its own backup it is told again.
+    let file = west.directory().join("roll.backup");
+    succeeds(&west, &["cluster", "backup", text(&file)]);
+    fill(&restored, ids(32..40), "http://3").await;
+    restored.nodes[0].api.delete("/api/services/s-00000").await.ok();
+    knows(&west, 39).await;
+    west.nodes[0].kill9();
+    std::fs::remove_dir_all(west.nodes[0].data_dir()).expect("it has one");
+    restore(&file, &west.nodes[0]);
+    west.nodes[0].start();
+    west.ready().await;
+    knows(&west, 39).await;
+    knows_exactly(&west, &[("east", &restored)], DEADLINE).await;
+}
+
+/// A cluster on which nothing happens sees too that another has fallen silent.
+#[tokio::test]
+async fn who_has_been_silent_for_half_a_minute_is_shown_as_such() {
+    let (east, west) = (Cluster::start(1).await, Cluster::start(1).await);
+    name_each_other(&[("east", &east), ("west", &west)]);
+    register(&east.nodes[0].api, "web", "http://1").await;
+    knows(&west, 1).await;
+    let shown = async |is_stale: bool| {
+        let shown = || async { (known(&west.nodes[0].api).await?["web"].is_stale == is_stale).then_some(()) };
+        wait_until(&format!("that it is stale is {is_stale}"), DEADLINE, shown).await;
+    };
+    shown(false).await;
+    let begun = Instant::now();
+    east.nodes[0].stop();
+    shown(true).await;
+    assert!(begun.elapsed() > Duration::from_secs(15), "it spoke at least every ten seconds before");
+    east.nodes[0].cont();
+    shown(false).await;
 }
 
 #[tokio::test]

@@ -6,6 +6,7 @@ mod bad_input;
 mod checks;
 mod failover;
 mod federation;
+mod federation_mesh;
 mod guarded;
 mod identity;
 mod join;
